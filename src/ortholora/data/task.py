@@ -1,0 +1,53 @@
+"""A task's rows in memory: what every reader returns and everything after it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from ortholora.config import TaskConfig
+
+
+@dataclass(frozen=True)
+class Split:
+    """The rows of one split.
+
+    Attributes:
+        texts: One tuple a row: `(sentence,)` or `(sentence, pair)`.
+        targets: Class indices (int) or regression targets (float), same length.
+    """
+
+    texts: Sequence[tuple[str, ...]]
+    targets: Sequence[int] | Sequence[float]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """A task with its data.
+
+    Attributes:
+        spec: The task's configuration.
+        labels: Class names in the order of the class indices; `None` for regression.
+        train: Rows to learn from.
+        dev: Rows to evaluate on.
+        sources: Where each split came from and a SHA-256 of its rows, for the provenance of a result.
+    """
+
+    spec: TaskConfig
+    labels: tuple[str, ...] | None
+    train: Split
+    dev: Split
+    sources: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The task's name."""
+        return self.spec.name
+
+    @property
+    def num_outputs(self) -> int:
+        """Width of the task's head: the number of classes, or 1 for regression."""
+        return len(self.labels) if self.labels is not None else 1

@@ -1,0 +1,34 @@
+"""The error a user sees. Torch-free, so that the command line can import it in no time."""
+
+from __future__ import annotations
+
+
+class UserError(ValueError):
+    """A mistake in what the user gave: one message with expected, found and what to do.
+
+    Args:
+        what: One line that names the thing that is wrong (a key, a file, a module).
+        expected: What would have been right.
+        found: What was there instead.
+        todo: The next action, as a command or an edit where possible.
+    """
+
+    def __init__(self, what: str, *, expected: str, found: str, todo: str) -> None:
+        self.what, self.expected, self.found, self.todo = what, expected, found, todo
+        super().__init__(f"{what}\n  expected: {expected}\n  found:    {found}\n  to do:    {todo}")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle by the four parts (the base class would pickle the joined message)."""
+        return _rebuild, (type(self), self.what, self.expected, self.found, self.todo)
+
+
+def _rebuild(cls: type[UserError], what: str, expected: str, found: str, todo: str) -> UserError:
+    return cls(what, expected=expected, found=found, todo=todo)
+
+
+class NonFiniteLossError(UserError):
+    """A task's loss became NaN or infinite; names the step and the task."""
+
+
+class CaptureError(UserError):
+    """A LoRA matrix whose task gradients cannot be, or were not, captured."""
