@@ -1,0 +1,32 @@
+"""Ortho-LoRA: one LoRA adapter, many tasks, conflicting gradients projected apart (arXiv 2601.09684).
+
+Names are loaded on first use, so that `import ortholora` (and `ortholora --help`) does not wait for torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "OrthoLora": "ortholora.engine",
+    "Rule": "ortholora.engine",
+    "RuleContext": "ortholora.engine",
+    "StepStats": "ortholora.engine",
+    "OrthoTrainer": "ortholora.training",
+    "load": "ortholora.models",
+}
+__all__ = ["OrthoLora", "OrthoTrainer", "Rule", "RuleContext", "StepStats", "load"]
+
+if TYPE_CHECKING:
+    from ortholora.engine import OrthoLora, Rule, RuleContext, StepStats
+    from ortholora.models import load
+    from ortholora.training import OrthoTrainer
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ortholora' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,0 +1,128 @@
+"""Where task gradients are kept: one float32 tensor `[n, T, numel]` for all matrices of one shape.
+
+Memory: `4 · T · (trainable LoRA elements)` bytes, allocated at the first backward and kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ortholora.engine.grouping import Grouping
+from ortholora.engine.layers import Matrix
+
+
+class ShapeGroup:
+    """The task gradients of all LoRA matrices of one shape.
+
+    Args:
+        matrices: The n matrices, all of one shape on one device.
+        num_tasks: T.
+    """
+
+    def __init__(self, matrices: Sequence[Matrix], num_tasks: int) -> None:
+        self.matrices = list(matrices)
+        self.num_tasks = num_tasks
+        self.shape = tuple(self.matrices[0].parameter.shape)
+        self.touched = [False] * len(self.matrices)
+        self._buffer: Tensor | None = None
+
+    @property
+    def numel(self) -> int:
+        """Elements of one matrix."""
+        return self.shape[0] * self.shape[1]
+
+    @property
+    def buffer(self) -> Tensor:
+        """Task gradients `[n, T, numel]`, float32; rows of untouched matrices hold stale values."""
+        device = self.matrices[0].parameter.device
+        if self._buffer is None or (self._buffer.device != device and not any(self.touched)):
+            self._buffer = torch.zeros(len(self.matrices), self.num_tasks, self.numel, device=device)
+        return self._buffer
+
+    def clear(self) -> None:
+        """Forget the step. Nothing is zeroed: the first write of the next step overwrites."""
+        self.touched = [False] * len(self.matrices)
+
+    def zero_untouched(self) -> None:
+        """Make the rows of matrices without a gradient in this step zero."""
+        for row, touched in enumerate(self.touched):
+            if not touched:
+                self.buffer[row].zero_()
+
+
+class Slot:
+    """The place of one matrix in its `ShapeGroup`; capture writes through it."""
+
+    def __init__(self, group: ShapeGroup, row: int) -> None:
+        self.group, self.row = group, row
+        self.matrix = group.matrices[row]
+
+    def capture(self, grouping: Grouping, delta: Tensor, x: Tensor) -> Tensor:
+        """Add `Σ_{rows of t} δᵀ x` to every task's gradient.
+
+        Args:
+            grouping: Tasks of the micro-batch.
+            delta: Output gradients `[..., d]`.
+            x: Inputs `[..., k]`, same dtype as `delta`.
+
+        Returns:
+            The ordinary gradient of this micro-batch `[d, k]`: the sum over the tasks.
+        """
+        into = self._fresh_view(grouping, x.dtype)
+        products = grouping.task_products(delta, x, self.matrix.name, out=into)
+        if into is None:
+            self._add(grouping, products)
+        self.group.touched[self.row] = True
+        return products[0] if len(products) == 1 else products.sum(0)
+
+    def add(self, task: int, gradient: Tensor) -> None:
+        """Add a whole gradient `[d, k]` that belongs to one task."""
+        target = self.group.buffer[self.row]
+        if not self.group.touched[self.row]:
+            target.zero_()
+            self.group.touched[self.row] = True
+        target[task].add_(gradient.detach().flatten())
+
+    def _fresh_view(self, grouping: Grouping, dtype: torch.dtype) -> Tensor | None:
+        """The buffer itself as the output of the products, when nothing is in it and all tasks are there."""
+        buffer = self.group.buffer
+        if self.group.touched[self.row] or dtype != buffer.dtype:
+            return None
+        if len(grouping.tasks) != self.group.num_tasks:
+            return None
+        return buffer[self.row].view(-1, *self.group.shape)
+
+    def _add(self, grouping: Grouping, products: Tensor) -> None:
+        target = self.group.buffer[self.row]
+        if not self.group.touched[self.row]:
+            target.zero_()
+        flat = products.flatten(1).to(target.dtype)
+        if len(grouping.tasks) == self.group.num_tasks:
+            target.add_(flat)
+        elif grouping.pure:
+            target[grouping.tasks[0]].add_(flat[0])
+        else:
+            target.index_add_(0, grouping.task_index(target.device), flat)
+
+
+def group_by_shape(matrices: Sequence[Matrix], num_tasks: int) -> tuple[list[ShapeGroup], dict[int, Slot]]:
+    """Sort matrices into groups of one shape and device.
+
+    Returns:
+        The groups, and the slot of every matrix by its index in `matrices`. Matrices that share one
+        parameter share one slot, so that a tied parameter's gradients add up before the Gram.
+    """
+    members: dict[tuple[object, ...], list[Matrix]] = {}
+    first: dict[int, Matrix] = {}
+    for matrix in matrices:
+        parameter = matrix.parameter
+        if id(parameter) not in first:
+            first[id(parameter)] = matrix
+            members.setdefault((tuple(parameter.shape), parameter.device), []).append(matrix)
+    groups = [ShapeGroup(group, num_tasks) for group in members.values()]
+    by_matrix = {id(m): Slot(group, row) for group in groups for row, m in enumerate(group.matrices)}
+    slots = {i: by_matrix[id(first[id(m.parameter)])] for i, m in enumerate(matrices)}
+    return groups, slots

@@ -1,0 +1,128 @@
+"""One backward, every task's gradient: an autograd Function in place of a LoRA matrix's product.
+
+A Function and not a hook: it survives activation checkpointing (reentrant or not), its backward is
+called once, and what it saves is what `nn.Linear` would have saved.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from ortholora.engine.buffers import Slot
+from ortholora.engine.grouping import Grouping
+from ortholora.errors import CaptureError
+
+
+class CurrentBatch:
+    """The grouping of the micro-batch that is being run, or None outside `ortho.batch(...)`."""
+
+    def __init__(self) -> None:
+        self.grouping: Grouping | None = None
+
+
+class _CaptureLinear(torch.autograd.Function):
+    """`x Wᵀ + b` whose backward also writes the task gradients of W."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, slot: Slot, grouping: Grouping | None
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.slot, ctx.grouping = slot, grouping
+        return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, delta: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
+        x, weight = ctx.saved_tensors
+        if ctx.grouping is None:
+            raise outside_batch(ctx.slot.matrix.name)
+        # A backward that runs inside the user's autocast block must not cast a second time.
+        with torch.autocast(delta.device.type, enabled=False):
+            d_x = delta @ weight.to(delta.dtype) if ctx.needs_input_grad[0] else None
+            d_weight = ctx.slot.capture(ctx.grouping, delta, x).to(weight.dtype)
+            d_bias = delta.flatten(0, -2).sum(0).to(weight.dtype) if ctx.needs_input_grad[2] else None
+        return d_x, d_weight, d_bias, None, None
+
+
+def install(module: nn.Linear, slot: Slot, current: CurrentBatch) -> None:
+    """Let a `lora_A` / `lora_B` module capture.
+
+    Raises:
+        CaptureError: Something else has replaced the module's forward already.
+    """
+    if "forward" in module.__dict__:
+        raise CaptureError(
+            f"{slot.matrix.name} cannot be captured",
+            expected="a LoRA module with its own forward",
+            found="a forward that was replaced on the instance (another OrthoLora, or an offloading hook)",
+            todo="call .detach() on the other OrthoLora first, or load the model without CPU / disk offload",
+        )
+    module.forward = functools.partial(_forward, module, slot, current)  # type: ignore[method-assign]
+
+
+def uninstall(module: nn.Linear) -> None:
+    """Give the module its own forward back."""
+    module.__dict__.pop("forward", None)
+
+
+def _forward(module: nn.Linear, slot: Slot, current: CurrentBatch, x: Tensor) -> Tensor:
+    weight, bias = module.weight, module.bias
+    records = torch.is_grad_enabled() and weight.requires_grad
+    # Outside a batch a training forward still runs (a reference forward, say), but its backward is an
+    # error: those gradients would reach `.grad` and then be overwritten by resolve, in silence.
+    if not records or (current.grouping is None and not module.training):
+        return F.linear(x, weight, bias)
+    if torch.is_autocast_enabled(x.device.type):
+        x = x.to(torch.get_autocast_dtype(x.device.type))
+    return _CaptureLinear.apply(x, weight, bias, slot, current.grouping)
+
+
+def outside_batch(name: str) -> CaptureError:
+    """The error for a backward whose task ids are unknown."""
+    return CaptureError(
+        f"A backward reached {name} without task ids",
+        expected="forward and backward inside `with ortho.batch(task_ids):`",
+        found="no batch was open when the layer ran (with reentrant checkpointing: when it was recomputed)",
+        todo="put loss.backward() inside the same `with` block as the forward; use torch.no_grad() for "
+        "reference forwards, or ortho.detach() to train without task gradients",
+    )
+
+
+class PureHook:
+    """Takes the whole gradient of a parameter that no row-wise split exists for.
+
+    A leaf hook sees the gradient before it is added to `.grad`, so neither accumulation nor DDP can mix
+    it with anything else. Exact if the micro-batch holds one task.
+    """
+
+    def __init__(self, slot: Slot, current: CurrentBatch) -> None:
+        self._slot, self._current = slot, current
+        self._parameter: nn.Parameter | None = None
+        self._handle: torch.utils.hooks.RemovableHandle | None = None
+
+    def renew(self) -> None:
+        """Hook the parameter as it is now (it may have been replaced since)."""
+        parameter = self._slot.matrix.parameter
+        if parameter is not self._parameter:
+            self.remove()
+            self._parameter = parameter
+            self._handle = parameter.register_hook(self._take)
+
+    def remove(self) -> None:
+        """Remove the hook."""
+        if self._handle is not None:
+            self._handle.remove()
+        self._parameter, self._handle = None, None
+
+    def _take(self, gradient: Tensor) -> None:
+        grouping = self._current.grouping
+        if grouping is None:
+            raise outside_batch(self._slot.matrix.name)
+        self._slot.add(grouping.tasks[0], gradient)

@@ -1,0 +1,65 @@
+"""Running means of the task gradients, for rules that ask for a memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ortholora.engine.buffers import ShapeGroup
+
+
+class RunningMeans:
+    """Exponential means `m_t ← β m_t + (1 − β) g_t`, corrected for their start at zero.
+
+    A task's mean moves only in steps that had rows of it. Without a decay nothing is kept or computed.
+    Memory: as much again as the task gradients.
+
+    Args:
+        groups: The shape groups whose task gradients are averaged.
+        decay: β in (0, 1), or None for no memory.
+    """
+
+    def __init__(self, groups: Sequence[ShapeGroup], decay: float | None) -> None:
+        self._groups, self._decay = groups, decay
+        self._sums: list[Tensor] | None = None
+        self._seen = torch.zeros(groups[0].num_tasks)
+
+    def stack(self, present: Tensor) -> list[Tensor]:
+        """Update the means with this step and return what the Gram is taken over.
+
+        Args:
+            present: `[T]` bool, tasks with rows in this step.
+
+        Returns:
+            For each group `[n, T, numel]`, or `[n, 2T, numel]` (current, then means) with a memory.
+        """
+        if self._decay is None:
+            return [group.buffer for group in self._groups]
+        self._seen += present
+        if self._sums is None:
+            self._sums = [torch.zeros_like(group.buffer) for group in self._groups]
+        # β for present tasks, 1 for absent ones: those keep their mean.
+        keep = torch.where(present, self._decay, 1.0)
+        correction = (1 - self._decay**self._seen).clamp_min(torch.finfo(torch.float32).tiny)
+        stacks = []
+        for group, total in zip(self._groups, self._sums, strict=True):
+            factor = keep.to(total.device)[:, None]
+            total.mul_(factor).add_(group.buffer * (1 - factor))
+            means = total / correction.to(total.device)[:, None]
+            stacks.append(torch.cat([group.buffer, means], dim=1))
+        return stacks
+
+    def state_dict(self) -> dict[str, Any]:
+        """Sums and counts; the sums are None before the first step."""
+        return {"sums": self._sums, "seen": self._seen}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore `state_dict()` onto the devices of the current buffers."""
+        sums = state["sums"]
+        if sums is not None:
+            pairs = zip(sums, self._groups, strict=True)
+            self._sums = [total.to(group.buffer.device).clone() for total, group in pairs]
+        self._seen = state["seen"].clone()

@@ -1,0 +1,281 @@
+"""`OrthoLora`: capture in the backward, resolve once per optimizer step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ortholora.engine.buffers import ShapeGroup, Slot, group_by_shape
+from ortholora.engine.capture import CurrentBatch, PureHook, install, uninstall
+from ortholora.engine.distributed import reduce_mean
+from ortholora.engine.gram import Block, Blocks, unit_trace, weighted_sum
+from ortholora.engine.grouping import Grouping, TaskIds
+from ortholora.engine.layers import find_matrices
+from ortholora.engine.memory import RunningMeans
+from ortholora.engine.rules import Rule, RuleContext, get_rule
+from ortholora.engine.rules.base import memory_of, restore_state, state_of
+from ortholora.engine.silence import check_capture_is_complete, check_untouched, refuse_wrappers
+from ortholora.engine.stats import StepStats
+from ortholora.errors import CaptureError
+
+#: Steps at whose end captured gradients are compared with `.grad` (one host synchronisation each).
+CHECKED_STEPS = 2
+
+
+class OrthoLora:
+    """Per-task gradients of every LoRA matrix in one backward, and a conflict rule on top of them.
+
+    ```python
+    ortho = OrthoLora(peft_model, tasks=["cola", "sst2"])
+    for batch in loader:
+        with ortho.batch(batch.pop("task_ids")):
+            loss = ...                      # any loss that is a sum over rows or tokens
+            loss.backward()
+        stats = ortho.resolve()             # writes .grad; before clipping
+        optimizer.step(); optimizer.zero_grad()
+    ```
+
+    A task's gradient is that of its own part of the loss. For the paper's `w_t ∇L_t` let each task enter
+    the loss with the mean over its own rows (times its weight); a plain mean over all rows weights tasks
+    by their number of rows.
+
+    Args:
+        model: A PEFT model (or any module that contains one) with trainable LoRA matrices.
+        tasks: Names of the T tasks, in the order of the task ids.
+        rule: `"ortho"` (the paper), `"sum"` (joint training), `"module:attribute"`, or a rule of your own.
+        block: What conflict is judged on: `"matrix"` (the paper), `"layer"` or `"all"`.
+        seed: Seed of the rule's generator (visit orders).
+
+    Raises:
+        CaptureError: The model has no trainable LoRA matrix, is wrapped in something that owns the
+            gradients, or is captured already.
+        ValueError: Unknown rule or block, or task names that are not different.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tasks: Sequence[str],
+        rule: str | Rule = "ortho",
+        block: Block = "matrix",
+        seed: int = 0,
+    ) -> None:
+        self.tasks = _check_tasks(tasks)
+        self.rule = get_rule(rule)
+        refuse_wrappers(model)
+        self.matrices = find_matrices(model)
+        self._groups, slots = group_by_shape(self.matrices, len(self.tasks))
+        self._blocks = Blocks(self._groups, [m.name for m in self.matrices], block)
+        self._means = RunningMeans(self._groups, memory_of(self.rule))
+        self._generator = torch.Generator().manual_seed(seed)
+        self._current = CurrentBatch()
+        self._present = torch.zeros(len(self.tasks), dtype=torch.bool)
+        self._step = 0
+        self._checks_left = CHECKED_STEPS
+        self._captured: list[nn.Linear] = []
+        self._hooks: list[PureHook] = []
+        self._install(slots)
+
+    @contextmanager
+    def batch(self, task_ids: TaskIds) -> Iterator[None]:
+        """Say which task each row or token of the next micro-batch belongs to.
+
+        Forward and backward belong inside. Call it once per micro-batch; several of them accumulate into
+        one step.
+
+        Args:
+            task_ids: Row-level ids `[B]`, token-level ids `[B, S]` (packed: `[1, S]`), or one int: a
+                task-pure micro-batch. Keep tensors on the CPU to avoid a synchronisation.
+
+        Raises:
+            CaptureError: Rows are mixed but a layer needs task-pure micro-batches, or batches are nested.
+            ValueError: Ids of a wrong dtype, dimension or range.
+        """
+        if self._current.grouping is not None:
+            raise CaptureError(
+                "ortho.batch(...) is open already",
+                expected="one micro-batch at a time",
+                found="a nested ortho.batch(...)",
+                todo="close the first `with` block before the next micro-batch",
+            )
+        grouping = Grouping(task_ids, len(self.tasks))
+        self._check_pure(grouping)
+        self._current.grouping = grouping
+        self._present[grouping.tasks] = True
+        try:
+            yield
+        finally:
+            self._current.grouping = None
+
+    def resolve(self) -> StepStats:
+        """Reduce over ranks, let the rule decide, write `.grad`. Once per optimizer step, before clipping.
+
+        Returns:
+            What happened; see `StepStats`.
+
+        Raises:
+            CaptureError: Nothing was captured, or a trainable LoRA matrix received a gradient that the
+                capture did not see.
+        """
+        self._check_something_captured()
+        check_untouched(self._groups)
+        present = reduce_mean(self._groups, self._present)
+        if self._checks_left:
+            check_capture_is_complete(self._groups)
+            self._checks_left -= 1
+        stacks = self._means.stack(present)
+        gram = self._blocks.gram(stacks)
+        context = RuleContext(self.tasks, present, self._step, self._generator)
+        weights, combination = self._decide(gram, context)
+        self._write(stacks, weights)
+        self._step += 1
+        self.discard()
+        count = len(self.tasks)
+        return StepStats(
+            tasks=self.tasks,
+            blocks=tuple(self._blocks.names),
+            gram=gram[:, :count, :count],
+            weights=weights[:, :count],
+            combination=None if combination is None else combination[..., :count],
+            present=present,
+        )
+
+    def discard(self) -> None:
+        """Forget what was captured since the last resolve (a skipped step)."""
+        for group in self._groups:
+            group.clear()
+        self._present = torch.zeros_like(self._present)
+
+    def task_gradients(self) -> dict[str, Tensor]:
+        """What was captured since the last resolve, on this rank: name → `[T, *shape]` float32 (a view)."""
+        return {
+            matrix.name: group.buffer[row].view(-1, *group.shape)
+            for group in self._groups
+            for row, matrix in enumerate(group.matrices)
+            if group.touched[row]
+        }
+
+    def detach(self) -> None:
+        """Give the model back exactly as it was."""
+        for module in self._captured:
+            uninstall(module)
+        for hook in self._hooks:
+            hook.remove()
+        self._captured, self._hooks = [], []
+
+    def state_dict(self) -> dict[str, Any]:
+        """State to resume from: visit orders, the rule's state, running means."""
+        return {
+            "tasks": list(self.tasks),
+            "step": self._step,
+            "generator": self._generator.get_state(),
+            "rule": state_of(self.rule),
+            "means": self._means.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state_dict()` was taken.
+
+        Raises:
+            ValueError: The state belongs to other tasks.
+        """
+        if list(state["tasks"]) != list(self.tasks):
+            raise ValueError(f"The state is for tasks {state['tasks']}. Found tasks {list(self.tasks)}.")
+        self._step = int(state["step"])
+        self._generator.set_state(state["generator"])
+        restore_state(self.rule, state["rule"])
+        self._means.load_state_dict(state["means"])
+
+    def summary(self) -> str:
+        """How every LoRA layer is captured, one line a kind."""
+        pure = [m for m in self.matrices if m.task_pure]
+        lines = [f"{len(self.matrices) - len(pure)} LoRA matrices in one pass"]
+        lines += [f"task-pure micro-batches only: {m.name} ({m.task_pure})" for m in pure]
+        return "\n".join(lines)
+
+    # ------------------------------------------------------------------------------------------------
+
+    def _install(self, slots: dict[int, Slot]) -> None:
+        try:
+            for i, matrix in enumerate(self.matrices):
+                if matrix.task_pure:
+                    self._hooks.append(PureHook(slots[i], self._current))
+                else:
+                    assert isinstance(matrix.owner, nn.Linear)
+                    install(matrix.owner, slots[i], self._current)
+                    self._captured.append(matrix.owner)
+        except CaptureError:
+            self.detach()  # what was installed before the refusal must not stay behind
+            raise
+
+    def _check_pure(self, grouping: Grouping) -> None:
+        if not self._hooks:
+            return
+        if not grouping.pure:
+            pure = [m for m in self.matrices if m.task_pure]
+            raise CaptureError(
+                f"{pure[0].name} cannot be split by row ({len(pure)} such matrices)",
+                expected="task-pure micro-batches: all rows of one task",
+                found=f"a micro-batch with {len(grouping.tasks)} tasks; {pure[0].task_pure}",
+                todo="accumulate one micro-batch per task (ortho.batch(task_index)), or leave the module out "
+                "of `target_modules`",
+            )
+        for hook in self._hooks:
+            hook.renew()
+
+    def _check_something_captured(self) -> None:
+        if not bool(self._present.any()) and torch.distributed.is_available():
+            if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+                return  # another rank may hold all of the step's rows
+        if not any(any(group.touched) for group in self._groups) and not bool(self._present.any()):
+            raise CaptureError(
+                "resolve() found no task gradient",
+                expected="at least one backward inside `with ortho.batch(task_ids):` since the last resolve",
+                found="none",
+                todo="wrap forward and backward in ortho.batch(...), and call resolve() once per step",
+            )
+
+    def _decide(self, gram: Tensor, context: RuleContext) -> tuple[Tensor, Tensor | None]:
+        answer = self.rule(unit_trace(gram), context)
+        blocks, width, _ = gram.shape
+        count = len(self.tasks)
+        if answer.shape == (blocks, count, width):
+            return answer.sum(1), answer
+        if answer.shape == (blocks, width):
+            return answer, None
+        raise ValueError(
+            f"A rule should return weights [{blocks}, {width}] or combinations [{blocks}, {count}, {width}]. "
+            f"Found {list(answer.shape)} from {self.rule!r}."
+        )
+
+    def _write(self, stacks: Sequence[Tensor], weights: Tensor) -> None:
+        gradients: list[Tensor] = []
+        values: list[Tensor] = []
+        for group, stack, part in zip(self._groups, stacks, self._blocks.per_group(weights), strict=True):
+            _collect(group, weighted_sum(part, stack), gradients, values)
+        if gradients:
+            torch._foreach_copy_(gradients, values)
+
+
+def _collect(group: ShapeGroup, rows: Tensor, gradients: list[Tensor], values: list[Tensor]) -> None:
+    """Pair every touched matrix's `.grad` with its new value; a missing `.grad` is set at once."""
+    for row, matrix in enumerate(group.matrices):
+        if not group.touched[row]:
+            continue
+        parameter, value = matrix.parameter, rows[row].view(group.shape)
+        if parameter.grad is None:
+            parameter.grad = value.to(parameter.dtype, copy=True)
+        else:
+            gradients.append(parameter.grad)
+            values.append(value)
+
+
+def _check_tasks(tasks: Sequence[str]) -> tuple[str, ...]:
+    names = tuple(tasks)
+    if isinstance(tasks, str) or not names or len(set(names)) != len(names):
+        raise ValueError(f"tasks should be a list of different names. Found {tasks!r}.")
+    return names

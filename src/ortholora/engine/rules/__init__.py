@@ -1,0 +1,48 @@
+"""Conflict rules: Gram `[N, T, T]` → weights `[N, T]`."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+
+from ortholora.engine.rules.base import Rule as Rule
+from ortholora.engine.rules.base import RuleContext as RuleContext
+from ortholora.engine.rules.ortho import Ortho as Ortho
+from ortholora.engine.rules.sum import Sum as Sum
+
+#: The rules that have a name.
+RULES: dict[str, Callable[[], Rule]] = {"sum": Sum, "ortho": Ortho}
+
+
+def get_rule(rule: str | Rule) -> Rule:
+    """Turn a name, or `module:attribute` of a rule of one's own, into a rule; a rule passes through.
+
+    Raises:
+        ValueError: The name is unknown or what it names is no rule.
+    """
+    if not isinstance(rule, str):
+        if not callable(rule) or isinstance(rule, type):
+            raise ValueError(f"A rule should be a name or a callable (gram, context). Found {rule!r}.")
+        return rule
+    if rule in RULES:
+        return RULES[rule]()
+    if ":" not in rule:
+        raise ValueError(
+            f"Unknown rule {rule!r}. Known rules: {', '.join(RULES)}; or name your own as 'module:attribute'."
+        )
+    return _import_rule(rule)
+
+
+def _import_rule(path: str) -> Rule:
+    module_name, _, attribute = path.partition(":")
+    try:
+        found = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(
+            f"The rule {path!r} could not be imported ({error}). Give 'module:attribute' of a module that "
+            "Python finds (on PYTHONPATH, or in the folder you start from)."
+        ) from error
+    rule = found() if isinstance(found, type) else found
+    if not callable(rule):
+        raise ValueError(f"{path!r} should be a callable (gram, context) or a class of such. Found {rule!r}.")
+    return rule

@@ -1,0 +1,82 @@
+"""What a rule is: the Gram of the task gradients → weights.
+
+A rule never sees a gradient. It gets, for N blocks at once, the inner products of the T task gradients
+and answers with how much of each goes into the update. Everything it may decide by (which gradients
+agree, which are large) is in there, and the cost does not depend on the size of the model.
+
+A rule may be a plain function `rule(gram, context) -> weights`, or an object that also has
+
+* `memory: float`: ask for a running mean of the task gradients with this decay; the Gram is then
+  `[N, 2T, 2T]` over (current gradients, running means);
+* `state_dict()` / `load_state_dict(state)`: state across steps, saved and resumed with the run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class RuleContext:
+    """What a rule may know besides the Gram.
+
+    Attributes:
+        tasks: Names of the T tasks.
+        present: `[T]` bool on the CPU: the tasks that had rows in this step (on any rank).
+        step: Optimizer steps resolved before this one.
+        generator: The only source of randomness (CPU, seeded, saved with the run, equal on all ranks).
+    """
+
+    tasks: tuple[str, ...]
+    present: Tensor
+    step: int
+    generator: torch.Generator
+
+
+@runtime_checkable
+class Rule(Protocol):
+    """A conflict rule."""
+
+    def __call__(self, gram: Tensor, context: RuleContext) -> Tensor:
+        """Decide.
+
+        Args:
+            gram: `[N, S, S]` float32 inner products, each block divided by its trace (rules are invariant
+                to scale). S = T, or 2T for a rule with `memory`. Rows of absent tasks are zero.
+            context: See `RuleContext`.
+
+        Returns:
+            Either weights `[N, S]` of the gradients in the update, or combinations `[N, T, S]`: row i is
+            what replaces the gradient of task i, and the update is the sum of the rows. Combinations let
+            the statistics say what was removed per pair of tasks.
+        """
+        ...
+
+
+def memory_of(rule: Rule) -> float | None:
+    """The decay of the running mean that the rule asks for, or None.
+
+    Raises:
+        ValueError: The decay is not in (0, 1).
+    """
+    decay = getattr(rule, "memory", None)
+    if decay is not None and not 0 < decay < 1:
+        raise ValueError(f"A rule's `memory` should be a decay in (0, 1). Found {decay!r}.")
+    return decay
+
+
+def state_of(rule: Rule) -> dict[str, Any]:
+    """The rule's state across steps; empty for a rule without state."""
+    save = getattr(rule, "state_dict", None)
+    return save() if callable(save) else {}
+
+
+def restore_state(rule: Rule, state: dict[str, Any]) -> None:
+    """Give a rule its state back."""
+    load = getattr(rule, "load_state_dict", None)
+    if callable(load):
+        load(state)
