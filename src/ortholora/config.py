@@ -1,7 +1,7 @@
 """The configuration of a run or a study: one pydantic model, every key with its description.
 
 Torch-free: `ortholora --help` and the validation of a configuration must not wait for torch.
-`docs/configuration.md` is generated from the descriptions below (`python -m ortholora.config`).
+`docs/configuration.md` is generated from the descriptions below (`python -m ortholora.config_docs`).
 """
 
 from __future__ import annotations
@@ -43,9 +43,7 @@ class HubSource(Strict):
     text: str | list[str] | None = Field(
         None, description="Text column, or two for a pair, where the hub's names differ from the task's `text`."
     )
-    label: str | None = Field(
-        None, description="Label column, where the hub's name differs from the task's `label`."
-    )
+    label: str | None = Field(None, description="Label column, where the hub's name differs from the task's `label`.")
 
 
 class TaskConfig(Strict):
@@ -67,14 +65,17 @@ class TaskConfig(Strict):
         None, description="Data set on the hub; used when no `--data-dir` is given (or no local file is named)."
     )
     package: Literal["bbc-topic", "bbc-headline", "tweet-sentiment"] | None = Field(
-        None, description="A data set that is made from an installed package (extra `[demo]`)."
+        None,
+        description="A data set that is made from an installed package (extra `[demo]`); "
+        "it brings its own columns, `text` and `label` have no effect on it.",
     )
     text: str | list[str] = Field("text", description="Text column, or a list of two for sentence pairs.")
     label: str = Field("label", description="Label column.")
     labels: list[str] | None = Field(
         None,
         description="The labels, in the order of the classes. Default: those of the training data, sorted. "
-        "With two labels the second is the positive one.",
+        "With two labels the second is the positive one. For a hub data set whose labels are numbered classes, "
+        "give their names or, as `['0', '1']`, their numbers.",
     )
     metric: MetricName | None = Field(
         None,
@@ -87,6 +88,15 @@ class TaskConfig(Strict):
     tsv_quotes: bool = Field(
         False, description="Treat double quotes in a .tsv file as CSV quotes (default: as plain characters)."
     )
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _labels_are_text(cls, value: Any) -> Any:
+        if not isinstance(value, list):
+            return value
+        if any(isinstance(label, bool) for label in value):
+            raise ValueError("labels in quotes, since YAML reads yes, no, on, off, true and false as booleans")
+        return [str(label) if isinstance(label, int) else label for label in value]
 
     @field_validator("text")
     @classmethod
@@ -148,6 +158,11 @@ class MixingSection(Strict):
     micro_batches: int = Field(
         1, gt=0, description="Micro-batches (gradient accumulation) that a step's rows are cut into."
     )
+    layout: Literal["mixed", "by-length"] = Field(
+        "mixed",
+        description="With several micro-batches: `mixed` gives each its share of every task, `by-length` puts rows "
+        "of like length together, which pads least. Results are the same but for rounding and dropout.",
+    )
 
 
 class TrainingSection(Strict):
@@ -206,11 +221,15 @@ class MethodConfig(Strict):
     )
 
 
+def _default_methods() -> list[str | MethodConfig]:
+    return ["single", "joint", "ortho"]
+
+
 class StudySection(Strict):
     """What `compare` compares."""
 
     methods: list[str | MethodConfig] = Field(
-        default_factory=lambda: ["single", "joint", "ortho"],
+        default_factory=_default_methods,
         description="`single` (one adapter per task), `joint`, rules by name, or mappings of `name`, `rule`, "
         "`block`, `set`. `single` and `joint` are always run.",
     )

@@ -1,0 +1,1 @@
+"""Tasks in memory: reading local files, hub sets and packaged sets, and mixing them into batches."""

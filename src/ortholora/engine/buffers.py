@@ -5,6 +5,7 @@ Memory: `4 · T · (trainable LoRA elements)` bytes, allocated at the first back
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -32,7 +33,7 @@ class ShapeGroup:
     @property
     def numel(self) -> int:
         """Elements of one matrix."""
-        return self.shape[0] * self.shape[1]
+        return math.prod(self.shape)
 
     @property
     def buffer(self) -> Tensor:
@@ -76,7 +77,10 @@ class Slot:
         if into is None:
             self._add(grouping, products)
         self.group.touched[self.row] = True
-        return products[0] if len(products) == 1 else products.sum(0)
+        if len(products) > 1:
+            return products.sum(0)
+        # Never the buffer itself: autograd would keep it as `.grad` and accumulate into both.
+        return products[0] if into is None else products[0].clone()
 
     def add(self, task: int, gradient: Tensor) -> None:
         """Add a whole gradient `[d, k]` that belongs to one task."""

@@ -59,7 +59,9 @@ def find_matrices(model: nn.Module) -> list[Matrix]:
     Raises:
         CaptureError: The model has no trainable LoRA matrix, or an adapter is merged.
     """
-    matrices = [m for name, layer in _lora_layers(model) for m in _layer_matrices(name, layer)]
+    layers = list(_lora_layers(model))
+    merging = tuple(f"{name}.base_layer." for name, layer in layers if _merges_inner_layers(layer))
+    matrices = [m for name, layer in layers for m in _layer_matrices(name, layer, name.startswith(merging))]
     trainable = [m for m in matrices if m.parameter.requires_grad]
     if not trainable:
         raise CaptureError(
@@ -86,14 +88,18 @@ def _lora_layers(model: nn.Module) -> Iterator[tuple[str, peft_lora.LoraLayer]]:
             yield name, module
 
 
-def _layer_matrices(name: str, layer: peft_lora.LoraLayer) -> Iterator[Matrix]:
+def _merges_inner_layers(layer: peft_lora.LoraLayer) -> bool:
+    return any(cls.__name__ == "MultiheadAttention" for cls in type(layer).__mro__)
+
+
+def _layer_matrices(name: str, layer: peft_lora.LoraLayer, merged_from_outside: bool) -> Iterator[Matrix]:
     for adapter in layer.active_adapters:
-        why = _why_task_pure(layer, adapter)
+        why = TASK_PURE_LAYERS["MultiheadAttention"] if merged_from_outside else _why_task_pure(layer, adapter)
         for role, modules, parameters in (
             ("A", layer.lora_A, layer.lora_embedding_A),
             ("B", layer.lora_B, layer.lora_embedding_B),
         ):
-            if adapter in modules:
+            if adapter in modules and not isinstance(modules, nn.ParameterDict):
                 module = modules[adapter]
                 reason = why
                 if reason is None and type(module) is not nn.Linear:
@@ -104,6 +110,9 @@ def _layer_matrices(name: str, layer: peft_lora.LoraLayer) -> Iterator[Matrix]:
                 path = f"{name}.lora_embedding_{role}.{adapter}"
                 reason = why or "its matrices are plain parameters"
                 yield Matrix(path, name, role, parameters, adapter, reason)  # type: ignore[arg-type]
+            elif adapter in modules:  # AdaLoRA
+                reason = why or "its matrices are plain parameters"
+                yield Matrix(f"{name}.lora_{role}.{adapter}", name, role, modules, adapter, reason)  # type: ignore[arg-type]
 
 
 def _why_task_pure(layer: peft_lora.LoraLayer, adapter: str) -> str | None:

@@ -38,28 +38,34 @@ class RunningMeans:
         """
         if self._decay is None:
             return [group.buffer for group in self._groups]
-        self._seen += present
         if self._sums is None:
             self._sums = [torch.zeros_like(group.buffer) for group in self._groups]
+        # A step that overflowed (GradScaler will skip it) must not stay in the means for ever.
+        finite = all(bool(group.buffer.sum().isfinite()) for group in self._groups)
+        moves = present if finite else torch.zeros_like(present)
+        self._seen += moves
         # β for present tasks, 1 for absent ones: those keep their mean.
-        keep = torch.where(present, self._decay, 1.0)
+        keep = torch.where(moves, self._decay, 1.0)
         correction = (1 - self._decay**self._seen).clamp_min(torch.finfo(torch.float32).tiny)
         stacks = []
         for group, total in zip(self._groups, self._sums, strict=True):
             factor = keep.to(total.device)[:, None]
-            total.mul_(factor).add_(group.buffer * (1 - factor))
+            if finite:
+                total.mul_(factor).add_(group.buffer * (1 - factor))
             means = total / correction.to(total.device)[:, None]
             stacks.append(torch.cat([group.buffer, means], dim=1))
         return stacks
 
     def state_dict(self) -> dict[str, Any]:
         """Sums and counts; the sums are None before the first step."""
-        return {"sums": self._sums, "seen": self._seen}
+        sums = None if self._sums is None else [total.clone() for total in self._sums]
+        return {"sums": sums, "seen": self._seen.clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore `state_dict()` onto the devices of the current buffers."""
         sums = state["sums"]
         if sums is not None:
             pairs = zip(sums, self._groups, strict=True)
-            self._sums = [total.to(group.buffer.device).clone() for total, group in pairs]
+            sums = [total.to(group.buffer.device).clone() for total, group in pairs]
+        self._sums = sums
         self._seen = state["seen"].clone()

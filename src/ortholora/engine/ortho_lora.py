@@ -121,9 +121,15 @@ class OrthoLora:
             CaptureError: Nothing was captured, or a trainable LoRA matrix received a gradient that the
                 capture did not see.
         """
+        # Outside of any autocast block of the caller: it would take the Gram in half precision.
+        with torch.no_grad(), torch.autocast(self._groups[0].buffer.device.type, enabled=False):
+            return self._resolve()
+
+    def _resolve(self) -> StepStats:
+        present = reduce_mean(self._groups, self._present)
+        # Checked after the reduction: DDP writes `.grad` on ranks that did not run the layer, too.
         self._check_something_captured()
         check_untouched(self._groups)
-        present = reduce_mean(self._groups, self._present)
         if self._checks_left:
             check_capture_is_complete(self._groups)
             self._checks_left -= 1
@@ -201,10 +207,14 @@ class OrthoLora:
 
     def _install(self, slots: dict[int, Slot]) -> None:
         try:
+            pure = {id(m.parameter) for m in self.matrices if m.task_pure}
+            hooked: set[int] = set()
             for i, matrix in enumerate(self.matrices):
-                if matrix.task_pure:
-                    self._hooks.append(PureHook(slots[i], self._current))
-                else:
+                if id(matrix.parameter) in pure:  # a tied parameter has one hook, which sees all its uses
+                    if id(matrix.parameter) not in hooked:
+                        self._hooks.append(PureHook(slots[i], self._current))
+                        hooked.add(id(matrix.parameter))
+                elif matrix.owner not in self._captured:
                     assert isinstance(matrix.owner, nn.Linear)
                     install(matrix.owner, slots[i], self._current)
                     self._captured.append(matrix.owner)
@@ -228,10 +238,7 @@ class OrthoLora:
             hook.renew()
 
     def _check_something_captured(self) -> None:
-        if not bool(self._present.any()) and torch.distributed.is_available():
-            if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
-                return  # another rank may hold all of the step's rows
-        if not any(any(group.touched) for group in self._groups) and not bool(self._present.any()):
+        if not any(any(group.touched) for group in self._groups):
             raise CaptureError(
                 "resolve() found no task gradient",
                 expected="at least one backward inside `with ortho.batch(task_ids):` since the last resolve",

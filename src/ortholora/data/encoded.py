@@ -1,0 +1,102 @@
+"""Tokenised rows, and the collator that makes one padded batch of several tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+
+from ortholora.data.task import Split, TaskData
+from ortholora.tokenise import encode
+
+#: One row of the mixed data set: (index of the task, index of the row in the task).
+RowId = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class EncodedSplit:
+    """Tokenised rows of one task.
+
+    Attributes:
+        features: Tokenizer key → one list of ints a row.
+        targets: Class indices or regression targets.
+        lengths: Tokens of each row.
+    """
+
+    features: dict[str, list[list[int]]]
+    targets: Sequence[int] | Sequence[float]
+    lengths: list[int]
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def row(self, index: int) -> dict[str, list[int]]:
+        """One row's features."""
+        return {key: values[index] for key, values in self.features.items()}
+
+
+@dataclass(frozen=True)
+class EncodedTask:
+    """A task ready for training: its data, tokenised."""
+
+    data: TaskData
+    train: EncodedSplit
+    dev: EncodedSplit
+
+
+def encode_task(data: TaskData, tokenizer: Any, max_length: int) -> EncodedTask:
+    """Tokenise both splits of a task."""
+    return EncodedTask(data, *(encode_split(split, tokenizer, max_length) for split in (data.train, data.dev)))
+
+
+def encode_split(split: Split, tokenizer: Any, max_length: int) -> EncodedSplit:
+    """Tokenise the rows of a split."""
+    features = encode(tokenizer, list(split.texts), max_length)
+    return EncodedSplit(features, split.targets, [len(ids) for ids in features["input_ids"]])
+
+
+class MixedDataset(Dataset[dict[str, Any]]):
+    """The training rows of all tasks, addressed by `(task, row)`."""
+
+    def __init__(self, splits: Sequence[EncodedSplit]) -> None:
+        self.splits = list(splits)
+
+    def __len__(self) -> int:
+        return sum(len(split) for split in self.splits)
+
+    def __getitem__(self, index: RowId) -> dict[str, Any]:
+        task, row = index
+        split = self.splits[task]
+        return {"features": split.row(row), "task": task, "target": float(split.targets[row])}
+
+
+class Collator:
+    """Rows → one batch, padded to its own longest row.
+
+    Args:
+        tokenizer: Gives `pad`.
+        multiple: Pad to a multiple of this many tokens.
+    """
+
+    def __init__(self, tokenizer: Any, multiple: int = 8) -> None:
+        self._tokenizer, self._multiple = tokenizer, multiple
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Build the batch.
+
+        Returns:
+            `inputs` (tensors `[B, S]`), `targets` `[B]` float, `task_ids` (list of B ints: left on the
+            host on purpose, because nothing on the device needs them), and `tokens` (real, padded).
+        """
+        features = [row["features"] for row in rows]
+        inputs = dict(self._tokenizer.pad(features, pad_to_multiple_of=self._multiple, return_tensors="pt"))
+        real = sum(len(f["input_ids"]) for f in features)
+        return {
+            "inputs": inputs,
+            "targets": torch.tensor([row["target"] for row in rows]),
+            "task_ids": [row["task"] for row in rows],
+            "tokens": (real, inputs["input_ids"].numel()),
+        }

@@ -1,0 +1,168 @@
+"""Read a split from a local file: TSV, CSV, JSONL or Parquet.
+
+The first three are read with the standard library instead of pandas: no text ever turns into a missing
+value, no integer into a float, and a bad line is known by its number.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from ortholora.data.table import Table
+from ortholora.errors import UserError
+from ortholora.suggest import did_you_mean, listing
+
+#: Column names that are there, and the wanted columns.
+_Columns = tuple[tuple[str, ...], dict[str, list[object]]]
+
+
+def read_file(root: Path, name: str, *, text: tuple[str, ...], label: str, tsv_quotes: bool = False) -> Table:
+    """Read the wanted columns of a file.
+
+    Args:
+        root: Folder that `name` is relative to.
+        name: The file as configured; its ending decides the format.
+        text: The text columns.
+        label: The label column.
+        tsv_quotes: Whether double quotes in a .tsv file quote, as in CSV, or are plain characters.
+
+    Returns:
+        The raw columns.
+
+    Raises:
+        UserError: The file is missing, of an unknown format, or damaged.
+    """
+    path = root / Path(name).expanduser()
+    readers: dict[str, Callable[[Path, Sequence[str]], _Columns]] = {
+        ".tsv": _read_quoted_tsv if tsv_quotes else _read_tsv,
+        ".csv": _read_csv,
+        ".jsonl": _read_jsonl,
+        ".parquet": _read_parquet,
+    }
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise UserError(
+            f"{path}: unknown format",
+            expected=f"a file that ends in {listing(readers)}",
+            found=f"`{path.suffix}`" if path.suffix else "no ending",
+            todo="convert the file, or rename it if it is one of these",
+        )
+    if not path.is_file():
+        raise _missing(path, tuple(readers))
+    found, columns = reader(path, [*text, label])
+    return Table(str(path), name, found, columns, text, label)
+
+
+def _read_tsv(path: Path, wanted: Sequence[str]) -> _Columns:
+    lines = (line.removesuffix("\r") for line in _decode(path).split("\n"))
+    return _from_records(path, ((n, line.split("\t")) for n, line in enumerate(lines, 1) if line), wanted)
+
+
+def _read_quoted_tsv(path: Path, wanted: Sequence[str]) -> _Columns:
+    return _from_records(path, _quoted_records(path, "\t"), wanted)
+
+
+def _read_csv(path: Path, wanted: Sequence[str]) -> _Columns:
+    return _from_records(path, _quoted_records(path, ","), wanted)
+
+
+def _quoted_records(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    reader = csv.reader(io.StringIO(_decode(path), newline=""), delimiter=delimiter, strict=True)
+    try:
+        for record in reader:
+            if record:
+                yield reader.line_num, record
+    except csv.Error as error:
+        raise _damaged(path, "quotes that open and close", f"line {reader.line_num}: {error}") from None
+
+
+def _from_records(path: Path, records: Iterator[tuple[int, list[str]]], wanted: Sequence[str]) -> _Columns:
+    header = next(records, None)
+    if header is None:
+        raise UserError(f"{path}: empty file", expected="a line of column names", found="nothing", todo="fill it")
+    names = header[1]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise _damaged(path, "column names that differ", f"{listing(twice)} more than once in line {header[0]}")
+    places = {name: names.index(name) for name in wanted if name in names}
+    columns: dict[str, list[object]] = {name: [] for name in places}
+    for line, record in records:
+        if len(record) != len(names):
+            where = f"{len(record)} in line {line}"
+            raise _damaged(path, f"{len(names)} fields in every line, as in the first", where)
+        for name, place in places.items():
+            columns[name].append(record[place])
+    return tuple(names), columns
+
+
+def _read_jsonl(path: Path, wanted: Sequence[str]) -> _Columns:
+    found: dict[str, None] = {}
+    records: list[dict[str, object]] = []
+    # Not splitlines(): a JSON text may hold U+2028 and its like as they are.
+    for number, line in enumerate(_decode(path).split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise _damaged(path, "one JSON object a line", f"line {number}: {error.msg}") from None
+        if not isinstance(record, dict):
+            raise _damaged(path, "one JSON object a line", f"line {number}: a {type(record).__name__}")
+        found.update(dict.fromkeys(record))
+        records.append(record)
+    if not records:
+        raise UserError(f"{path}: empty file", expected="one JSON object a line", found="nothing", todo="fill it")
+    return tuple(found), {name: [record.get(name) for record in records] for name in wanted if name in found}
+
+
+def _read_parquet(path: Path, wanted: Sequence[str]) -> _Columns:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            found = tuple(file.schema_arrow.names)
+            table = file.read(columns=[name for name in wanted if name in found])
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(path, "a whole Parquet file", str(error).partition("\n")[0]) from None
+    return found, {name: table.column(name).to_pylist() for name in table.column_names}
+
+
+def _decode(path: Path) -> str:
+    data = path.read_bytes().removeprefix(b"\xef\xbb\xbf")  # a byte-order mark, as Excel writes it
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UserError(
+            f"{path}: not UTF-8",
+            expected="text in UTF-8",
+            found=f"byte {data[error.start]:#04x} in line {line}",
+            todo=f"convert it: iconv -f latin1 -t utf-8 {path.name} > utf8-{path.name}",
+        ) from None
+
+
+def _damaged(path: Path, expected: str, found: str) -> UserError:
+    todo = "correct the file"
+    if path.suffix.lower() == ".tsv":
+        todo = "correct the line (a tab inside a text?), or set `tsv_quotes` if the file quotes its texts"
+    return UserError(f"{path}: cannot be read", expected=expected, found=found, todo=todo)
+
+
+def _missing(path: Path, endings: tuple[str, ...]) -> UserError:
+    """Return the error for a missing file, with the data files that are in the nearest folder that exists."""
+    folder = next(parent for parent in path.parents if parent.is_dir())
+    # Two levels only: the nearest existing folder may be the home folder.
+    files = [file for pattern in ("*", "*/*") for file in folder.glob(pattern) if file.suffix.lower() in endings]
+    names = sorted(file.relative_to(folder).as_posix() for file in files)
+    wanted = path.relative_to(folder).as_posix()
+    return UserError(
+        f"{path}: no such file" if not path.is_dir() else f"{path}: a folder",
+        expected="a data file",
+        found=f"in {folder}: {listing(names)}" if names else f"no data files in {folder}",
+        todo=did_you_mean(wanted, names, "correct the path; it is relative to --data-dir or the configuration"),
+    )

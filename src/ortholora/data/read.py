@@ -1,0 +1,108 @@
+"""Read the tasks of a configuration into memory: choose the source, check the rows, draw, number the labels."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ortholora.config import Config, TaskConfig
+from ortholora.data.files import read_file
+from ortholora.data.hub import read_hub
+from ortholora.data.labels import check_learnable, class_indices, class_names, regression_targets
+from ortholora.data.packages import read_package
+from ortholora.data.table import Table, check_rows, text_columns
+from ortholora.data.task import Split, TaskData
+from ortholora.errors import UserError
+
+#: The parts of a task's data, and the number that seeds the draw of each.
+_PARTS = {"train": 0, "dev": 1}
+
+
+def read_tasks(config: Config, *, base: Path, data_dir: Path | None) -> list[TaskData]:
+    """Read all tasks of a configuration, in its order.
+
+    Args:
+        config: The configuration; its `data_seed` seeds the draws.
+        base: Folder of the configuration file, which local paths are relative to.
+        data_dir: Folder that local paths are relative to instead, and that wins over the hub.
+
+    Raises:
+        UserError: Some data cannot be read or makes no sense; the message names the file and the row.
+    """
+    return [read_task(spec, base=base, data_dir=data_dir, seed=config.data_seed) for spec in config.tasks]
+
+
+def read_task(spec: TaskConfig, *, base: Path, data_dir: Path | None, seed: int) -> TaskData:
+    """Read one task.
+
+    The source is the local files if `data_dir` is given and the task names files; else the hub, else the
+    package, else the local files relative to `base`.
+
+    Args:
+        spec: The task's configuration.
+        base: Folder of the configuration file.
+        data_dir: Folder of the local files, or `None`.
+        seed: Seed of the draws of `max_train_rows` and `max_dev_rows`.
+
+    Returns:
+        Both splits with numbered labels and where they came from.
+
+    Raises:
+        UserError: The data cannot be read or makes no sense.
+    """
+    if data_dir is not None and not data_dir.is_dir():
+        raise UserError(
+            f"--data-dir {data_dir}",
+            expected="a folder",
+            found="a file" if data_dir.exists() else "nothing there",
+            todo="give the folder that the tasks' `train` and `dev` are relative to",
+        )
+    train, dev = (check_rows(table) for table in _tables(spec, base, data_dir))
+    labels = class_names(spec, train) if spec.kind == "classification" else None
+    splits, sources = {}, {}
+    for part, rows, limit in (("train", train, spec.max_train_rows), ("dev", dev, spec.max_dev_rows)):
+        targets = regression_targets(rows) if labels is None else class_indices(rows, labels)
+        kept = _draw(len(rows), limit, [seed, zlib.crc32(spec.name.encode()), _PARTS[part]])
+        splits[part] = Split([rows.texts[i] for i in kept], [targets[i] for i in kept])
+        sources[part] = f"{rows.table.source} sha256:{hash_rows(splits[part], labels)}"
+    check_learnable(spec, splits["train"].targets, train)
+    return TaskData(spec, labels, splits["train"], splits["dev"], sources)
+
+
+def hash_rows(split: Split, labels: Sequence[str] | None) -> str:
+    """Return the SHA-256 of a split's rows, the same whatever file, hub or machine they came from."""
+    digest = hashlib.sha256()
+    for texts, target in zip(split.texts, split.targets, strict=True):
+        shown = labels[int(target)] if labels is not None else repr(float(target))
+        digest.update(json.dumps([*texts, shown]).encode("ascii") + b"\n")
+    return digest.hexdigest()
+
+
+def _tables(spec: TaskConfig, base: Path, data_dir: Path | None) -> tuple[Table, Table]:
+    has_files = spec.train is not None and spec.dev is not None
+    if not (data_dir is not None and has_files):
+        if spec.hub is not None:
+            return read_hub(spec, spec.hub.train_split), read_hub(spec, spec.hub.dev_split)
+        if spec.package is not None:
+            return read_package(spec.package)
+    assert spec.train is not None
+    assert spec.dev is not None
+    root, text = data_dir or base, text_columns(spec.text)
+    train, dev = (
+        read_file(root, name, text=text, label=spec.label, tsv_quotes=spec.tsv_quotes)
+        for name in (spec.train, spec.dev)
+    )
+    return train, dev
+
+
+def _draw(count: int, limit: int | None, seed: list[int]) -> Sequence[int]:
+    """Return the indices of the rows to keep, in their order: all, or a draw without replacement."""
+    if limit is None or limit >= count:
+        return range(count)
+    drawn = np.random.default_rng(seed).choice(count, size=limit, replace=False)
+    return [int(index) for index in np.sort(drawn)]

@@ -1,0 +1,126 @@
+"""One split as its source gives it: columns with raw values, and the rows checked out of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ortholora.errors import UserError
+from ortholora.suggest import did_you_mean, listing
+
+
+@dataclass(frozen=True)
+class Table:
+    """Raw columns of a split.
+
+    Attributes:
+        shown: How messages name the source (a path, a hub id).
+        source: How a result names the source: the same on every machine.
+        found: All column names that are there.
+        columns: The values of the columns that were asked for, as far as they are there.
+        text: The one or two text columns.
+        label: The label column.
+        classes: The source's own class names in its own order, where it has them (a hub's `ClassLabel`).
+    """
+
+    shown: str
+    source: str
+    found: tuple[str, ...]
+    columns: Mapping[str, Sequence[object]]
+    text: tuple[str, ...]
+    label: str
+    classes: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Checked rows: every text has content, every label is there.
+
+    Attributes:
+        table: Where they come from, for messages.
+        texts: One tuple a row.
+        labels: One text a row, also for regression.
+    """
+
+    table: Table
+    texts: list[tuple[str, ...]]
+    labels: list[str]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def text_columns(text: str | list[str]) -> tuple[str, ...]:
+    """Return the configured text column or columns as a tuple."""
+    return (text,) if isinstance(text, str) else tuple(text)
+
+
+def check_rows(table: Table) -> Rows:
+    """Check a table's columns and turn them into rows.
+
+    Raises:
+        UserError: A column is missing, there are no rows, a text is empty, or a label is missing.
+    """
+    for key, column in [*(("text", name) for name in table.text), ("label", table.label)]:
+        if column not in table.columns:
+            raise UserError(
+                f"{table.shown}: no column `{column}`",
+                expected=f"the {key} column `{column}`",
+                found=f"the columns {listing(table.found)}",
+                todo=did_you_mean(column, table.found, f"set the task's `{key}` to the column's name"),
+            )
+    if not len(table.columns[table.label]):
+        raise UserError(
+            f"{table.shown}: no rows",
+            expected="at least one row of data",
+            found="column names only" if table.found else "nothing",
+            todo="give a file with data",
+        )
+    texts = [_cells(table, column, "text") for column in table.text]
+    labels = [label.strip() for label in _cells(table, table.label, "label")]
+    return Rows(table, list(zip(*texts, strict=True)), labels)
+
+
+def row_numbers(indices: Sequence[int], total: int) -> str:
+    """Return "row 3" or "rows 3, 7 and 9 more (11 of 40)"; the first row after a header is row 1."""
+    shown = ", ".join(str(index + 1) for index in indices[:5])
+    more = f" and {len(indices) - 5} more" if len(indices) > 5 else ""
+    plural = "s" if len(indices) > 1 else ""
+    return f"row{plural} {shown}{more} ({len(indices)} of {total}; the first row of data is row 1)"
+
+
+def _cells(table: Table, column: str, key: str) -> list[str]:
+    values = table.columns[column]
+    odd = next((i for i, value in enumerate(values) if isinstance(value, list | dict | bytes | tuple)), None)
+    if odd is not None:
+        raise UserError(
+            f"{table.shown}: column `{column}` does not hold plain values",
+            expected="a text or a number in every row",
+            found=f"a {type(values[odd]).__name__} in row {odd + 1}",
+            todo=f"point the task's `{key}` to another column, or convert this one to text",
+        )
+    cells = [_as_text(value) for value in values]
+    empty = [index for index, cell in enumerate(cells) if cell is None or not cell.strip()]
+    if empty:
+        found = "null" if cells[empty[0]] is None else "an empty text"
+        raise UserError(
+            f"{table.shown}: column `{column}` has rows without a {key}",
+            expected=f"a {key} in every row",
+            found=f"{found} in {row_numbers(empty, len(cells))}",
+            todo="fill in or remove these rows",
+        )
+    return [cell for cell in cells if cell is not None]
+
+
+def _as_text(value: object) -> str | None:
+    """Return the value as a file of text would hold it: 0 and 0.0 are "0", true is "true", null is `None`."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        if math.isnan(value):
+            return None
+        return str(int(value)) if value.is_integer() else repr(value)
+    return str(value)

@@ -1,0 +1,190 @@
+"""A saved run's model: a plain PEFT adapter folder, the heads beside it, and what belongs together.
+
+```
+adapter_config.json, adapter_model.safetensors   what PEFT writes and reads
+heads.safetensors                                the task heads
+ortholora.json                                   tasks, labels, pooling, backbone
+```
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ortholora.errors import UserError
+from ortholora.models.backbone import load_encoder, portable_name
+from ortholora.models.heads import HeadSpec
+from ortholora.models.multitask import MultiTaskModel, Pooling
+
+METADATA = "ortholora.json"
+HEADS = "heads.safetensors"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What `ortholora.json` holds: all that is needed to rebuild the model around the adapter."""
+
+    backbone: str
+    revision: str | None
+    dtype: str
+    pooling: Pooling
+    max_length: int
+    tasks: tuple[HeadSpec, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dictionary."""
+        return {**self.__dict__, "format": FORMAT, "tasks": [spec.to_json() for spec in self.tasks]}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> ModelCard:
+        """Inverse of `to_json`."""
+        fields = {k: v for k, v in data.items() if k in cls.__dataclass_fields__}
+        return cls(**{**fields, "tasks": tuple(HeadSpec.from_json(t) for t in data["tasks"])})
+
+
+def save_model(folder: Path, model: MultiTaskModel, card: ModelCard) -> None:
+    """Write adapter, heads and metadata into `folder`.
+
+    The adapter's configuration names the backbone by the card's name, not by a path of this machine.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with _portable_base_name(model.encoder, card.backbone):
+        # The base has no new embeddings; asking PEFT to look for them would ask the hub.
+        model.encoder.save_pretrained(str(folder), save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)  # PEFT's template of a model card, all placeholders
+    save_file(_head_state(model), folder / HEADS)
+    (folder / METADATA).write_text(json.dumps(card.to_json(), indent=2) + "\n", encoding="utf-8")
+
+
+def load_card(folder: Path) -> ModelCard:
+    """Read `ortholora.json`.
+
+    Raises:
+        UserError: The folder is not one of ours, or the file is damaged.
+    """
+    path = folder / METADATA
+    if not path.is_file():
+        inside = sorted(p.name for p in folder.iterdir())[:8] if folder.is_dir() else None
+        raise UserError(
+            f"{folder} is no Ortho-LoRA run",
+            expected=f"a folder with adapter_config.json, {HEADS} and {METADATA}",
+            found="no such folder" if inside is None else f"a folder with {', '.join(inside) or 'nothing in it'}",
+            todo="give the --out folder of `ortholora train`, or a run inside the --out of `ortholora compare`",
+        )
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if data["format"] != FORMAT:
+            raise KeyError(f"format {data['format']}")
+        return ModelCard.from_json(data)
+    except (ValueError, KeyError, TypeError) as error:
+        raise _damaged(path, error, f"the metadata of a run, format {FORMAT}") from error
+
+
+def load_model(folder: Path, *, trainable: bool = False) -> tuple[MultiTaskModel, ModelCard]:
+    """Rebuild the model of a run.
+
+    Args:
+        folder: The run.
+        trainable: Load the adapter with gradients (to continue training).
+
+    Raises:
+        UserError: No run, damaged files, a missing backbone, or an adapter of another model.
+    """
+    card = load_card(folder)
+    encoder = load_encoder(card.backbone, getattr(torch, card.dtype), card.revision)
+    try:
+        peft_model = PeftModel.from_pretrained(encoder, str(folder), is_trainable=trainable)
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+        raise UserError(
+            f"The adapter in {folder} does not fit the backbone {card.backbone}",
+            expected="an adapter that was trained on this backbone, and undamaged files",
+            found=str(error).strip().splitlines()[0][:300],
+            todo="train again, or restore the folder; if the backbone has changed, pin `revision`",
+        ) from error
+    model = MultiTaskModel(peft_model, card.tasks, card.pooling)
+    load_heads(folder, model)
+    return model.eval(), card
+
+
+def load_weights(folder: Path, model: MultiTaskModel) -> None:
+    """Put the adapter and the heads saved in `folder` into a model that has both (resume, best model)."""
+    from peft import set_peft_model_state_dict
+
+    adapter = _read_tensors(folder / "adapter_model.safetensors")
+    result = set_peft_model_state_dict(model.encoder, adapter)
+    if getattr(result, "unexpected_keys", None):
+        raise _misfit(folder, f"unexpected weights such as {result.unexpected_keys[0]}")
+    load_heads(folder, model)
+
+
+def load_heads(folder: Path, model: MultiTaskModel) -> None:
+    """Put the heads saved in `folder` into the model.
+
+    Raises:
+        UserError: The file is damaged or holds the heads of other tasks.
+    """
+    saved = _read_tensors(folder / HEADS)
+    expected = _head_state(model)
+    if {k: v.shape for k, v in saved.items()} != {k: v.shape for k, v in expected.items()}:
+        raise _misfit(folder, f"heads {sorted({k.rpartition('.')[0] for k in saved})}")
+    for i, spec in enumerate(model.specs):
+        linear = model.heads[i][1]
+        with torch.no_grad():
+            linear.weight.copy_(saved[f"{spec.name}.weight"])
+            linear.bias.copy_(saved[f"{spec.name}.bias"])
+
+
+def _head_state(model: MultiTaskModel) -> dict[str, Tensor]:
+    state = {}
+    for spec, head in zip(model.specs, model.heads, strict=True):
+        state[f"{spec.name}.weight"] = head[1].weight.detach().cpu().contiguous()
+        state[f"{spec.name}.bias"] = head[1].bias.detach().cpu().contiguous()
+    return state
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise _damaged(path, error, "a safetensors file") from error
+
+
+def _misfit(folder: Path, found: str) -> UserError:
+    return UserError(
+        f"{folder} holds the weights of another model",
+        expected="weights of the tasks and the adapter of this configuration",
+        found=found,
+        todo="use the configuration that the folder was made with, or another --out",
+    )
+
+
+def _damaged(path: Path, error: Exception, expected: str) -> UserError:
+    return UserError(
+        f"{path} cannot be read",
+        expected=expected,
+        found=f"{type(error).__name__}: {str(error)[:200]}",
+        todo="restore the file, or train the run again",
+    )
+
+
+@contextmanager
+def _portable_base_name(peft_model: PeftModel, backbone: str) -> Iterator[None]:
+    config = peft_model.peft_config["default"]
+    before = config.base_model_name_or_path
+    config.base_model_name_or_path = portable_name(backbone)
+    try:
+        yield
+    finally:
+        config.base_model_name_or_path = before

@@ -1,0 +1,92 @@
+"""Task heads: one small linear layer per task on the pooled vector."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class HeadSpec:
+    """What a task predicts; saved with the adapter.
+
+    Attributes:
+        name: The task.
+        kind: `"classification"` or `"regression"`.
+        labels: Class names in class order; None for regression.
+        shift: Mean of the training targets (regression): the head predicts `(target − shift) / scale`,
+            so that a task's loss does not depend on the units of its target.
+        scale: Standard deviation of the training targets (regression).
+        metric: Name of the task's metric, for whoever loads the adapter.
+        num_texts: Texts in a row: 1, or 2 for pairs.
+    """
+
+    name: str
+    kind: Literal["classification", "regression"]
+    labels: tuple[str, ...] | None = None
+    shift: float = 0.0
+    scale: float = 1.0
+    metric: str | None = None
+    num_texts: int = 1
+
+    @property
+    def num_outputs(self) -> int:
+        """Width of the head."""
+        return len(self.labels) if self.labels is not None else 1
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dictionary."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> HeadSpec:
+        """Inverse of `to_json`."""
+        labels = data.get("labels")
+        return cls(**{**data, "labels": None if labels is None else tuple(labels)})
+
+    def row_losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Loss of every row.
+
+        Args:
+            outputs: `[B, num_outputs]`.
+            targets: `[B]` class indices, or regression targets in their own units.
+
+        Returns:
+            `[B]` float32: cross-entropy, or squared error of the standardised target.
+        """
+        if self.kind == "classification":
+            return F.cross_entropy(outputs.float(), targets.long(), reduction="none")
+        standardised = (targets.float() - self.shift) / self.scale
+        return (outputs.float().squeeze(-1) - standardised).square()
+
+    def predictions(self, outputs: Tensor) -> Tensor:
+        """`[B]` class indices, or regression values in the target's own units."""
+        if self.kind == "classification":
+            return outputs.argmax(-1)
+        return outputs.float().squeeze(-1) * self.scale + self.shift
+
+
+def build_heads(specs: list[HeadSpec], hidden_size: int, dropout: float, seed: int) -> nn.ModuleList:
+    """One `Dropout → Linear` for each task, float32.
+
+    Each head is drawn from a generator of its own, by seed and task name: a task's head starts the same
+    whether it is trained alone or with others.
+    """
+    heads = nn.ModuleList()
+    for spec in specs:
+        linear = nn.Linear(hidden_size, spec.num_outputs)
+        generator = torch.Generator().manual_seed(_seed_of(spec.name, seed))
+        with torch.no_grad():
+            linear.weight.normal_(0.0, 0.02, generator=generator)
+            linear.bias.zero_()
+        heads.append(nn.Sequential(nn.Dropout(dropout), linear))
+    return heads
+
+
+def _seed_of(name: str, seed: int) -> int:
+    return (seed * 1_000_003 + zlib.crc32(name.encode())) % (2**63)

@@ -1,0 +1,120 @@
+"""One encoder with one LoRA adapter, and a head for each task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
+
+from ortholora.errors import UserError
+from ortholora.models.heads import HeadSpec, build_heads
+
+Pooling = Literal["mean", "cls", "last"]
+
+
+class MultiTaskModel(nn.Module):
+    """A PEFT encoder shared by all tasks, with private heads.
+
+    Args:
+        encoder: The PEFT model on the bare backbone.
+        specs: The T tasks' heads, in the order of the task ids.
+        pooling: How token states `[B, S, H]` become vectors `[B, H]`.
+        dropout: Dropout before each head.
+        seed: Seed of the heads' initial weights.
+    """
+
+    def __init__(
+        self,
+        encoder: PeftModel,
+        specs: Sequence[HeadSpec],
+        pooling: Pooling = "mean",
+        dropout: float = 0.1,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.specs = list(specs)
+        self.pooling: Pooling = pooling
+        self.heads = build_heads(self.specs, encoder.config.hidden_size, dropout, seed)
+
+    @property
+    def task_names(self) -> list[str]:
+        """The tasks, in the order of the task ids."""
+        return [spec.name for spec in self.specs]
+
+    def forward(self, inputs: Mapping[str, Tensor], task_ids: Tensor) -> dict[int, Tensor]:
+        """Run the encoder once over the mixed batch, and every task's head on its own rows.
+
+        Args:
+            inputs: What the tokenizer gave (`input_ids [B, S]`, `attention_mask`, …).
+            task_ids: `[B]` on the CPU.
+
+        Returns:
+            Task id → outputs `[rows of the task, num_outputs]`, rows in batch order.
+        """
+        pooled = self.encode(inputs)
+        outputs = {}
+        for task in sorted(set(task_ids.tolist())):
+            rows = (task_ids == task).nonzero().squeeze(1).to(pooled.device)
+            outputs[task] = self.heads[task](pooled.index_select(0, rows))
+        return outputs
+
+    def encode(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Pooled vectors `[B, H]`, in the heads' precision."""
+        states = self.encoder(**inputs).last_hidden_state
+        pooled = pool(states, inputs["attention_mask"], self.pooling)
+        return pooled.to(self.heads[0][1].weight.dtype)
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
+        """Recompute activations in the backward (called by `TrainingArguments(gradient_checkpointing=True)`)."""
+        self.encoder.enable_input_require_grads()
+        self.encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs=gradient_checkpointing_kwargs)
+
+    def gradient_checkpointing_disable(self) -> None:
+        """Keep activations again."""
+        self.encoder.gradient_checkpointing_disable()
+
+
+def pool(states: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
+    """Pool token states `[B, S, H]` with attention mask `[B, S]` to float32 vectors `[B, H]`."""
+    if pooling == "cls":
+        return states[:, 0].float()
+    if pooling == "last":
+        # The last real token, whether padding is on the left or on the right.
+        positions = torch.arange(mask.shape[1], device=mask.device)
+        last = (mask * (positions + 1)).argmax(1)
+        return states[torch.arange(len(states), device=states.device), last].float()
+    weights = mask.unsqueeze(-1).float()
+    return (states.float() * weights).sum(1) / weights.sum(1).clamp_min(1.0)
+
+
+def add_lora(encoder: nn.Module, options: Mapping[str, Any], seed: int) -> PeftModel:
+    """Put a LoRA adapter on the backbone.
+
+    Args:
+        encoder: The bare backbone.
+        options: Arguments of `peft.LoraConfig`.
+        seed: Seed of the initial A; drawn without touching the global generator.
+
+    Raises:
+        UserError: The target modules match nothing, or an option does not exist.
+    """
+    options = {"task_type": "FEATURE_EXTRACTION", **options}
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = get_peft_model(encoder, LoraConfig(**options))
+    except (ValueError, TypeError) as error:
+        linear = sorted({n.rsplit(".", 1)[-1] for n, m in encoder.named_modules() if isinstance(m, nn.Linear)})
+        raise UserError(
+            "The LoRA adapter could not be put on the backbone",
+            expected=f"`lora.target_modules` that name modules of {type(encoder).__name__}, such as "
+            f"{', '.join(linear[:8])}, or all-linear; and options that peft.LoraConfig has",
+            found=f"target_modules = {options.get('target_modules')!r}: {str(error).splitlines()[0]}",
+            todo="correct `lora:` in the configuration",
+        ) from error
+    assert isinstance(model, PeftModel)
+    return model

@@ -1,0 +1,133 @@
+"""`ortholora.load(folder)`: a trained adapter that answers for every task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ortholora.errors import UserError
+from ortholora.models.backbone import load_tokenizer
+from ortholora.models.folder import ModelCard, load_model
+from ortholora.models.multitask import MultiTaskModel
+from ortholora.tokenise import encode
+
+Text = str | Sequence[str]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """An answer for one text.
+
+    Attributes:
+        label: Predicted class (classification).
+        scores: Class → probability (classification).
+        value: Predicted value (regression).
+    """
+
+    label: str | None = None
+    scores: dict[str, float] | None = None
+    value: float | None = None
+
+
+class Predictor:
+    """A trained model with its tokenizer.
+
+    Attributes:
+        model: The `MultiTaskModel`; `model.encoder` is the PEFT model.
+        card: Tasks, labels and backbone.
+        tokenizer: The backbone's tokenizer.
+    """
+
+    def __init__(self, model: MultiTaskModel, card: ModelCard, tokenizer: Any) -> None:
+        self.model, self.card, self.tokenizer = model, card, tokenizer
+
+    @property
+    def tasks(self) -> list[str]:
+        """Names of the tasks."""
+        return self.model.task_names
+
+    @torch.inference_mode()
+    def predict(self, task: str, texts: Text | Sequence[Text], batch_size: int = 32) -> list[Prediction]:
+        """Answer one task for some texts.
+
+        Args:
+            task: Name of the task.
+            texts: One text, or several; a pair is a tuple (or list) of two strings inside the list.
+            batch_size: Rows per forward.
+
+        Returns:
+            One `Prediction` a text, in order.
+
+        Raises:
+            UserError: Unknown task, an empty text, or a pair where one text is wanted.
+        """
+        index = self._task_index(task)
+        rows = [_as_row(text) for text in ([texts] if isinstance(texts, str) else texts)]
+        spec = self.model.specs[index]
+        _check_rows(rows, spec.num_texts)
+        answers: list[Prediction] = []
+        for start in range(0, len(rows), batch_size):
+            outputs = self._outputs(index, rows[start : start + batch_size])
+            if spec.kind == "regression":
+                answers += [Prediction(value=v) for v in spec.predictions(outputs).tolist()]
+            else:
+                assert spec.labels is not None
+                answers += [_classified(p, spec.labels) for p in outputs.float().softmax(-1)]
+        return answers
+
+    def _outputs(self, task: int, rows: list[tuple[str, ...]]) -> Tensor:
+        inputs = encode(self.tokenizer, rows, self.card.max_length)
+        batch = self.tokenizer.pad(inputs, return_tensors="pt")
+        device = self.model.heads[0][1].weight.device
+        ids = torch.full((len(rows),), task)
+        return self.model({k: v.to(device) for k, v in batch.items()}, ids)[task]
+
+    def _task_index(self, task: str) -> int:
+        if task not in self.tasks:
+            raise UserError(
+                f"Unknown task {task!r}",
+                expected="one of " + ", ".join(self.tasks),
+                found=task,
+                todo="name one of these tasks with --task",
+            )
+        return self.tasks.index(task)
+
+
+def load(folder: str | Path, device: str | torch.device | None = None) -> Predictor:
+    """Load a run of `ortholora train` (or one run of `compare`).
+
+    Args:
+        folder: The run's folder.
+        device: Where to put the model; default: CUDA if there is one, else the CPU.
+
+    Raises:
+        UserError: The folder is no run, damaged, or its backbone cannot be had.
+    """
+    model, card = load_model(Path(folder))
+    target = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return Predictor(model.to(target), card, load_tokenizer(card.backbone, card.revision))
+
+
+def _as_row(text: Text) -> tuple[str, ...]:
+    return (text,) if isinstance(text, str) else tuple(text)
+
+
+def _check_rows(rows: list[tuple[str, ...]], num_texts: int) -> None:
+    for i, row in enumerate(rows):
+        if len(row) != num_texts or any(not part.strip() for part in row):
+            raise UserError(
+                f"Text {i + 1} cannot be predicted",
+                expected="a text that is not empty" if num_texts == 1 else "a pair of two texts, neither empty",
+                found=repr(row if len(row) != 1 else row[0]),
+                todo="remove or complete it",
+            )
+
+
+def _classified(probabilities: Tensor, labels: Sequence[str]) -> Prediction:
+    scores = dict(zip(labels, probabilities.tolist(), strict=True))
+    return Prediction(label=labels[int(probabilities.argmax())], scores=scores)

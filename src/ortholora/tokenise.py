@@ -1,0 +1,17 @@
+"""Rows of text → token ids. Used for training and for prediction, so that both cut alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+
+def encode(tokenizer: Any, rows: Sequence[tuple[str, ...]], max_length: int) -> dict[str, list[list[int]]]:
+    """Tokenise rows of one text or of pairs, without padding; longer rows are cut at `max_length` tokens.
+
+    Returns:
+        The tokenizer's keys (`input_ids`, `attention_mask`, …), one list of ints a row.
+    """
+    first = [row[0] for row in rows]
+    second = [row[1] for row in rows] if rows and len(rows[0]) == 2 else None
+    return dict(tokenizer(first, second, truncation=True, max_length=max_length))

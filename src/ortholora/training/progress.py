@@ -1,0 +1,62 @@
+"""How a run tells what it is doing, without printing: the command line decides what is shown."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+
+class Progress(Protocol):
+    """What a run reports to."""
+
+    #: Set from outside to stop after the current step, with a checkpoint.
+    stop_requested: bool
+
+    def start(self, label: str, steps: int, done: int) -> None:
+        """A run of `steps` steps begins, `done` of which a checkpoint has."""
+
+    def step(self, done: int) -> None:
+        """`done` steps of the run are done."""
+
+    def note(self, text: str) -> None:
+        """A line worth reading."""
+
+    def finish(self, label: str, metrics: dict[str, float]) -> None:
+        """The run is finished."""
+
+
+class Silent:
+    """Reports to nobody."""
+
+    stop_requested = False
+
+    def start(self, label: str, steps: int, done: int) -> None:
+        """Do nothing."""
+
+    def step(self, done: int) -> None:
+        """Do nothing."""
+
+    def note(self, text: str) -> None:
+        """Do nothing."""
+
+    def finish(self, label: str, metrics: dict[str, float]) -> None:
+        """Do nothing."""
+
+
+class Stopped(Exception):  # noqa: N818 - not an error: the user asked for it
+    """The run was stopped on request, after a checkpoint."""
+
+
+class ProgressCallback(TrainerCallback):
+    """Passes steps on, and stops with a checkpoint when asked to."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Report the step; on request save and stop."""
+        self._progress.step(state.global_step)
+        if self._progress.stop_requested and state.global_step < state.max_steps:
+            control.should_save = True
+            control.should_training_stop = True

@@ -1,0 +1,272 @@
+"""One run: build the model, train, evaluate, save. The same code for single, joint and every rule."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback
+
+from ortholora.config import Config
+from ortholora.data.encoded import EncodedTask, encode_task
+from ortholora.data.mixing import quotas
+from ortholora.data.task import TaskData
+from ortholora.errors import UserError
+from ortholora.models import HeadSpec, ModelCard, MultiTaskModel, add_lora, load_encoder, load_tokenizer, save_model
+from ortholora.training import checkpoints
+from ortholora.training.arguments import training_arguments
+from ortholora.training.cost import peak_memory_bytes, reset_peak_memory
+from ortholora.training.method import Method
+from ortholora.training.progress import Progress, ProgressCallback, Silent, Stopped
+from ortholora.training.provenance import fingerprint, provenance
+from ortholora.training.trainer import OrthoTrainer
+
+RUN_FILE = "run.json"
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a finished run measured.
+
+    Attributes:
+        metrics: Task → its metric on dev.
+        details: Task → every metric that fits it.
+        targets: Task → dev targets.
+        predictions: Task → dev predictions.
+        step_seconds: Median seconds of an optimizer step.
+        peak_memory_bytes: Peak of the run, 0 where unknown.
+        padding: Share of the trained tokens that were padding.
+        conflict: `ConflictTracker.report()`; None without capture.
+        provenance: Versions, commit, hardware, data, configuration.
+    """
+
+    metrics: dict[str, float]
+    details: dict[str, dict[str, float]]
+    targets: dict[str, np.ndarray]
+    predictions: dict[str, np.ndarray]
+    step_seconds: float
+    peak_memory_bytes: int
+    padding: float
+    conflict: dict[str, Any] | None
+    provenance: dict[str, Any]
+
+
+class Workspace:
+    """Tokenised tasks of a configuration, made once and shared by its runs."""
+
+    def __init__(self, config: Config, tasks: Sequence[TaskData]) -> None:
+        self.config, self.tasks = config, list(tasks)
+        self.tokenizer = load_tokenizer(config.backbone, config.revision)
+        self._encoded: dict[str, EncodedTask] = {}
+
+    def encoded(self, name: str) -> EncodedTask:
+        """One task, tokenised on first use."""
+        if name not in self._encoded:
+            data = next(task for task in self.tasks if task.name == name)
+            self._encoded[name] = encode_task(data, self.tokenizer, self.config.max_length)
+        return self._encoded[name]
+
+    def quota(self) -> dict[str, int]:
+        """Rows of each task in a step; decided over all tasks, also for runs of one of them."""
+        mixing = self.config.mixing
+        rows = mixing.rows_per_task * len(self.tasks)
+        sizes = [len(task.train) for task in self.tasks]
+        return dict(
+            zip(
+                [task.name for task in self.tasks],
+                quotas(sizes, rows, mixing.quota, mixing.temperature),
+                strict=True,
+            )
+        )
+
+
+def train_run(
+    workspace: Workspace,
+    method: Method,
+    names: Sequence[str],
+    seed: int,
+    out: Path,
+    progress: Progress | None = None,
+    label: str | None = None,
+) -> RunResult:
+    """Train some tasks of a workspace with one method, or resume where a stopped run left off.
+
+    Args:
+        workspace: Configuration and tokenised tasks.
+        method: Rule and block.
+        names: The tasks to train (one for `single`).
+        seed: Seed of weights, dropout, data order and visit orders.
+        out: The run's folder; model, result and checkpoints go there.
+        progress: Is told what happens.
+        label: What to call the run there.
+
+    Raises:
+        UserError: Bad settings, a non-finite loss, a full disk, or a folder of another run.
+        Stopped: `progress.stop_requested` was set; a checkpoint was written.
+    """
+    progress = progress or Silent()
+    config, label = workspace.config, label or method.name
+    tasks = [workspace.encoded(name) for name in names]
+    data = [task.data for task in tasks]
+    mark = {"method": method.rule and [method.rule, method.block], "seed": seed, "overrides": method.overrides}
+    _claim(out, fingerprint(config, data, mark))
+    reset_peak_memory()
+    trainer = build_trainer(workspace, method, names, seed, out, progress)
+    resume = _last_checkpoint(out)
+    progress.start(label, config.training.steps, int(resume.name.split("-")[1]) if resume else 0)
+    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    if progress.stop_requested and trainer.state.global_step < trainer.state.max_steps:
+        raise Stopped(label)
+    peak = peak_memory_bytes() or 0
+    scores = trainer.evaluate()
+    with checkpoints.staging(out, "The model") as stage:
+        save_model(stage, trainer._bare_model(), trainer.card)
+        checkpoints.publish_files(stage, out)
+    if trainer.ortho is not None:
+        trainer.ortho.detach()
+    result = _result(trainer, scores, peak, provenance(config, data))
+    progress.finish(label, result.metrics)
+    return result
+
+
+def build_trainer(
+    workspace: Workspace, method: Method, names: Sequence[str], seed: int, out: Path, progress: Progress
+) -> OrthoTrainer:
+    """Assemble model and trainer of a run."""
+    config = workspace.config
+    tasks = [workspace.encoded(name) for name in names]
+    card = _card(config, tasks)
+    quota = workspace.quota()
+    micro_batches = _micro_batches(config.mixing.micro_batches, len(names), len(workspace.tasks))
+    rows = [quota[name] for name in names]
+    arguments = training_arguments(config, out / "checkpoints", seed, micro_batches, sum(rows))
+    if config.training.tensorboard:
+        _log_to(out / "logs")
+    trainer = OrthoTrainer(
+        build_model(config, card, seed),
+        arguments,
+        tasks=tasks,
+        tokenizer=workspace.tokenizer,
+        card=card,
+        quota=rows,
+        rule=method.rule,
+        block=method.block,
+        layout=config.mixing.layout,
+        callbacks=_callbacks(config, progress),
+    )
+    trainer.remove_callback(PrinterCallback)  # the command line shows progress in its own way
+    return trainer
+
+
+def build_model(config: Config, card: ModelCard, seed: int) -> MultiTaskModel:
+    """Backbone, LoRA adapter and heads, all drawn from the seed."""
+    lora = config.lora
+    options = {
+        "r": lora.r,
+        "lora_alpha": lora.alpha,
+        "lora_dropout": lora.dropout,
+        "target_modules": lora.target_modules,
+        "use_rslora": lora.rslora,
+        **lora.options,
+    }
+    encoder = load_encoder(config.backbone, getattr(torch, config.dtype), config.revision)
+    return MultiTaskModel(add_lora(encoder, options, seed), card.tasks, config.pooling, config.head_dropout, seed)
+
+
+def head_spec(data: TaskData) -> HeadSpec:
+    """The head a task needs."""
+    spec = data.spec
+    shift, scale = 0.0, 1.0
+    if spec.kind == "regression":
+        values = np.asarray(data.train.targets, dtype=np.float64)
+        shift, scale = float(values.mean()), float(values.std())
+    pair = isinstance(spec.text, list) and len(spec.text) == 2
+    num_texts = len(data.train.texts[0]) if len(data.train) else 1 + pair
+    return HeadSpec(data.name, spec.kind, data.labels, shift, scale, spec.metric, num_texts)
+
+
+def _card(config: Config, tasks: Sequence[EncodedTask]) -> ModelCard:
+    return ModelCard(
+        backbone=config.backbone,
+        revision=config.revision,
+        dtype=config.dtype,
+        pooling=config.pooling,
+        max_length=config.max_length,
+        tasks=tuple(head_spec(task.data) for task in tasks),
+    )
+
+
+def _micro_batches(configured: int, here: int, all_tasks: int) -> int:
+    """A run of few tasks has fewer rows in a step: cut it in proportion. (Any cut gives the same result.)"""
+    return max(1, configured * here // all_tasks)
+
+
+def _callbacks(config: Config, progress: Progress) -> list[TrainerCallback]:
+    callbacks: list[TrainerCallback] = [ProgressCallback(progress)]
+    if config.training.patience:
+        callbacks.append(EarlyStoppingCallback(config.training.patience))
+    return callbacks
+
+
+def _log_to(folder: Path) -> None:
+    """TensorBoard's folder: newer versions of transformers read it from the environment only."""
+    import os
+
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder)
+
+
+def _claim(out: Path, mark: str) -> None:
+    """Make the folder this run's own, or check that it is."""
+    path = out / RUN_FILE
+    out.mkdir(parents=True, exist_ok=True)
+    if path.is_file():
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))["fingerprint"]
+        except (ValueError, KeyError):
+            found = "unreadable"
+        if found != mark:
+            raise UserError(
+                f"{out} holds a run with other settings or other data",
+                expected="an empty folder, or one that this very run was started in before",
+                found=f"a run with fingerprint {found[:12]}, this one has {mark[:12]}",
+                todo="give another --out, or delete the folder",
+            )
+        return
+    path.write_text(json.dumps({"fingerprint": mark}) + "\n", encoding="utf-8")
+
+
+def _last_checkpoint(out: Path) -> Path | None:
+    found = checkpoints.checkpoints(out / "checkpoints")
+    return found[-1] if found else None
+
+
+def _result(trainer: OrthoTrainer, scores: dict[str, float], peak: int, origin: dict[str, Any]) -> RunResult:
+    names = [task.data.name for task in trainer.tasks]
+    kinds = {task.data.name: task.data.spec.kind for task in trainer.tasks}
+    real, padded = (int(n) for n in trainer.tokens)
+    return RunResult(
+        metrics={name: scores[f"eval_{name}"] for name in names},
+        details={name: _details(scores, name) for name in names},
+        targets={t.data.name: _targets(t, kinds[t.data.name]) for t in trainer.tasks},
+        predictions=dict(trainer.evaluations),
+        step_seconds=trainer.timer.median,
+        peak_memory_bytes=peak,
+        padding=1 - real / padded if padded else 0.0,
+        conflict=trainer.conflicts.report(),
+        provenance=origin,
+    )
+
+
+def _details(scores: dict[str, float], name: str) -> dict[str, float]:
+    prefix = f"eval_{name}/"
+    return {key.removeprefix(prefix): value for key, value in scores.items() if key.startswith(prefix)}
+
+
+def _targets(task: EncodedTask, kind: Literal["classification", "regression"]) -> np.ndarray:
+    dtype = np.int64 if kind == "classification" else np.float64
+    return np.asarray(cast(Any, task.dev.targets), dtype=dtype)

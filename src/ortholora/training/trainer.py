@@ -1,0 +1,331 @@
+"""`OrthoTrainer`: a `transformers.Trainer` for one shared adapter and many tasks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import ConcatDataset, DataLoader
+from transformers import Trainer, TrainingArguments
+
+from ortholora.data.encoded import Collator, EncodedSplit, EncodedTask, MixedDataset
+from ortholora.data.mixing import Layout, MixedBatchSampler
+from ortholora.engine import OrthoLora, Rule, StepStats
+from ortholora.engine.distributed import world_size
+from ortholora.engine.gram import Block
+from ortholora.errors import NonFiniteLossError, UserError
+from ortholora.models import ModelCard, MultiTaskModel, load_weights, save_model
+from ortholora.training import checkpoints, metrics
+from ortholora.training.conflicts import ConflictTracker
+from ortholora.training.cost import StepTimer
+from ortholora.training.mixin import ResolveMixin
+
+STATE_FILE = "ortholora_state.pt"
+
+
+class OrthoTrainer(ResolveMixin, Trainer):
+    """Trains a `MultiTaskModel` on mixed batches, resolving conflicts once per optimizer step.
+
+    Works with ordinary `TrainingArguments`: accumulation (`gradient_accumulation_steps` micro-batches a
+    step), bf16 / fp16, checkpoints and resume, logging, best model (`metric_for_best_model="average"`) and
+    early stopping. Batch sizes follow from `quota`, not from `per_device_train_batch_size`.
+
+    A task's loss is the mean over its own rows in the whole step (all micro-batches and ranks) times its
+    weight, so that a weight means the same however the step is cut.
+
+    Args:
+        model: The shared encoder with its heads.
+        args: Training arguments.
+        tasks: The tasks with their tokenised rows, in the order of the model's heads.
+        tokenizer: Pads batches.
+        card: What is saved beside the adapter.
+        quota: Rows of each task in a step.
+        rule: Conflict rule, or None for plain joint training without capture.
+        block: What conflict is judged on.
+        layout: How a step is cut into micro-batches.
+        kwargs: Further arguments of `Trainer` (callbacks, optimizers, …).
+    """
+
+    def __init__(
+        self,
+        model: MultiTaskModel,
+        args: TrainingArguments,
+        *,
+        tasks: Sequence[EncodedTask],
+        tokenizer: Any,
+        card: ModelCard,
+        quota: Sequence[int],
+        rule: str | Rule | None = "ortho",
+        block: Block = "matrix",
+        layout: Layout = "mixed",
+        **kwargs: Any,
+    ) -> None:
+        _check_heads(model, tasks)
+        self.tasks, self.card, self.quota, self.layout = list(tasks), card, list(quota), layout
+        self.collator = Collator(tokenizer)
+        self.timer = StepTimer()
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=MixedDataset([task.train for task in tasks]),
+            eval_dataset=ConcatDataset([MixedDataset([task.dev]) for task in tasks]),
+            data_collator=self.collator,
+            **kwargs,
+        )
+        self.add_callback(self.timer)
+        # Our loss is normalised over the whole step already. Trainer must not divide it again: newer versions
+        # ask this attribute, older ones whether there is a `compute_loss_func`.
+        self.loss_is_scaled_for_ga = True
+        self.compute_loss_func = _never_called
+        names = [task.data.name for task in self.tasks]
+        self.ortho = None if rule is None else OrthoLora(model, names, rule, block, args.seed)
+        self.conflicts = ConflictTracker(names)
+        self.evaluations: dict[str, np.ndarray] = {}
+        self._rows_in_step = torch.ones(len(names))
+        self._task_losses = torch.zeros(len(names), dtype=torch.float64)
+        self._loss_steps = 0
+        self.tokens = np.zeros(2, dtype=np.int64)  # real, padded
+
+    # ---- data ----------------------------------------------------------------------------------------
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """One epoch of steps, each a fixed number of rows per task."""
+        sampler = MixedBatchSampler(
+            names=[task.data.name for task in self.tasks],
+            lengths=[task.train.lengths for task in self.tasks],
+            quota=self.quota,
+            micro_batches=self.args.gradient_accumulation_steps * world_size(),
+            seed=self.args.data_seed if self.args.data_seed is not None else self.args.seed,
+            layout=self.layout,
+        )
+        loader: DataLoader[Any] = DataLoader(
+            self.train_dataset,
+            batch_sampler=sampler,  # type: ignore[arg-type]
+            collate_fn=self.collator,
+            num_workers=self.args.dataloader_num_workers,
+        )
+        return self.accelerator.prepare(loader)
+
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> Any:
+        """Fetch a step's micro-batches and count every task's rows in it, over all ranks."""
+        samples, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        ids = [i for sample in samples for i in sample["task_ids"]]
+        counts = torch.bincount(torch.tensor(ids, dtype=torch.long), minlength=len(self.tasks))
+        if world_size() > 1:
+            counts = counts.to(device)
+            torch.distributed.all_reduce(counts)
+        self._rows_in_step = counts.float()
+        return samples, items
+
+    # ---- the step ------------------------------------------------------------------------------------
+
+    def task_ids_of(self, inputs: dict[str, Any]) -> list[int]:
+        """The batch's task ids; left in it, because the model needs them for its heads."""
+        return inputs["task_ids"]
+
+    def on_resolved(self, stats: StepStats) -> None:
+        """Keep the conflict figures for the logs and the result."""
+        self.conflicts.add(stats)
+
+    def compute_loss(
+        self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """`Σ_t w_t · (Σ of the task's row losses here) / (its rows in the step)`."""
+        outputs = model(inputs["inputs"], torch.tensor(inputs["task_ids"]))
+        losses = self._losses_by_task(outputs, inputs)
+        self._check_finite(losses.detach())
+        if model.training:
+            self._task_losses += losses.detach().double().cpu()
+            self._loss_steps += int(self.accelerator.sync_gradients)
+            self.tokens += np.asarray(inputs["tokens"])
+        weights = losses.new_tensor([task.data.spec.weight for task in self.tasks])
+        # DDP averages .grad over ranks; the normaliser above is already global.
+        loss = (weights * losses).sum() * world_size()
+        return (loss, outputs) if return_outputs else loss
+
+    def _losses_by_task(self, outputs: dict[int, Tensor], inputs: Any) -> Tensor:
+        device = inputs["targets"].device
+        ids = torch.tensor(inputs["task_ids"])
+        losses = torch.zeros(len(self.tasks), device=device)
+        for task, out in outputs.items():
+            rows = (ids == task).nonzero().squeeze(1).to(device)
+            spec = self.card.tasks[task]
+            total = spec.row_losses(out, inputs["targets"].index_select(0, rows)).sum()
+            losses = losses.index_add(0, torch.tensor([task], device=device), total[None])
+        return losses / self._rows_in_step.clamp_min(1).to(device)
+
+    def _check_finite(self, losses: Tensor) -> None:
+        if bool(losses.isfinite().all()):
+            return
+        task = self.tasks[int((~losses.isfinite()).nonzero()[0])].data.name
+        step = self.state.global_step + 1
+        kept = checkpoints.checkpoints(Path(self.args.output_dir))
+        raise NonFiniteLossError(
+            f"The loss of task {task!r} became {float(losses[~losses.isfinite()][0])} in step {step}",
+            expected="finite losses",
+            found=f"a non-finite loss in step {step}; "
+            + (f"{kept[-1]} is the last checkpoint and was kept" if kept else "no checkpoint was written yet"),
+            todo="lower `training.learning_rate`, use `dtype: float32`, or look at the task's rows",
+        )
+
+    # ---- evaluation ----------------------------------------------------------------------------------
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Metric of every task on its dev rows, and their mean as `average`.
+
+        Args:
+            eval_dataset: Not used: every task is evaluated on its own dev rows.
+            ignore_keys: Not used.
+            metric_key_prefix: Prefix of the returned keys.
+
+        Returns:
+            `{prefix}_{task}` (the task's metric), `{prefix}_{task}/{metric}` for all that fit it, and
+            `{prefix}_average`. Predictions stay in `self.evaluations`.
+        """
+        result: dict[str, float] = {}
+        for index, task in enumerate(self.tasks):
+            predictions = self.predict_rows(index, task.dev)
+            self.evaluations[task.data.name] = predictions
+            result |= self._score(task, predictions, metric_key_prefix)
+        main = [result[f"{metric_key_prefix}_{task.data.name}"] for task in self.tasks]
+        result[f"{metric_key_prefix}_average"] = float(np.mean(main))
+        self.log(dict(result))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, result)
+        return result
+
+    def _score(self, task: EncodedTask, predictions: np.ndarray, prefix: str) -> dict[str, float]:
+        spec, targets = task.data.spec, np.asarray(task.dev.targets)
+        labels = len(task.data.labels) if task.data.labels is not None else None
+        assert spec.metric is not None
+        scores = {f"{prefix}_{spec.name}": metrics.compute(spec.metric, targets, predictions, labels)}
+        details = metrics.details(spec.kind, targets, predictions, labels)
+        return scores | {f"{prefix}_{spec.name}/{name}": value for name, value in details.items()}
+
+    @torch.no_grad()
+    def predict_rows(self, task: int, split: EncodedSplit) -> np.ndarray:
+        """Predict all rows of a task, longest first, and return them in their own order.
+
+        Returns:
+            Class indices (int64) or regression values (float64), `[rows]`.
+        """
+        model = self.accelerator.unwrap_model(self.model)
+        was_training = model.training
+        model.eval()
+        rows = MixedDataset([split])
+        order = np.argsort(-np.asarray(split.lengths), kind="stable")
+        size = self.args.per_device_eval_batch_size
+        parts = []
+        for start in range(0, len(order), size):
+            batch = self.collator([rows[0, int(i)] for i in order[start : start + size]])
+            inputs = self._prepare_inputs(batch["inputs"])
+            with self.compute_loss_context_manager(), self.accelerator.autocast():
+                outputs = model(inputs, torch.full((len(batch["task_ids"]),), task))[task]
+            parts.append(self.card.tasks[task].predictions(outputs).cpu())
+        model.train(was_training)
+        flat = torch.cat(parts).numpy()
+        result = np.empty(len(order), dtype=np.int64 if flat.dtype.kind == "i" else np.float64)
+        result[order] = flat
+        return result
+
+    # ---- logs ----------------------------------------------------------------------------------------
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add per-task losses and conflict figures to the ordinary logs."""
+        if "loss" in logs and self._loss_steps:
+            names = [task.data.name for task in self.tasks]
+            means = (self._task_losses / self._loss_steps).tolist()
+            logs |= {f"loss/{name}": mean for name, mean in zip(names, means, strict=True)}
+            logs |= self.conflicts.take_recent()
+            self._task_losses.zero_()
+            self._loss_steps = 0
+        super().log(logs, start_time)
+
+    # ---- checkpoints ---------------------------------------------------------------------------------
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        save_model(Path(output_dir or self.args.output_dir), self._bare_model(), self.card)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        folder = Path(self.args.output_dir)
+        name = f"checkpoint-{self.state.global_step}"
+        with checkpoints.staging(folder, f"The checkpoint of step {self.state.global_step}") as stage:
+            self._staged_output_dir = str(stage)
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                del self._staged_output_dir
+            if self.args.should_save:
+                torch.save(self._own_state(), stage / name / STATE_FILE)
+                self._correct_best(folder, name)
+                self.state.save_to_json(str(stage / name / "trainer_state.json"))
+                checkpoints.publish(stage / name, folder / name)
+        if self.args.should_save:
+            checkpoints.rotate(folder, self.args.save_total_limit, self.state.best_model_checkpoint)
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return getattr(self, "_staged_output_dir", None) or super()._get_output_dir(trial)
+
+    def _correct_best(self, folder: Path, name: str) -> None:
+        """The Trainer has just looked for the best checkpoint in the staging folder."""
+        best = f"checkpoint-{self.state.best_global_step}" if self.state.best_global_step else None
+        if best is not None and (best == name or (folder / best).is_dir()):
+            self.state.best_model_checkpoint = str(folder / best)
+
+    def _own_state(self) -> dict[str, Any]:
+        return {
+            "ortho": None if self.ortho is None else self.ortho.state_dict(),
+            "conflicts": self.conflicts.state_dict(),
+            "step_seconds": self.timer.seconds,
+            "tokens": self.tokens.tolist(),
+            "task_losses": (self._task_losses, self._loss_steps),
+        }
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        folder = Path(resume_from_checkpoint)
+        load_weights(folder, self._bare_model())
+        state = _read_state(folder / STATE_FILE)
+        if self.ortho is not None:
+            self.ortho.load_state_dict(state["ortho"])
+        self.conflicts.load_state_dict(state["conflicts"])
+        self.timer.seconds = list(state["step_seconds"])
+        self.tokens = np.asarray(state["tokens"], dtype=np.int64)
+        self._task_losses, self._loss_steps = state["task_losses"]
+
+    def _load_best_model(self) -> None:
+        assert self.state.best_model_checkpoint is not None
+        load_weights(Path(self.state.best_model_checkpoint), self._bare_model())
+
+    def _bare_model(self) -> MultiTaskModel:
+        model = self.accelerator.unwrap_model(self.model)
+        assert isinstance(model, MultiTaskModel)
+        return model
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    try:
+        # Our own file, beside the optimizer's; a rule's state may hold any Python object.
+        return torch.load(path, map_location="cpu", weights_only=False)
+    except (OSError, RuntimeError, EOFError, json.JSONDecodeError) as error:
+        raise UserError(
+            f"The checkpoint {path.parent} cannot be resumed",
+            expected=f"a complete checkpoint with {path.name}",
+            found=f"{type(error).__name__}: {str(error)[:200]}",
+            todo=f"delete {path.parent} to go on from the checkpoint before it",
+        ) from error
+
+
+def _check_heads(model: MultiTaskModel, tasks: Sequence[EncodedTask]) -> None:
+    names = [task.data.name for task in tasks]
+    if model.task_names != names:
+        raise ValueError(f"tasks should match the model's heads {model.task_names}. Found {names}.")
+
+
+def _never_called(*args: Any, **kwargs: Any) -> Any:
+    raise AssertionError("OrthoTrainer computes its own loss")

@@ -1,0 +1,140 @@
+"""The report: what it must say, and what it must never say."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+
+import matplotlib.image
+import numpy as np
+import pytest
+from rich.console import Console
+from synthetic_study import methods_and_tasks, study
+
+from ortholora.study import picture
+from ortholora.study.report import to_markdown, to_table
+from ortholora.study.statistics import summarise
+from ortholora.study.wording import listed, mean_std, points, signed_points
+from ortholora.study.write import write_summary
+
+NO_GAP = dict.fromkeys(["single", "joint", "ortho"], 0.75)
+
+
+def summary_of(change=lambda record: record, **options):
+    records = [change(record) for record in study(np.random.default_rng(0), **options)]
+    return summarise(records, **methods_and_tasks(records), resamples=100, seed=0)
+
+
+def shown(summary, width=100):
+    stream = io.StringIO()
+    Console(width=width, file=stream).print(to_table(summary))
+    return stream.getvalue()
+
+
+def test_markdown_has_every_part():
+    text = to_markdown(summary_of(rows=1500))
+    for part in ("Verdict", "Gap", "Cost of a step", "Provenance", "| average |", "ortho − joint"):
+        assert part in text
+    assert "- hardware: 2 CPU cores" in text
+    assert "- versions.torch: 2.9.0" in text
+    assert "Recovered by ortho: " in text
+    assert " | 1.00 × |" in text
+    tables = [line for line in text.splitlines() if line.startswith("| task") or line.startswith("| average")]
+    assert len({line.count("|") for line in tables}) == 1
+    # The average's difference is sure here, so it is bold.
+    assert text.count("**+") >= 1
+
+
+def test_no_gap_no_percentage_anywhere(tmp_path, monkeypatch):
+    summary = summary_of(skill=NO_GAP)
+    drawn = []
+    text_of = picture.Figure.text
+
+    def spy(figure, x, y, text, **options):
+        drawn.append(text)
+        return text_of(figure, x, y, text, **options)
+
+    monkeypatch.setattr(picture.Figure, "text", spy)
+    write_summary(tmp_path, summary)
+    for text in (to_markdown(summary), shown(summary), json.dumps(summary), *drawn):
+        # 95 % is the interval's name; any other percentage would be a share of a gap that is not there.
+        assert "%" not in text.replace("95 %", "")
+    assert "there is no gap to recover" in to_markdown(summary)
+    assert any("No gap to recover" in text for text in drawn)
+
+
+@pytest.mark.parametrize("rules", [["ortho"], ["ortho", "ortho-layer"]])
+def test_table_fits_a_terminal(rules):
+    skill = {"single": 0.8, "joint": 0.7, **dict.fromkeys(rules, 0.75)}
+    summary = summary_of(skill=skill, tasks=5)
+    lines = shown(summary).splitlines()
+    assert max(map(len, lines)) <= 100
+    rows = [line for line in lines if line.strip().startswith(("task0", "average"))]
+    # Mean ± std of every method stands whole on the row's first line.
+    assert all(line.count("±") == len(skill) for line in rows)
+    average = summary["rules"]["ortho"]["difference"]
+    assert signed_points(average["mean"]) in "\n".join(lines)
+
+
+def test_one_seed_has_no_spread():
+    summary = summary_of(seeds=1)
+    assert "±" not in shown(summary).replace("mean ± std", "")
+    assert "over 1 seed;" in to_markdown(summary)
+
+
+def test_what_differs_between_runs_is_said():
+    def change(record):
+        hardware = "A100" if record.method == "joint" else "CPU"
+        extra = {"settings": {"training.steps": 9}} if record.method == "ortho" else {}
+        return dataclasses.replace(record, provenance={"hardware": hardware, **extra})
+
+    text = to_markdown(summary_of(change, rows=50))
+    assert "hardware: differs between runs: CPU; A100" in text
+    assert "do not compare their costs" in text
+    assert "ortho ran with settings of its own (training.steps = 9)" in text
+
+
+def test_all_three_files_and_nothing_beside(tmp_path):
+    summary = summary_of(rows=60)
+    write_summary(tmp_path / "new", summary)
+    names = sorted(path.name for path in (tmp_path / "new").iterdir())
+    assert names == ["summary.json", "summary.md", "summary.png"]
+    assert json.loads((tmp_path / "new" / "summary.json").read_text()) == summary
+    assert (tmp_path / "new" / "summary.md").read_text(encoding="utf-8") == to_markdown(summary)
+
+
+@pytest.mark.parametrize(("tasks", "methods"), [(1, 3), (8, 3), (3, 8)])
+def test_nothing_in_the_picture_is_cut_off(tmp_path, monkeypatch, tasks, methods):
+    names = ["single", "joint", "ortho", *(f"a-long-rule-name-{index}" for index in range(methods - 3))]
+    figures = []
+    savefig = picture.Figure.savefig
+
+    def keep(figure, *args, **options):
+        figures.append(figure)
+        savefig(figure, *args, **options)
+
+    monkeypatch.setattr(picture.Figure, "savefig", keep)
+    picture.draw(summary_of(skill=dict.fromkeys(names, 0.75), tasks=tasks, rows=60), tmp_path / "a.png")
+    image = matplotlib.image.imread(tmp_path / "a.png")
+    # Without a frame, ink on the border would be something that runs off the page.
+    for edge in (image[0], image[-1], image[:, 0], image[:, -1]):
+        assert (edge[..., :3] == 1).all()
+    (figure,) = figures
+    renderer = figure.canvas.get_renderer()
+    texts = [*figure.texts, *(axes.xaxis.label for axes in figure.axes), figure.legends[0]]
+    boxes = [text.get_window_extent(renderer) for text in texts]
+    for index, box in enumerate(boxes):
+        assert box.x0 >= 0
+        assert box.x1 <= image.shape[1]
+        assert not any(box.overlaps(other) for other in boxes[index + 1 :])
+
+
+def test_wording():
+    assert points(0.8512) == "85.12"
+    assert points(-0.00001) == "0.00"
+    assert signed_points(0.0) == signed_points(-0.00001) == "+0.00"
+    assert signed_points(-0.0123) == "-1.23"
+    assert mean_std({"mean": 0.5, "std": None}) == "50.00"
+    assert mean_std({"mean": 0.5, "std": 0.0123}, 1) == "50.0 ± 1.2"
+    assert [listed(names) for names in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == ["", "a", "a and b", "a, b and c"]
