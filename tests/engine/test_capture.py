@@ -93,23 +93,18 @@ def test_packed_documents(task_of_document: list[int]) -> None:
 def test_absent_tasks_are_zero(ids: Any) -> None:
     sample = models.stack(4, 2, [3, 4])
     ortho = OrthoLora(sample.model, ["a", "b", "c", "d"])
-    model = sample.fork()
     with ortho.batch(ids):
         models.token_losses(sample.model, sample).sum().backward()
     there = set(torch.as_tensor(ids).flatten().tolist())
     for name, captured in ortho.task_gradients().items():
         assert {t for t in range(4) if captured[t].any()} == there, name
-    assert model is not sample.model
 
 
 @pytest.mark.parametrize(
     "config", [{"use_rslora": True}, {"lora_bias": True}, {"lora_dropout": 0.4}, {"r": 1}, {"r": 5}]
 )
-@pytest.mark.parametrize("build", [models.bert, models.llama], ids=["bert", "llama"])
-def test_lora_settings(build: Any, config: dict[str, Any]) -> None:
-    if build is models.llama and "lora_bias" in config:
-        pytest.skip("Llama's layers have no bias")
-    sample = build(4, 3, **config)
+def test_lora_settings(config: dict[str, Any]) -> None:
+    sample = models.bert(4, 3, **config)
     assert_capture_is_exact(sample, [(sample, torch.tensor([0, 1, 0, 2]))] * 2, 3)
 
 

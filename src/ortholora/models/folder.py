@@ -123,8 +123,8 @@ def load_weights(folder: Path, model: MultiTaskModel) -> None:
     from peft import set_peft_model_state_dict
 
     adapter = _read_tensors(folder / "adapter_model.safetensors")
-    result = set_peft_model_state_dict(model.encoder, adapter)
-    if getattr(result, "unexpected_keys", None):
+    result: Any = set_peft_model_state_dict(model.encoder, adapter)
+    if result.unexpected_keys:
         raise _misfit(folder, f"unexpected weights such as {result.unexpected_keys[0]}")
     load_heads(folder, model)
 
@@ -140,7 +140,7 @@ def load_heads(folder: Path, model: MultiTaskModel) -> None:
     if {k: v.shape for k, v in saved.items()} != {k: v.shape for k, v in expected.items()}:
         raise _misfit(folder, f"heads {sorted({k.rpartition('.')[0] for k in saved})}")
     for i, spec in enumerate(model.specs):
-        linear = model.heads[i][1]
+        linear = model.head(i).linear
         with torch.no_grad():
             linear.weight.copy_(saved[f"{spec.name}.weight"])
             linear.bias.copy_(saved[f"{spec.name}.bias"])
@@ -148,9 +148,10 @@ def load_heads(folder: Path, model: MultiTaskModel) -> None:
 
 def _head_state(model: MultiTaskModel) -> dict[str, Tensor]:
     state = {}
-    for spec, head in zip(model.specs, model.heads, strict=True):
-        state[f"{spec.name}.weight"] = head[1].weight.detach().cpu().contiguous()
-        state[f"{spec.name}.bias"] = head[1].bias.detach().cpu().contiguous()
+    for i, spec in enumerate(model.specs):
+        linear = model.head(i).linear
+        state[f"{spec.name}.weight"] = linear.weight.detach().cpu().contiguous()
+        state[f"{spec.name}.bias"] = linear.bias.detach().cpu().contiguous()
     return state
 
 

@@ -71,21 +71,32 @@ class HeadSpec:
         return outputs.float().squeeze(-1) * self.scale + self.shift
 
 
-def build_heads(specs: list[HeadSpec], hidden_size: int, dropout: float, seed: int) -> nn.ModuleList:
-    """One `Dropout → Linear` for each task, float32.
+class Head(nn.Module):
+    """`Dropout → Linear`, float32."""
 
-    Each head is drawn from a generator of its own, by seed and task name: a task's head starts the same
-    whether it is trained alone or with others.
-    """
-    heads = nn.ModuleList()
-    for spec in specs:
-        linear = nn.Linear(hidden_size, spec.num_outputs)
-        generator = torch.Generator().manual_seed(_seed_of(spec.name, seed))
+    def __init__(self, hidden_size: int, num_outputs: int, dropout: float, generator: torch.Generator) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(hidden_size, num_outputs)
         with torch.no_grad():
-            linear.weight.normal_(0.0, 0.02, generator=generator)
-            linear.bias.zero_()
-        heads.append(nn.Sequential(nn.Dropout(dropout), linear))
-    return heads
+            self.linear.weight.normal_(0.0, 0.02, generator=generator)
+            self.linear.bias.zero_()
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """`[B, hidden_size]` → `[B, num_outputs]`."""
+        return self.linear(self.dropout(pooled))
+
+
+def build_heads(specs: list[HeadSpec], hidden_size: int, dropout: float, seed: int) -> list[Head]:
+    """One head for each task.
+
+    Each is drawn from a generator of its own, by seed and task name: a task's head starts the same whether
+    it is trained alone or with others.
+    """
+    return [
+        Head(hidden_size, spec.num_outputs, dropout, torch.Generator().manual_seed(_seed_of(spec.name, seed)))
+        for spec in specs
+    ]
 
 
 def _seed_of(name: str, seed: int) -> int:

@@ -10,7 +10,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 
 from ortholora.errors import UserError
-from ortholora.models.heads import HeadSpec, build_heads
+from ortholora.models.heads import Head, HeadSpec, build_heads
 
 Pooling = Literal["mean", "cls", "last"]
 
@@ -38,12 +38,18 @@ class MultiTaskModel(nn.Module):
         self.encoder = encoder
         self.specs = list(specs)
         self.pooling: Pooling = pooling
-        self.heads = build_heads(self.specs, encoder.config.hidden_size, dropout, seed)
+        self.heads = nn.ModuleList(build_heads(self.specs, encoder.config.hidden_size, dropout, seed))
 
     @property
     def task_names(self) -> list[str]:
         """The tasks, in the order of the task ids."""
         return [spec.name for spec in self.specs]
+
+    def head(self, task: int) -> Head:
+        """The head of a task id."""
+        head = self.heads[task]
+        assert isinstance(head, Head)
+        return head
 
     def forward(self, inputs: Mapping[str, Tensor], task_ids: Tensor) -> dict[int, Tensor]:
         """Run the encoder once over the mixed batch, and every task's head on its own rows.
@@ -59,14 +65,14 @@ class MultiTaskModel(nn.Module):
         outputs = {}
         for task in sorted(set(task_ids.tolist())):
             rows = (task_ids == task).nonzero().squeeze(1).to(pooled.device)
-            outputs[task] = self.heads[task](pooled.index_select(0, rows))
+            outputs[task] = self.head(task)(pooled.index_select(0, rows))
         return outputs
 
     def encode(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Pooled vectors `[B, H]`, in the heads' precision."""
         states = self.encoder(**inputs).last_hidden_state
         pooled = pool(states, inputs["attention_mask"], self.pooling)
-        return pooled.to(self.heads[0][1].weight.dtype)
+        return pooled.to(self.head(0).linear.weight.dtype)
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
         """Recompute activations in the backward (called by `TrainingArguments(gradient_checkpointing=True)`)."""

@@ -83,9 +83,12 @@ class Predictor:
     def _outputs(self, task: int, rows: list[tuple[str, ...]]) -> Tensor:
         inputs = encode(self.tokenizer, rows, self.card.max_length)
         batch = self.tokenizer.pad(inputs, return_tensors="pt")
-        device = self.model.heads[0][1].weight.device
+        device = self.model.head(0).linear.weight.device
         ids = torch.full((len(rows),), task)
-        return self.model({k: v.to(device) for k, v in batch.items()}, ids)[task]
+        # As in training: a bfloat16 backbone multiplies in bfloat16, the adapter's float32 weights included.
+        dtype = getattr(torch, self.card.dtype)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype is torch.bfloat16):
+            return self.model({k: v.to(device) for k, v in batch.items()}, ids)[task]
 
     def _task_index(self, task: str) -> int:
         if task not in self.tasks:

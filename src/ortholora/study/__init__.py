@@ -1,0 +1,1 @@
+"""Studies: single, joint and rules compared over seeds; statistics and report."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -12,6 +13,9 @@ class Progress(Protocol):
 
     #: Set from outside to stop after the current step, with a checkpoint.
     stop_requested: bool
+
+    def plan(self, runs: Sequence[tuple[str, int, bool]]) -> None:
+        """The runs to come: label, number of tasks (its share of the work), and whether it is finished."""
 
     def start(self, label: str, steps: int, done: int) -> None:
         """A run of `steps` steps begins, `done` of which a checkpoint has."""
@@ -30,6 +34,9 @@ class Silent:
     """Reports to nobody."""
 
     stop_requested = False
+
+    def plan(self, runs: Sequence[tuple[str, int, bool]]) -> None:
+        """Do nothing."""
 
     def start(self, label: str, steps: int, done: int) -> None:
         """Do nothing."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,6 @@ from ortholora.config import Config
 from ortholora.data.encoded import EncodedTask, encode_task
 from ortholora.data.mixing import quotas
 from ortholora.data.task import TaskData
-from ortholora.errors import UserError
 from ortholora.models import HeadSpec, ModelCard, MultiTaskModel, add_lora, load_encoder, load_tokenizer, save_model
 from ortholora.training import checkpoints
 from ortholora.training.arguments import training_arguments
@@ -24,9 +22,8 @@ from ortholora.training.cost import peak_memory_bytes, reset_peak_memory
 from ortholora.training.method import Method
 from ortholora.training.progress import Progress, ProgressCallback, Silent, Stopped
 from ortholora.training.provenance import fingerprint, provenance
+from ortholora.training.runfile import claim_folder, describe
 from ortholora.training.trainer import OrthoTrainer
-
-RUN_FILE = "run.json"
 
 
 @dataclass(frozen=True)
@@ -35,6 +32,8 @@ class RunResult:
 
     Attributes:
         metrics: Task → its metric on dev.
+        metric_names: Task → name of that metric.
+        num_labels: Task → number of classes, None for regression.
         details: Task → every metric that fits it.
         targets: Task → dev targets.
         predictions: Task → dev predictions.
@@ -46,6 +45,8 @@ class RunResult:
     """
 
     metrics: dict[str, float]
+    metric_names: dict[str, str]
+    num_labels: dict[str, int | None]
     details: dict[str, dict[str, float]]
     targets: dict[str, np.ndarray]
     predictions: dict[str, np.ndarray]
@@ -93,6 +94,7 @@ def train_run(
     out: Path,
     progress: Progress | None = None,
     label: str | None = None,
+    base: Path | None = None,
 ) -> RunResult:
     """Train some tasks of a workspace with one method, or resume where a stopped run left off.
 
@@ -104,6 +106,7 @@ def train_run(
         out: The run's folder; model, result and checkpoints go there.
         progress: Is told what happens.
         label: What to call the run there.
+        base: Folder that relative data files start from; kept with the run for `evaluate`.
 
     Raises:
         UserError: Bad settings, a non-finite loss, a full disk, or a folder of another run.
@@ -111,10 +114,9 @@ def train_run(
     """
     progress = progress or Silent()
     config, label = workspace.config, label or method.name
-    tasks = [workspace.encoded(name) for name in names]
-    data = [task.data for task in tasks]
-    mark = {"method": method.rule and [method.rule, method.block], "seed": seed, "overrides": method.overrides}
-    _claim(out, fingerprint(config, data, mark))
+    data = [workspace.encoded(name).data for name in names]
+    mark = claim(workspace, method, names, seed, out)
+    describe(out, mark, own_config(config, method, names, seed), base)
     reset_peak_memory()
     trainer = build_trainer(workspace, method, names, seed, out, progress)
     resume = _last_checkpoint(out)
@@ -220,24 +222,32 @@ def _log_to(folder: Path) -> None:
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder)
 
 
-def _claim(out: Path, mark: str) -> None:
-    """Make the folder this run's own, or check that it is."""
-    path = out / RUN_FILE
-    out.mkdir(parents=True, exist_ok=True)
-    if path.is_file():
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))["fingerprint"]
-        except (ValueError, KeyError):
-            found = "unreadable"
-        if found != mark:
-            raise UserError(
-                f"{out} holds a run with other settings or other data",
-                expected="an empty folder, or one that this very run was started in before",
-                found=f"a run with fingerprint {found[:12]}, this one has {mark[:12]}",
-                todo="give another --out, or delete the folder",
-            )
-        return
-    path.write_text(json.dumps({"fingerprint": mark}) + "\n", encoding="utf-8")
+def claim(workspace: Workspace, method: Method, names: Sequence[str], seed: int, out: Path) -> str:
+    """Make the folder this run's own, or check that it is.
+
+    Returns:
+        The run's fingerprint.
+
+    Raises:
+        UserError: The folder holds a run with other settings or other data.
+    """
+    tasks = [task for task in workspace.tasks if task.name in names]
+    extra = {"method": method.rule and [method.rule, method.block], "seed": seed, "quota": workspace.quota()}
+    mark = fingerprint(workspace.config, tasks, extra)
+    claim_folder(out, mark)
+    return mark
+
+
+def own_config(config: Config, method: Method, names: Sequence[str], seed: int) -> Config:
+    """The configuration with which `train` would repeat this run."""
+    return config.model_copy(
+        update={
+            "tasks": [task for task in config.tasks if task.name in names],
+            "rule": method.rule or "sum",
+            "block": method.block,
+            "seed": seed,
+        }
+    )
 
 
 def _last_checkpoint(out: Path) -> Path | None:
@@ -251,6 +261,8 @@ def _result(trainer: OrthoTrainer, scores: dict[str, float], peak: int, origin: 
     real, padded = (int(n) for n in trainer.tokens)
     return RunResult(
         metrics={name: scores[f"eval_{name}"] for name in names},
+        metric_names={t.data.name: str(t.data.spec.metric) for t in trainer.tasks},
+        num_labels={t.data.name: len(t.data.labels) if t.data.labels else None for t in trainer.tasks},
         details={name: _details(scores, name) for name in names},
         targets={t.data.name: _targets(t, kinds[t.data.name]) for t in trainer.tasks},
         predictions=dict(trainer.evaluations),

@@ -103,9 +103,10 @@ class OrthoTrainer(ResolveMixin, Trainer):
             seed=self.args.data_seed if self.args.data_seed is not None else self.args.seed,
             layout=self.layout,
         )
+        assert isinstance(self.train_dataset, MixedDataset)
         loader: DataLoader[Any] = DataLoader(
             self.train_dataset,
-            batch_sampler=sampler,  # type: ignore[arg-type]
+            batch_sampler=sampler,
             collate_fn=self.collator,
             num_workers=self.args.dataloader_num_workers,
         )
@@ -164,7 +165,7 @@ class OrthoTrainer(ResolveMixin, Trainer):
             return
         task = self.tasks[int((~losses.isfinite()).nonzero()[0])].data.name
         step = self.state.global_step + 1
-        kept = checkpoints.checkpoints(Path(self.args.output_dir))
+        kept = checkpoints.checkpoints(self._folder())
         raise NonFiniteLossError(
             f"The loss of task {task!r} became {float(losses[~losses.isfinite()][0])} in step {step}",
             expected="finite losses",
@@ -250,10 +251,10 @@ class OrthoTrainer(ResolveMixin, Trainer):
     # ---- checkpoints ---------------------------------------------------------------------------------
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        save_model(Path(output_dir or self.args.output_dir), self._bare_model(), self.card)
+        save_model(Path(output_dir) if output_dir else self._folder(), self._bare_model(), self.card)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        folder = Path(self.args.output_dir)
+        folder = self._folder()
         name = f"checkpoint-{self.state.global_step}"
         with checkpoints.staging(folder, f"The checkpoint of step {self.state.global_step}") as stage:
             self._staged_output_dir = str(stage)
@@ -301,6 +302,9 @@ class OrthoTrainer(ResolveMixin, Trainer):
     def _load_best_model(self) -> None:
         assert self.state.best_model_checkpoint is not None
         load_weights(Path(self.state.best_model_checkpoint), self._bare_model())
+
+    def _folder(self) -> Path:
+        return Path(str(self.args.output_dir))
 
     def _bare_model(self) -> MultiTaskModel:
         model = self.accelerator.unwrap_model(self.model)

@@ -13,12 +13,14 @@ from ortholora.engine.rules.base import RuleContext
 
 
 class Ortho:
-    """For each task i: `h = g_i`; for the other tasks j in random order, where `⟨h, g_j⟩ < 0`:
+    """Project each task gradient off the raw gradients it conflicts with.
+
+    For each task i: `h = g_i`; for the other tasks j in random order, where `⟨h, g_j⟩ < 0`:
     `h ← h − ⟨h, g_j⟩ / ‖g_j‖² · g_j`. The update is `Σ_i h_i`.
 
     `h` stays a combination of the `g_t`, so it is enough to know its coefficients `c` and its inner
     products `c G` with all of them.
-    """  # noqa: D205
+    """
 
     def __call__(self, gram: Tensor, context: RuleContext) -> Tensor:
         """Return the combinations `[N, T, T]`; row i holds the coefficients of `h_i`."""

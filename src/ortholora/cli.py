@@ -1,0 +1,352 @@
+"""The command line: thin, and the only place that prints.
+
+Nothing here imports torch before a command runs, so that `--help` and configuration errors are instant.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from ortholora.errors import UserError
+
+if TYPE_CHECKING:
+    from ortholora.config import Config
+    from ortholora.data.task import TaskData
+
+app = typer.Typer(
+    name="ortholora",
+    help="Train one LoRA adapter on many tasks, and see what projecting conflicting gradients bought.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+console = Console()
+errors = Console(stderr=True)
+
+ConfigArgument = Annotated[
+    str, typer.Argument(metavar="CONFIG", help="YAML configuration; `demo` is the embedded one (extra `[demo]`).")
+]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")]
+OutOption = Annotated[Path | None, typer.Option("--out", help="Folder for the results; default `runs/CONFIG-NAME`.")]
+DataOption = Annotated[Path | None, typer.Option("--data-dir", help="Folder that the tasks' files are relative to.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. `tasks.cola.weight=2`.")
+]
+SeedsOption = Annotated[str | None, typer.Option("--seeds", metavar="0,1,2", help="Seeds, separated by commas.")]
+StepsOption = Annotated[int | None, typer.Option("--max-steps", min=1, help="Optimizer steps, instead of the file's.")]
+
+
+@app.command()
+def train(
+    config: ConfigArgument,
+    out: OutOption = None,
+    data_dir: DataOption = None,
+    set_: SetOption = None,
+    seeds: SeedsOption = None,
+    max_steps: StepsOption = None,
+) -> None:
+    """Train one adapter on all tasks of CONFIG with its rule; start again to resume."""
+    with _user_errors():
+        settings, base = _load(config, set_, seeds, max_steps)
+        chosen = _seeds(seeds) or [settings.seed]
+        folder = out or _default_out(config)
+        from ortholora.study.train import train_seeds
+
+        tasks = _read(settings, base, data_dir)
+        with _progress() as progress:
+            results = train_seeds(settings, tasks, folder, chosen, progress, data_dir or base)
+        console.print(_metrics_table({path.name: result for path, result in results.items()}))
+        path = next(iter(results))
+        console.print(f"Saved in [bold]{folder}[/bold]: a plain PEFT adapter, with the task heads beside it.")
+        _suggest_predict(path, settings)
+
+
+@app.command()
+def compare(
+    config: ConfigArgument,
+    out: OutOption = None,
+    data_dir: DataOption = None,
+    set_: SetOption = None,
+    seeds: SeedsOption = None,
+    max_steps: StepsOption = None,
+) -> None:
+    """Train each task alone, all jointly, and with each rule; print and save the comparison."""
+    with _user_errors():
+        settings, base = _load(config, set_, seeds, max_steps)
+        folder = out or _default_out(config)
+        from ortholora.study.compare import compare as run_study
+        from ortholora.study.report import to_table
+
+        tasks = _read(settings, base, data_dir)
+        with _progress() as progress:
+            summary = run_study(settings, tasks, folder, progress, data_dir or base)
+        console.print(to_table(summary))
+        for sentence in summary["verdict"]:
+            console.print(f"• {sentence}", highlight=False)
+        for note in summary.get("notes", []):
+            console.print(f"[dim]• {note}[/dim]", highlight=False)
+        console.print(f"Wrote {folder}/summary.md, summary.json and summary.png")
+        _suggest_predict(_best_adapter(folder, summary), settings)
+
+
+@app.command()
+def evaluate(
+    run: RunArgument,
+    data_dir: DataOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Evaluate a finished run on its tasks' dev data."""
+    with _user_errors():
+        from ortholora.models import load, load_card
+
+        load_card(run)
+        settings, base = _run_config(run)
+        tasks = _read(settings, base, data_dir)
+        from ortholora.training.evaluate import evaluate as evaluate_run
+
+        _quiet()
+        scores = evaluate_run(load(run), tasks)
+        if as_json:
+            print(json.dumps(scores, indent=2))
+        else:
+            console.print(_scores_table(scores))
+
+
+@app.command()
+def predict(
+    run: RunArgument,
+    task: Annotated[str, typer.Option("--task", help="Name of the task.")],
+    texts: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="TEXT...", help="Texts; for a pair task two after two. Without: standard input."),
+    ] = None,
+    file: Annotated[Path | None, typer.Option("--file", help="One text a line; a pair is separated by a tab.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+) -> None:
+    """Answer one task for texts given as arguments, in a file, or on standard input."""
+    with _user_errors():
+        from ortholora.models import load, load_card
+
+        card = load_card(run)
+        spec = next((s for s in card.tasks if s.name == task), None)
+        num_texts = spec.num_texts if spec else 1
+        rows = _rows(texts, file, num_texts)
+        _quiet()
+        for row, answer in zip(rows, load(run).predict(task, rows), strict=True):
+            print(_answer(row, answer, as_json))
+
+
+# ---- loading ---------------------------------------------------------------------------------------------
+
+
+def _load(name: str, overrides: list[str] | None, seeds: str | None, max_steps: int | None) -> tuple[Config, Path]:
+    from ortholora.config_file import load_config
+
+    path = _config_path(name)
+    extra = list(overrides or [])
+    if max_steps is not None:
+        extra.append(f"training.steps={max_steps}")
+    if seeds is not None:
+        extra.append(f"study.seeds={_seeds(seeds)}")
+    return load_config(path, extra), path.parent
+
+
+def _config_path(name: str) -> Path:
+    if name == "demo" and not Path(name).exists():
+        return Path(__file__).parent / "study" / "demo.yaml"
+    return Path(name)
+
+
+def _default_out(config: str) -> Path:
+    return Path("runs") / Path(config).stem
+
+
+def _seeds(text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    try:
+        seeds = [int(part) for part in text.split(",")]
+    except ValueError:
+        seeds = []
+    if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
+        raise UserError(
+            "--seeds cannot be read",
+            expected="different whole numbers from 0 on, separated by commas, such as 0,1,2",
+            found=text,
+            todo="correct the option",
+        )
+    return seeds
+
+
+def _read(settings: Config, base: Path, data_dir: Path | None) -> list[TaskData]:
+    from ortholora.data.read import read_tasks
+
+    if data_dir is not None and not data_dir.is_dir():
+        raise UserError(
+            f"--data-dir {data_dir} is no folder",
+            expected="the folder that the tasks' files are in",
+            found="a file" if data_dir.exists() else "nothing there",
+            todo="correct the option",
+        )
+    with console.status("Reading the tasks"):
+        tasks = read_tasks(settings, base=base, data_dir=data_dir)
+    for task in tasks:
+        rows = f"{len(task.train):,} training and {len(task.dev):,} dev rows"
+        console.print(f"[bold]{task.name}[/bold]: {rows}, {task.spec.metric}", highlight=False)
+    return tasks
+
+
+def _run_config(run: Path) -> tuple[Config, Path]:
+    from ortholora.config_file import load_config
+    from ortholora.training.runfile import CONFIG_FILE, data_base
+
+    return load_config(run / CONFIG_FILE), data_base(run)
+
+
+def _rows(texts: list[str] | None, file: Path | None, num_texts: int) -> list[Any]:
+    if texts and file:
+        raise UserError(
+            "Texts come from two sources",
+            expected="texts as arguments, or --file, or standard input",
+            found=f"{len(texts)} arguments and --file {file}",
+            todo="use one of them",
+        )
+    if texts:
+        if len(texts) % num_texts:
+            raise UserError(
+                "A pair is incomplete",
+                expected="two texts for every pair",
+                found=f"{len(texts)} texts",
+                todo="give first and second text one after the other, each in quotes",
+            )
+        return [tuple(texts[i : i + num_texts]) for i in range(0, len(texts), num_texts)]
+    lines = [line for line in _lines(file) if line.strip()]
+    if not lines:
+        raise UserError(
+            "There is no text to predict",
+            expected="texts as arguments, in --file, or on standard input, one a line",
+            found="nothing",
+            todo='for example: ortholora predict RUN --task NAME "some text"',
+        )
+    return [tuple(line.split("\t")) if num_texts == 2 else (line,) for line in lines]
+
+
+def _lines(file: Path | None) -> list[str]:
+    if file is None:
+        if sys.stdin.isatty():
+            errors.print("[dim]Reading texts from standard input, one a line; end with Ctrl-D.[/dim]")
+        return sys.stdin.read().splitlines()
+    try:
+        return file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"--file {file} cannot be read", expected="a UTF-8 text file", found=str(error), todo="correct the option"
+        ) from error
+
+
+# ---- showing ---------------------------------------------------------------------------------------------
+
+
+def _answer(row: tuple[str, ...], answer: Any, as_json: bool) -> str:
+    if as_json:
+        content = {"text": row[0] if len(row) == 1 else list(row), "label": answer.label, "value": answer.value}
+        content["scores"] = answer.scores
+        return json.dumps({k: v for k, v in content.items() if v is not None}, ensure_ascii=False)
+    text = " | ".join(row)
+    if answer.value is not None:
+        return f"{answer.value:.3f}\t{text}"
+    return f"{answer.label} ({answer.scores[answer.label]:.0%})\t{text}"
+
+
+def _metrics_table(results: dict[str, Any]) -> Any:
+    from rich.table import Table
+
+    table = Table("run", "task", "metric", "value", title="Dev results")
+    for name, result in results.items():
+        for task, value in result.metrics.items():
+            table.add_row(name, task, result.metric_names[task], f"{100 * value:.2f}")
+        table.add_row(name, "average", "", f"{100 * sum(result.metrics.values()) / len(result.metrics):.2f}")
+    return table
+
+
+def _scores_table(scores: dict[str, dict[str, float]]) -> Any:
+    from rich.table import Table
+
+    table = Table("task", "metric", "value", title="Dev results")
+    for task, values in scores.items():
+        for name, value in values.items():
+            table.add_row(task, name, f"{100 * value:.2f}")
+    return table
+
+
+def _best_adapter(folder: Path, summary: dict[str, Any]) -> Path:
+    name = summary["recovered_method"] or "joint"
+    return folder / "runs" / name / f"seed-{summary['seeds'][0]}"
+
+
+def _suggest_predict(folder: Path, settings: Config) -> None:
+    task = settings.tasks[0].name
+    console.print("Try it:", style="bold")
+    print(f'  {_command()} predict {folder} --task {task} "a text of your own"')
+
+
+def _command() -> str:
+    """How this command was called, so that the suggested one can be pasted."""
+    called = sys.argv[0]
+    return called if Path(called).name == "ortholora" and os.sep in called and not _on_path(called) else "ortholora"
+
+
+def _on_path(called: str) -> bool:
+    return str(Path(called).resolve().parent) in os.environ.get("PATH", "").split(os.pathsep)
+
+
+@contextmanager
+def _progress() -> Iterator[Any]:
+    from ortholora.cli_progress import show_progress
+
+    _quiet()
+    with show_progress(console) as progress:
+        yield progress
+
+
+def _quiet() -> None:
+    """Turn off the chatter of the libraries; what matters is said here or raised."""
+    import logging
+    import warnings
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("accelerate").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+
+
+@contextmanager
+def _user_errors() -> Iterator[None]:
+    """Show a user's mistake as one message and exit with 2; a wanted stop exits with 130."""
+    try:
+        yield
+    except UserError as error:
+        errors.print(f"[bold red]Error:[/bold red] {_escape(str(error))}", highlight=False, soft_wrap=True)
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        errors.print("Stopped. Start the same command again to go on from the last checkpoint.")
+        raise typer.Exit(130) from None
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

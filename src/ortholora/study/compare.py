@@ -1,0 +1,164 @@
+"""`compare`: every task alone, all jointly, and with each rule, over the seeds, on identical data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ortholora.config import Config
+from ortholora.config_file import with_settings
+from ortholora.data.task import TaskData
+from ortholora.errors import UserError
+from ortholora.study.methods import methods_of
+from ortholora.study.record import RESULT_FILE, RunRecord, read_record, write_record
+from ortholora.study.statistics import summarise
+from ortholora.study.write import write_summary
+from ortholora.training.method import SINGLE, Method
+from ortholora.training.progress import Progress, Silent
+from ortholora.training.run import RunResult, Workspace, claim, train_run
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of the study.
+
+    Attributes:
+        method: What it does with the task gradients.
+        seed: Its seed.
+        tasks: The tasks it trains.
+        folder: Where it lives.
+    """
+
+    method: Method
+    seed: int
+    tasks: tuple[str, ...]
+    folder: Path
+
+    @property
+    def label(self) -> str:
+        """For people."""
+        task = f" · {self.tasks[0]}" if self.method.name == SINGLE else ""
+        return f"{self.method.name}{task} · seed {self.seed}"
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run's result is there."""
+        return (self.folder / RESULT_FILE).is_file()
+
+
+def plan(config: Config, out: Path) -> list[PlannedRun]:
+    """List all runs of a study; seed by seed, so that a stopped study has whole seeds.
+
+    Raises:
+        UserError: Fewer than two tasks, or a method that cannot be.
+    """
+    if len(config.tasks) < 2:
+        raise UserError(
+            "There is nothing to compare",
+            expected="two tasks or more",
+            found=f"one task, {config.tasks[0].name!r}",
+            todo="add tasks to the configuration, or use `ortholora train`",
+        )
+    runs = []
+    names = tuple(config.task_names)
+    for seed in config.study.seeds:
+        for method in methods_of(config):
+            folder = out / "runs" / method.name / f"seed-{seed}"
+            if method.name == SINGLE:
+                runs += [PlannedRun(method, seed, (name,), folder / name) for name in names]
+            else:
+                runs.append(PlannedRun(method, seed, names, folder))
+    return runs
+
+
+def compare(
+    config: Config, tasks: Sequence[TaskData], out: Path, progress: Progress | None = None, base: Path | None = None
+) -> dict[str, Any]:
+    """Run what is missing, and summarise. Finished runs are kept, a stopped one is resumed.
+
+    Args:
+        config: The configuration; `study` says what to compare.
+        tasks: The data.
+        out: The study's folder.
+        progress: Is told what happens.
+        base: Folder that relative data files start from; kept with the runs for `evaluate`.
+
+    Returns:
+        The summary; it is also written to `out` as JSON, Markdown and a picture.
+
+    Raises:
+        UserError: See `train_run`; also a folder that holds a study with other settings.
+        Stopped: The progress asked to stop; start again to go on.
+    """
+    progress = progress or Silent()
+    runs = plan(config, out)
+    workspaces = _Workspaces(config, tasks)
+    for run in runs:
+        # All before the first: a folder of another study is refused at once, not after hours.
+        if run.folder.exists():
+            claim(workspaces.of(run.method), run.method, run.tasks, run.seed, run.folder)
+    progress.plan([(run.label, len(run.tasks), run.finished) for run in runs])
+    records = [_record(run, workspaces.of(run.method), progress, base) for run in runs]
+    summary = _summary(config, records, runs)
+    write_summary(out, summary)
+    return summary
+
+
+class _Workspaces:
+    """Workspaces by method: methods without settings of their own share one."""
+
+    def __init__(self, config: Config, tasks: Sequence[TaskData]) -> None:
+        self._config, self._tasks = config, tasks
+        self._shared = Workspace(config, tasks)
+        self._own: dict[str, Workspace] = {}
+
+    def of(self, method: Method) -> Workspace:
+        if not method.overrides:
+            return self._shared
+        if method.name not in self._own:
+            self._own[method.name] = Workspace(with_settings(self._config, method.overrides), self._tasks)
+        return self._own[method.name]
+
+
+def _record(run: PlannedRun, workspace: Workspace, progress: Progress, base: Path | None) -> RunRecord:
+    if not run.finished:
+        result = train_run(workspace, run.method, run.tasks, run.seed, run.folder, progress, run.label, base)
+        write_record(run.folder, record_of(run.method, run.seed, run.tasks, result))
+    return read_record(run.folder)
+
+
+def record_of(method: Method, seed: int, tasks: Sequence[str], result: RunResult) -> RunRecord:
+    """A run's result in the form that is kept."""
+    return RunRecord(
+        method=method.name,
+        rule=method.rule,
+        block=method.block if method.rule else None,
+        seed=seed,
+        tasks=tuple(tasks),
+        metrics=result.metrics,
+        metric_names=result.metric_names,
+        targets=result.targets,
+        predictions=result.predictions,
+        num_labels=result.num_labels,
+        step_seconds=result.step_seconds,
+        peak_memory_bytes=result.peak_memory_bytes,
+        conflict=result.conflict,
+        provenance={**result.provenance, "settings": method.overrides},
+    )
+
+
+def _summary(config: Config, records: Sequence[RunRecord], runs: Sequence[PlannedRun]) -> dict[str, Any]:
+    names = list(dict.fromkeys(run.method.name for run in runs))  # single, joint, then the rules
+    summary = summarise(
+        records,
+        methods=names,
+        tasks=config.task_names,
+        resamples=config.study.bootstrap,
+        seed=config.data_seed,
+    )
+    summary["conflict"] = {
+        name: {str(r.seed): r.conflict for r in records if r.method == name and r.conflict} for name in names[2:]
+    }
+    return summary

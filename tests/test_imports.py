@@ -1,0 +1,96 @@
+"""Imports point one way, and a layer brings no more than it says."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import ortholora
+import pytest
+
+ROOT = Path(ortholora.__file__).parent
+
+#: Modules of the package root that import none of the layers.
+LEAVES = {"errors", "config", "config_errors", "config_file", "config_keys", "config_docs", "suggest"}
+
+#: What each part may import from `ortholora`, besides itself.
+ALLOWED: dict[str, set[str]] = {
+    "engine": {"errors"},
+    "data": {"errors", "suggest"} | {leaf for leaf in LEAVES if leaf.startswith("config")},
+    "models": {"errors", "suggest", "engine"} | {leaf for leaf in LEAVES if leaf.startswith("config")},
+    "training": {"engine", "data", "models"} | LEAVES,
+    "study": {"training", "data", "models", "engine"} | LEAVES,
+    **{leaf: LEAVES for leaf in LEAVES},
+}
+
+#: The top: may import everything; nobody but the entry point imports it.
+TOP = {"cli", "__main__"}
+
+
+def part_of(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imported_parts(path: Path) -> set[str]:
+    """Parts of `ortholora` that a file imports, at any depth of the file, type checking included."""
+    package = ["ortholora", *path.relative_to(ROOT).parts[:-1]]
+    names: list[str] = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) + 1 - node.level] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            # `from ortholora import engine` names a part; `from ortholora.engine import X` is one.
+            names += [f"{module}.{alias.name}" if module == "ortholora" else module for alias in node.names]
+    return {name.split(".")[1] for name in names if name.startswith("ortholora.")}
+
+
+FILES = [path for path in sorted(ROOT.rglob("*.py")) if path != ROOT / "__init__.py"]
+
+
+def test_the_search_finds_imports() -> None:
+    """An empty search would let everything through."""
+    assert imported_parts(ROOT / "engine" / "ortho_lora.py") == {"engine", "errors"}
+    assert len(FILES) > 15
+    assert {"engine", "data", "models", "training", "study", "errors", "config"} <= {part_of(f) for f in FILES}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_point_one_way(path: Path) -> None:
+    part, found = part_of(path), imported_parts(path)
+    if part in TOP:
+        return
+    assert part in ALLOWED, f"{part} is new: say in tests/test_imports.py what it may import"
+    assert not found & TOP, "nobody imports the command line"
+    assert found - {part} <= ALLOWED[part]
+
+
+def test_the_engine_brings_none_of_our_layers() -> None:
+    code = (
+        "import sys, ortholora.engine\n"
+        "print([m for m in sys.modules if m.startswith('ortholora.')])\n"
+        "print([m for m in ('pydantic', 'typer', 'rich', 'transformers.trainer', 'matplotlib') if m in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    ours, others = run.stdout.strip().splitlines()[-2:]
+    modules = ast.literal_eval(ours)
+    assert "ortholora.engine.capture" in modules
+    assert {m.split(".")[1] for m in modules} == {"engine", "errors"}
+    assert "pydantic" not in others or _brought_by_peft("pydantic")
+    assert "typer" not in others
+    assert "transformers.trainer'" not in others
+
+
+def test_the_package_itself_does_not_wait_for_torch() -> None:
+    code = "import sys, ortholora; assert ortholora.__version__; print('torch' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "False"
+
+
+def _brought_by_peft(name: str) -> bool:
+    code = f"import sys, peft; print({name!r} in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return run.stdout.strip() == "True"
