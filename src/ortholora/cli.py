@@ -43,6 +43,9 @@ SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. `tasks.cola.weight=2`.")
 ]
 SeedsOption = Annotated[str | None, typer.Option("--seeds", metavar="0,1,2", help="Seeds, separated by commas.")]
+TasksOption = Annotated[
+    str | None, typer.Option("--tasks", metavar="A,B", help="Only these tasks of the file, separated by commas.")
+]
 StepsOption = Annotated[int | None, typer.Option("--max-steps", min=1, help="Optimizer steps, instead of the file's.")]
 
 
@@ -54,10 +57,11 @@ def train(
     set_: SetOption = None,
     seeds: SeedsOption = None,
     max_steps: StepsOption = None,
+    only: TasksOption = None,
 ) -> None:
     """Train one adapter on all tasks of CONFIG with its rule; start again to resume."""
     with _user_errors():
-        settings, base = _load(config, set_, seeds, max_steps)
+        settings, base = _load(config, set_, seeds, max_steps, only)
         chosen = _seeds(seeds) or [settings.seed]
         folder = out or _default_out(config)
         from ortholora.study.train import train_seeds
@@ -79,10 +83,11 @@ def compare(
     set_: SetOption = None,
     seeds: SeedsOption = None,
     max_steps: StepsOption = None,
+    only: TasksOption = None,
 ) -> None:
     """Train each task alone, all jointly, and with each rule; print and save the comparison."""
     with _user_errors():
-        settings, base = _load(config, set_, seeds, max_steps)
+        settings, base = _load(config, set_, seeds, max_steps, only)
         folder = out or _default_out(config)
         from ortholora.study.compare import compare as run_study
         from ortholora.study.report import to_table
@@ -149,7 +154,9 @@ def predict(
 # ---- loading ---------------------------------------------------------------------------------------------
 
 
-def _load(name: str, overrides: list[str] | None, seeds: str | None, max_steps: int | None) -> tuple[Config, Path]:
+def _load(
+    name: str, overrides: list[str] | None, seeds: str | None, max_steps: int | None, only: str | None
+) -> tuple[Config, Path]:
     from ortholora.config_file import load_config
 
     path = _config_path(name)
@@ -158,7 +165,20 @@ def _load(name: str, overrides: list[str] | None, seeds: str | None, max_steps: 
         extra.append(f"training.steps={max_steps}")
     if seeds is not None:
         extra.append(f"study.seeds={_seeds(seeds)}")
-    return load_config(path, extra), path.parent
+    settings = load_config(path, extra)
+    return (_only(settings, only.split(",")) if only else settings), path.parent
+
+
+def _only(settings: Config, names: list[str]) -> Config:
+    unknown = [name for name in names if name not in settings.task_names]
+    if unknown:
+        raise UserError(
+            f"--tasks: unknown task {unknown[0]!r}",
+            expected="some of " + ", ".join(settings.task_names),
+            found=", ".join(names),
+            todo="correct the option",
+        )
+    return settings.model_copy(update={"tasks": [task for task in settings.tasks if task.name in names]})
 
 
 def _config_path(name: str) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -97,7 +98,7 @@ class Stack(nn.Module):
 
     def __init__(self, sizes: list[int], repeat: bool = False) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
         self.shared = nn.Linear(sizes[-1], sizes[-1]) if repeat else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -173,9 +174,7 @@ def gpt2(rows: int, tokens: int, **config: Any) -> Sample:
 
 def mixtral(rows: int, tokens: int) -> Sample:
     """Build a mixture of experts whose experts are 3-D parameters (`target_parameters`)."""
-    base = MixtralModel(
-        MixtralConfig(num_key_value_heads=1, num_local_experts=2, num_experts_per_tok=1, **_decoder())
-    )
+    base = MixtralModel(MixtralConfig(num_key_value_heads=1, num_local_experts=2, num_experts_per_tok=1, **_decoder()))
     names = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
     model = peft(base, [], target_parameters=names)
     return Sample(model, {"input_ids": _words(rows, tokens)}, _target(rows, tokens))

@@ -265,6 +265,20 @@ def test_a_parameter_tied_between_two_layers_is_one_block() -> None:
     assert len(ortho.resolve().blocks) == 3
 
 
+@pytest.mark.parametrize("ids", [[0, 0, 0, 0], [2, 1, 1, 2], [0, 1, 2, 2]], ids=str)
+def test_a_step_does_not_remember_the_one_before(ids: list[int]) -> None:
+    """Buffers are not zeroed between steps: tasks absent now must not show what they had."""
+    sample = models.bert(4, 3)
+    original = sample.fork()
+    ortho = OrthoLora(sample.model, ["a", "b", "c"])
+    run_step(ortho, sample.model, [(sample, torch.tensor([0, 1, 2, 0]))])
+    ortho.resolve()
+    sample.model.zero_grad()
+    parts = [(sample, torch.tensor(ids)), (sample.rows(slice(0, 2)), torch.tensor(ids[:2]))]
+    run_step(ortho, sample.model, parts)
+    assert_same(ortho.task_gradients(), oracle(original, parts, 3))
+
+
 @given(st.data())
 @settings(max_examples=60)
 def test_grouping_products_are_masked_sums(data: st.DataObject) -> None:

@@ -20,7 +20,9 @@ IDS = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3])
 TASKS = ["a", "b", "c", "d"]
 
 
-@pytest.mark.parametrize("ids", [IDS, IDS.flip(0), torch.tensor([0, 1, 2, 3] * 2), 0], ids=["runs", "order", "any", "pure"])
+@pytest.mark.parametrize(
+    "ids", [IDS, IDS.flip(0), torch.tensor([0, 1, 2, 3] * 2), 0], ids=["runs", "order", "any", "pure"]
+)
 def test_one_backward_for_every_product(monkeypatch: pytest.MonkeyPatch, ids: Any) -> None:
     calls: list[str] = []
     backward = capture._CaptureLinear.backward

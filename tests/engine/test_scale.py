@@ -18,7 +18,9 @@ IDS = torch.tensor([0, 1, 2, 0, 1, 2, 2, 1])
 SIGN = torch.where(IDS == 2, -1.0, 1.0)[:, None]
 
 
-def scaled_step(sample: models.Sample, factor: float, block: Any = "matrix", rule: Any = "ortho") -> tuple[Any, StepStats]:
+def scaled_step(
+    sample: models.Sample, factor: float, block: Any = "matrix", rule: Any = "ortho"
+) -> tuple[Any, StepStats]:
     copy = models.Sample(sample.fork(), sample.inputs, sample.target)
     ortho = OrthoLora(copy.model, ["a", "b", "c"], rule=rule, block=block)
     with ortho.batch(IDS):

@@ -280,7 +280,7 @@ def test_wrong_ids(sample: models.Sample, ids: Any, message: str) -> None:
 )
 def test_ids_of_another_shape_than_the_input(sample: models.Sample, ids: torch.Tensor) -> None:
     ortho = OrthoLora(sample.model, ["a", "b"])
-    message = rf"input of shape \[4, 3, \d\](?s:.*)token-level ids(?s:.*)task-pure"
+    message = r"input of shape \[4, 3, \d\](?s:.*)token-level ids(?s:.*)task-pure"
     with ortho.batch(ids), pytest.raises(CaptureError, match=message):
         models.token_losses(sample.model, sample).mean().backward()
 
@@ -352,7 +352,7 @@ def test_task_names(sample: models.Sample, tasks: Any) -> None:
 
 
 def test_an_unknown_block(sample: models.Sample) -> None:
-    with pytest.raises(ValueError, match="'matrix', 'layer' or 'all'. Found 'tensor'"):
+    with pytest.raises(ValueError, match=r"'matrix', 'layer' or 'all'\. Found 'tensor'"):
         OrthoLora(sample.model, ["a"], block="tensor")  # type: ignore[arg-type]
 
 

@@ -87,7 +87,10 @@ def test_ortho_differs_from_sum_where_tasks_conflict() -> None:
         run_step(ortho, model, parts)
         stats.append(ortho.resolve())
     assert int(stats[0].conflict_counts.sum()) > 0
-    assert any(not torch.allclose(a, b) for a, b in zip(gradients(sample.model).values(), gradients(other).values(), strict=True))
+    assert any(
+        not torch.allclose(a, b)
+        for a, b in zip(gradients(sample.model).values(), gradients(other).values(), strict=True)
+    )
 
 
 def test_private_parameters_keep_their_plain_gradient() -> None:

@@ -136,9 +136,7 @@ def _as_cpu_ids(task_ids: TaskIds, num_tasks: int) -> Tensor:
     if ids.dim() == 0:
         ids = ids.reshape(1)
     if ids.dim() > 2 or ids.numel() == 0:
-        raise ValueError(
-            f"task_ids should be one int, [B] or [B, S], and not empty. Found shape {list(ids.shape)}."
-        )
+        raise ValueError(f"task_ids should be one int, [B] or [B, S], and not empty. Found shape {list(ids.shape)}.")
     low, high = int(ids.min()), int(ids.max())
     if low < 0 or high >= num_tasks:
         raise ValueError(

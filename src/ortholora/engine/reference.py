@@ -23,8 +23,7 @@ def task_gradients(losses: Sequence[Tensor], parameters: Sequence[Tensor]) -> li
         last = i == len(losses) - 1
         per_task.append(torch.autograd.grad(loss, parameters, retain_graph=not last, allow_unused=True))
     return [
-        torch.stack([torch.zeros_like(p) if g[k] is None else g[k] for g in per_task])
-        for k, p in enumerate(parameters)
+        torch.stack([torch.zeros_like(p) if g[k] is None else g[k] for g in per_task]) for k, p in enumerate(parameters)
     ]
 
 
