@@ -71,7 +71,7 @@ def train(
             results = train_seeds(settings, tasks, folder, chosen, progress, data_dir or base)
         console.print(_metrics_table({path.name: result for path, result in results.items()}))
         path = next(iter(results))
-        console.print(f"Saved in [bold]{folder}[/bold]: a plain PEFT adapter, with the task heads beside it.")
+        _say(f"Saved in {folder}: a plain PEFT adapter, with the task heads beside it.")
         _suggest_predict(path, settings)
 
 
@@ -100,7 +100,7 @@ def compare(
             console.print(f"• {sentence}", highlight=False)
         for note in summary.get("notes", []):
             console.print(f"[dim]• {note}[/dim]", highlight=False)
-        console.print(f"Wrote {folder}/summary.md, summary.json and summary.png")
+        _say(f"Wrote {folder / 'summary.md'}, summary.json and summary.png")
         _suggest_predict(_best_adapter(folder, summary), settings)
 
 
@@ -116,7 +116,7 @@ def evaluate(
 
         load_card(run)
         settings, base = _run_config(run)
-        tasks = _read(settings, base, data_dir)
+        tasks = _read(settings, base, data_dir, show=not as_json)
         from ortholora.training.evaluate import evaluate as evaluate_run
 
         _quiet()
@@ -143,9 +143,7 @@ def predict(
         from ortholora.models import load, load_card
 
         card = load_card(run)
-        spec = next((s for s in card.tasks if s.name == task), None)
-        num_texts = spec.num_texts if spec else 1
-        rows = _rows(texts, file, num_texts)
+        rows = _rows(texts, file, card.tasks[card.index_of(task)].num_texts)
         _quiet()
         for row, answer in zip(rows, load(run).predict(task, rows), strict=True):
             print(_answer(row, answer, as_json))
@@ -159,6 +157,9 @@ def _load(
 ) -> tuple[Config, Path]:
     from ortholora.config_file import load_config
 
+    # A script has its own folder on the path, not the one the user stands in with a rule of their own.
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
     path = _config_path(name)
     extra = list(overrides or [])
     if max_steps is not None:
@@ -208,7 +209,7 @@ def _seeds(text: str | None) -> list[int] | None:
     return seeds
 
 
-def _read(settings: Config, base: Path, data_dir: Path | None) -> list[TaskData]:
+def _read(settings: Config, base: Path, data_dir: Path | None, show: bool = True) -> list[TaskData]:
     from ortholora.data.read import read_tasks
 
     if data_dir is not None and not data_dir.is_dir():
@@ -218,9 +219,9 @@ def _read(settings: Config, base: Path, data_dir: Path | None) -> list[TaskData]
             found="a file" if data_dir.exists() else "nothing there",
             todo="correct the option",
         )
-    with console.status("Reading the tasks"):
+    with errors.status("Reading the tasks"):
         tasks = read_tasks(settings, base=base, data_dir=data_dir)
-    for task in tasks:
+    for task in tasks if show else ():
         rows = f"{len(task.train):,} training and {len(task.dev):,} dev rows"
         console.print(f"[bold]{task.name}[/bold]: {rows}, {task.spec.metric}", highlight=False)
     return tasks
@@ -246,19 +247,33 @@ def _rows(texts: list[str] | None, file: Path | None, num_texts: int) -> list[An
             raise UserError(
                 "A pair is incomplete",
                 expected="two texts for every pair",
-                found=f"{len(texts)} texts",
+                found=f"{len(texts)} text{'s' if len(texts) > 1 else ''}",
                 todo="give first and second text one after the other, each in quotes",
             )
         return [tuple(texts[i : i + num_texts]) for i in range(0, len(texts), num_texts)]
-    lines = [line for line in _lines(file) if line.strip()]
-    if not lines:
+    rows = [_row(number, line, num_texts) for number, line in enumerate(_lines(file), 1) if line.strip()]
+    if not rows:
         raise UserError(
             "There is no text to predict",
             expected="texts as arguments, in --file, or on standard input, one a line",
             found="nothing",
             todo='for example: ortholora predict RUN --task NAME "some text"',
         )
-    return [tuple(line.split("\t")) if num_texts == 2 else (line,) for line in lines]
+    return rows
+
+
+def _row(number: int, line: str, num_texts: int) -> tuple[str, ...]:
+    if num_texts == 1:
+        return (line,)
+    row = tuple(line.split("\t"))
+    if len(row) != 2 or not all(part.strip() for part in row):
+        raise UserError(
+            f"Line {number} is no pair",
+            expected="two texts separated by one tab",
+            found=repr(line),
+            todo="correct or remove the line",
+        )
+    return row
 
 
 def _lines(file: Path | None) -> list[str]:
@@ -269,12 +284,18 @@ def _lines(file: Path | None) -> list[str]:
     try:
         return file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
+        found = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise UserError(
-            f"--file {file} cannot be read", expected="a UTF-8 text file", found=str(error), todo="correct the option"
+            f"--file {file} cannot be read", expected="a text file in UTF-8", found=found, todo="correct the option"
         ) from error
 
 
 # ---- showing ---------------------------------------------------------------------------------------------
+
+
+def _say(text: str) -> None:
+    """Print a line that is not wrapped: a path in it can be copied."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _answer(row: tuple[str, ...], answer: Any, as_json: bool) -> str:
@@ -349,7 +370,8 @@ def _quiet() -> None:
 
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    logging.getLogger("accelerate").setLevel(logging.ERROR)
+    for library in ("accelerate", "huggingface_hub"):
+        logging.getLogger(library).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning)
 
 

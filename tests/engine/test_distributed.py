@@ -23,8 +23,8 @@ RANKS = 2
 TASKS = ["a", "b", "c"]
 CASES: list[tuple[str, Any]] = [("ortho", "matrix"), ("ortho", "all"), ("sum", "matrix")]
 
-#: For each step: `.grad`, Gram and weights.
-Result = list[tuple[dict[str, Tensor], Tensor, Tensor]]
+#: For each step: `.grad`, Gram, weights and the tasks that were present.
+Result = list[tuple[dict[str, Tensor], Tensor, Tensor, Tensor]]
 
 #: Rows of each rank's micro-batches, with their tasks: rank 1 never sees task 0, rank 0 never task 2,
 #: and in the second step nobody sees task 1.
@@ -63,7 +63,7 @@ def train_ranks(rank: int, rule: str, block: Any) -> Result:
             with ortho.batch(torch.tensor(ids)):
                 loss_of(ddp, sample.rows(rows_of(step, rank, k))).backward()
         stats = ortho.resolve()
-        result.append((gradients(model), stats.gram, stats.weights))
+        result.append((gradients(model), stats.gram, stats.weights, stats.present))
         optimizer.step()
         optimizer.zero_grad()
     return result
@@ -80,7 +80,7 @@ def train_one(rule: str, block: Any) -> Result:
                 with ortho.batch(torch.tensor(ids)):
                     (loss_of(model, sample.rows(rows_of(step, rank, k))) / RANKS).backward()
         stats = ortho.resolve()
-        result.append((gradients(model), stats.gram, stats.weights))
+        result.append((gradients(model), stats.gram, stats.weights, stats.present))
         optimizer.step()
         optimizer.zero_grad()
     return result
@@ -143,14 +143,16 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[Any, Any]]:
 def test_ranks_are_one_rank_on_the_joined_batch(ranks: list[dict[Any, Any]], case: tuple[str, Any]) -> None:
     expected = train_one(*case)
     for rank in ranks:
-        for (written, gram, weights), one in zip(rank[case], expected, strict=True):
+        for (written, gram, weights, present), one in zip(rank[case], expected, strict=True):
             assert_same(written, one[0], 1e-4)
             assert_close(gram, one[1], 1e-4)
             assert_close(weights, one[2], 1e-3)
+            assert torch.equal(present, one[3])
     for first, second in zip(ranks[0][case], ranks[1][case], strict=True):
         # Bit for bit: no rank may decide alone.
         assert all(torch.equal(first[0][name], second[0][name]) for name in first[0])
-    conflicts = sum(int((gram < 0).sum()) for _, gram, _ in expected)
+    conflicts = sum(int((gram < 0).sum()) for _, gram, _, _ in expected)
+    assert [one[3].tolist() for one in expected] == [[True] * 3, [True, False, True], [True] * 3]
     assert conflicts > 0 or case[1] == "all"
 
 

@@ -101,6 +101,23 @@ def test_a_tied_parameter_is_counted_once(other: str) -> None:
     ortho.resolve()
 
 
+def test_a_parameter_replaced_between_steps_is_captured_anew() -> None:
+    sample = models.embedding(4, 3)
+    original = sample.fork()
+    ortho = OrthoLora(sample.model, ["a", "b"])
+    parts = [(sample, 0), (sample, 1)]
+    run_step(ortho, sample.model, parts)
+    ortho.resolve()
+    sample.model.zero_grad()
+    matrices = sample.model.base_model.model.words.lora_embedding_A
+    old = matrices["default"]
+    matrices["default"] = torch.nn.Parameter(old.detach().clone())
+    run_step(ortho, sample.model, parts)
+    assert_same(ortho.task_gradients(), oracle(original, parts, 2))
+    ortho.resolve()
+    assert not old._backward_hooks  # and the old one is let go
+
+
 def test_adalora_is_task_pure() -> None:
     sample = models.stack(4, 3, [5, 6])
     base = sample.model.unload()

@@ -24,11 +24,13 @@ def portable_name(backbone: str) -> str:
 
 
 def locate(backbone: str) -> str:
-    """Turn `package:NAME` into the folder inside the installed package; anything else passes through.
+    """Turn `package:NAME` into the folder inside the installed package; hub ids and folders pass through.
 
     Raises:
-        UserError: The package is unknown or not installed.
+        UserError: The package is unknown or not installed, or the folder is not there.
     """
+    if backbone.startswith(("/", "./", "../", "~")):
+        return _folder(backbone)
     if not backbone.startswith("package:"):
         return backbone
     name = backbone.removeprefix("package:")
@@ -49,6 +51,19 @@ def locate(backbone: str) -> str:
             todo=f'pip install "ortholora[{extra}]"',
         )
     return str(Path(next(iter(spec.submodule_search_locations))) / folder)
+
+
+def _folder(backbone: str) -> str:
+    """What looks like a path is one: said here, the hub would not be asked for it."""
+    folder = Path(backbone).expanduser()
+    if not folder.is_dir():
+        raise UserError(
+            f"The backbone {backbone!r} could not be loaded",
+            expected="a folder with config.json, weights and tokenizer",
+            found="a file" if folder.exists() else "no such folder",
+            todo="correct `backbone`; a relative folder starts where the command is run",
+        )
+    return str(folder)
 
 
 def load_config(backbone: str, revision: str | None = None) -> Any:

@@ -10,6 +10,7 @@ ortholora.json                                   tasks, labels, pooling, backbon
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -26,6 +27,7 @@ from ortholora.errors import UserError
 from ortholora.models.backbone import load_encoder, portable_name
 from ortholora.models.heads import HeadSpec
 from ortholora.models.multitask import MultiTaskModel, Pooling
+from ortholora.suggest import did_you_mean
 
 METADATA = "ortholora.json"
 HEADS = "heads.safetensors"
@@ -42,6 +44,22 @@ class ModelCard:
     pooling: Pooling
     max_length: int
     tasks: tuple[HeadSpec, ...]
+
+    def index_of(self, task: str) -> int:
+        """Position of a task.
+
+        Raises:
+            UserError: There is no such task.
+        """
+        names = [spec.name for spec in self.tasks]
+        if task not in names:
+            raise UserError(
+                f"Unknown task {task!r}",
+                expected="one of " + ", ".join(names),
+                found=task,
+                todo=did_you_mean(task, names, "name one of these tasks with --task"),
+            )
+        return names.index(task)
 
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary."""
@@ -76,17 +94,18 @@ def load_card(folder: Path) -> ModelCard:
     """
     path = folder / METADATA
     if not path.is_file():
-        inside = sorted(p.name for p in folder.iterdir())[:8] if folder.is_dir() else None
+        inside = sorted(p.name for p in folder.iterdir())[:8] if folder.is_dir() else []
+        found = f"a folder with {', '.join(inside) or 'nothing in it'}"
         raise UserError(
             f"{folder} is no Ortho-LoRA run",
             expected=f"a folder with adapter_config.json, {HEADS} and {METADATA}",
-            found="no such folder" if inside is None else f"a folder with {', '.join(inside) or 'nothing in it'}",
+            found=found if folder.is_dir() else "a file" if folder.exists() else "no such folder",
             todo="give the --out folder of `ortholora train`, or a run inside the --out of `ortholora compare`",
         )
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        if data["format"] != FORMAT:
-            raise KeyError(f"format {data['format']}")
+        if not isinstance(data, dict) or data["format"] != FORMAT:
+            raise ValueError(f"format {data['format']}" if isinstance(data, dict) else type(data).__name__)
         return ModelCard.from_json(data)
     except (ValueError, KeyError, TypeError) as error:
         raise _damaged(path, error, f"the metadata of a run, format {FORMAT}") from error
@@ -103,16 +122,17 @@ def load_model(folder: Path, *, trainable: bool = False) -> tuple[MultiTaskModel
         UserError: No run, damaged files, a missing backbone, or an adapter of another model.
     """
     card = load_card(folder)
+    saved = _check_adapter(folder)
     encoder = load_encoder(card.backbone, getattr(torch, card.dtype), card.revision)
     try:
-        peft_model = PeftModel.from_pretrained(encoder, str(folder), is_trainable=trainable)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PEFT warns of missing weights and goes on; below is an error
+            peft_model = PeftModel.from_pretrained(encoder, str(folder), is_trainable=trainable)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
-        raise UserError(
-            f"The adapter in {folder} does not fit the backbone {card.backbone}",
-            expected="an adapter that was trained on this backbone, and undamaged files",
-            found=str(error).strip().splitlines()[0][:300],
-            todo="train again, or restore the folder; if the backbone has changed, pin `revision`",
-        ) from error
+        raise _unfit(folder, card, " ".join(str(error).split())[:200]) from error
+    expected = set(get_peft_model_state_dict(peft_model, save_embedding_layers=False))
+    if odd := sorted(expected ^ saved):
+        raise _unfit(folder, card, f"{len(odd)} matrices that only one of them has, such as {odd[0]}")
     model = MultiTaskModel(peft_model, card.tasks, card.pooling)
     load_heads(folder, model)
     return model.eval(), card
@@ -146,6 +166,20 @@ def load_heads(folder: Path, model: MultiTaskModel) -> None:
             linear.bias.copy_(saved[f"{spec.name}.bias"])
 
 
+def _check_adapter(folder: Path) -> set[str]:
+    """Read the adapter's files before PEFT does, which asks the hub for one that is missing.
+
+    Returns:
+        The names of the saved weights.
+    """
+    path = folder / "adapter_config.json"
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _damaged(path, error, "the adapter's configuration, as PEFT wrote it") from error
+    return set(_read_tensors(folder / "adapter_model.safetensors"))
+
+
 def _head_state(model: MultiTaskModel) -> dict[str, Tensor]:
     state = {}
     for i, spec in enumerate(model.specs):
@@ -171,11 +205,25 @@ def _misfit(folder: Path, found: str) -> UserError:
     )
 
 
+def _unfit(folder: Path, card: ModelCard, found: str) -> UserError:
+    return UserError(
+        f"The adapter in {folder} does not fit the backbone {card.backbone}",
+        expected="an adapter that was trained on this backbone",
+        found=found,
+        todo="give the backbone that the run was trained with (pin `revision` if it has changed), or train again",
+    )
+
+
 def _damaged(path: Path, error: Exception, expected: str) -> UserError:
+    found = f"{type(error).__name__}: {str(error)[:200]}"
+    if isinstance(error, FileNotFoundError):
+        found = "no such file"
+    elif isinstance(error, KeyError):
+        found = f"no key {error}"
     return UserError(
         f"{path} cannot be read",
         expected=expected,
-        found=f"{type(error).__name__}: {str(error)[:200]}",
+        found=found,
         todo="restore the file, or train the run again",
     )
 

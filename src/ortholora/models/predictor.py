@@ -66,7 +66,7 @@ class Predictor:
         Raises:
             UserError: Unknown task, an empty text, or a pair where one text is wanted.
         """
-        index = self._task_index(task)
+        index = self.card.index_of(task)
         rows = [_as_row(text) for text in ([texts] if isinstance(texts, str) else texts)]
         spec = self.model.specs[index]
         _check_rows(rows, spec.num_texts)
@@ -89,16 +89,6 @@ class Predictor:
         dtype = getattr(torch, self.card.dtype)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype is torch.bfloat16):
             return self.model({k: v.to(device) for k, v in batch.items()}, ids)[task]
-
-    def _task_index(self, task: str) -> int:
-        if task not in self.tasks:
-            raise UserError(
-                f"Unknown task {task!r}",
-                expected="one of " + ", ".join(self.tasks),
-                found=task,
-                todo="name one of these tasks with --task",
-            )
-        return self.tasks.index(task)
 
 
 def load(folder: str | Path, device: str | torch.device | None = None) -> Predictor:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from ortholora.config import Config, MethodConfig
 from ortholora.config_file import with_settings
-from ortholora.engine.rules import get_rule
+from ortholora.engine.rules import RULES, get_rule
 from ortholora.errors import UserError
+from ortholora.suggest import did_you_mean, listing
 from ortholora.training.method import JOINT, SINGLE, Method
 
 _RESERVED = {SINGLE: None, JOINT: None}
@@ -21,9 +22,7 @@ def methods_of(config: Config) -> list[Method]:
     for entry in config.study.methods:
         if entry in _RESERVED:
             continue
-        methods.append(
-            _method(entry if isinstance(entry, MethodConfig) else MethodConfig(name=entry, rule=entry), config)
-        )
+        methods.append(_method(_as_entry(entry), config))
     names = [method.name for method in methods]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -44,13 +43,22 @@ def check_rule(rule: str) -> None:
     """
     try:
         get_rule(rule)
-    except ValueError as error:
+    except Exception as error:  # importing a rule of the user's own runs their code
+        found = str(error).partition(". ")[0] if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         raise UserError(
-            f"Unknown rule {rule!r}",
-            expected="a known rule, or 'module:attribute' of your own",
-            found=str(error),
-            todo="correct `rule` or `study.methods` in the configuration",
+            f"The rule {rule!r} cannot be used",
+            expected=f"one of {listing(RULES)}, or `module:attribute` of a module on PYTHONPATH or in this folder",
+            found=found,
+            todo=did_you_mean(rule, RULES, "correct `rule` or `study.methods` in the configuration, or the module"),
         ) from error
+
+
+def _as_entry(entry: str | MethodConfig) -> MethodConfig:
+    """A rule by name alone; one of the user's own is called by its attribute."""
+    if isinstance(entry, MethodConfig):
+        return entry
+    check_rule(entry)
+    return MethodConfig(name=entry.rpartition(":")[2], rule=entry)
 
 
 def _method(entry: MethodConfig, config: Config) -> Method:

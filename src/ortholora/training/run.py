@@ -193,8 +193,10 @@ def head_spec(data: TaskData) -> HeadSpec:
 
 
 def _card(config: Config, tasks: Sequence[EncodedTask]) -> ModelCard:
+    folder = Path(config.backbone)
     return ModelCard(
-        backbone=config.backbone,
+        # A relative folder would be another one where the run is used.
+        backbone=str(folder.absolute()) if folder.is_dir() else config.backbone,
         revision=config.revision,
         dtype=config.dtype,
         pooling=config.pooling,

@@ -1,0 +1,55 @@
+# Two doors: `make demo` and `make test`. Both set up everything they need in .venv first.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
+
+.PHONY: help demo test lint types check clean
+
+help:
+	@echo "make demo    train and compare single / joint / Ortho-LoRA on three real tasks (about 10 minutes on 2 cores)"
+	@echo "make test    run the tests"
+	@echo "make check   lint and types"
+	@echo "make clean   remove the virtual environment and the demo's results"
+
+$(VENV)/bin/python:
+	@echo "== Making a virtual environment in $(VENV)"
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; try: make PYTHON=python3.12 " + "...")'
+	@$(PYTHON) -m venv $(VENV)
+
+# torch first and alone: a range in another package would let pip take a larger build.
+$(VENV)/.torch: $(VENV)/bin/python constraints.txt
+	@echo "== Installing torch 2.13.0 (a few minutes)"
+	@$(PIP) torch==2.13.0
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.torch pyproject.toml
+	@echo "== Installing ortholora with the demo's model and texts"
+	@$(PIP) -e ".[demo]"
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.torch pyproject.toml
+	@echo "== Installing ortholora with what the tests need"
+	@$(PIP) -e ".[demo,dev]"
+	@touch $@
+
+demo: $(VENV)/.demo
+	@echo "== Comparing single, joint and Ortho-LoRA training; results go to demo-run/"
+	@$(BIN)/ortholora compare demo --out demo-run
+
+test: $(VENV)/.dev
+	@echo "== Running the tests"
+	@$(BIN)/python -m pytest -n 2
+
+lint: $(VENV)/.dev
+	@echo "== Lint"
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	@echo "== Types"
+	@$(BIN)/mypy
+
+check: lint types
+
+clean:
+	rm -rf $(VENV) demo-run
