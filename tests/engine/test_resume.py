@@ -117,8 +117,18 @@ def test_a_state_of_other_tasks_is_refused() -> None:
     ortho = OrthoLora(sample.model, ["a", "b"])
     state = ortho.state_dict()
     ortho.detach()
-    with pytest.raises(ValueError, match=r"for tasks \['a', 'b'\].*Found tasks \['b', 'a'\]"):
+    with pytest.raises(ValueError, match=r"for tasks \['b', 'a'\].*Found \['a', 'b'\]"):
         OrthoLora(sample.model, ["b", "a"]).load_state_dict(state)
+
+
+@pytest.mark.parametrize("other", [{"rule": "sum"}, {"block": "all"}])
+def test_a_state_of_another_rule_or_block_is_refused(other: dict[str, Any]) -> None:
+    sample = models.stack(4, 2, [3, 4])
+    ortho = OrthoLora(sample.model, ["a", "b"])
+    state = ortho.state_dict()
+    ortho.detach()
+    with pytest.raises(ValueError, match=f"should be for {next(iter(other))}"):
+        OrthoLora(sample.model, ["a", "b"], **other).load_state_dict(state)
 
 
 def naive_means(history: list[dict[str, Tensor]], present: list[list[bool]], decay: float) -> dict[str, Tensor]:

@@ -370,3 +370,41 @@ def test_a_layer_that_did_not_run_is_left_alone(sample: models.Sample) -> None:
     untouched = [m for m in ortho.matrices if ".1." in m.name]
     assert len(untouched) == 2
     assert all(m.parameter.grad is None for m in untouched)
+
+
+def test_an_adapter_that_is_activated_later(sample: models.Sample) -> None:
+    """It would train jointly; the check at the end of the step names it."""
+    sample.model.add_adapter("later", LoraConfig(r=2, target_modules=["layers.0"]))
+    ortho = OrthoLora(sample.model, ["a", "b"])
+    sample.model.base_model.set_adapter(["default", "later"])
+    step(ortho, sample)
+    with pytest.raises(CaptureError, match=r"layers\.0\.lora_A\.later\.weight was added or activated after"):
+        ortho.resolve()
+
+
+def test_a_raw_use_that_begins_later_is_found_in_time(sample: models.Sample, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The completeness check comes back every `CHECK_EVERY` steps, not only in the first two."""
+    monkeypatch.setattr("ortholora.engine.ortho_lora.CHECK_EVERY", 4)
+    ortho = OrthoLora(sample.model, ["a", "b"])
+    for _ in range(4):
+        step(ortho, sample)
+        ortho.resolve()
+        sample.model.zero_grad()
+    step(ortho, sample, extra=lambda: first_a(sample.model).weight.square().sum())
+    with pytest.raises(CaptureError, match=f"{re.escape(NAME)} received a gradient that was not captured"):
+        ortho.resolve()
+
+
+def test_a_layer_whose_output_reaches_no_loss(sample: models.Sample) -> None:
+    """An unused pooler, say: it runs and would never train."""
+    ortho = OrthoLora(sample.model, ["a", "b"])
+    layers = sample.model.base_model.model.layers
+    with ortho.batch(IDS):
+        layers[1](layers[0](sample.inputs["x"]))
+        layers[0](sample.inputs["x"]).square().mean().backward()
+    with pytest.raises(CaptureError, match=r"layers\.1\.lora_A.* ran in this step but got no gradient"):
+        ortho.resolve()
+    ortho.discard()
+    sample.model.zero_grad()
+    step(ortho, sample)
+    ortho.resolve()

@@ -27,7 +27,8 @@ class ShapeGroup:
         self.matrices = list(matrices)
         self.num_tasks = num_tasks
         self.shape = tuple(self.matrices[0].parameter.shape)
-        self.touched = [False] * len(self.matrices)
+        self.touched = [False] * len(self.matrices)  # got a task gradient in this step (on any rank)
+        self.ran = [False] * len(self.matrices)  # was part of a recorded forward in this step
         self._buffer: Tensor | None = None
 
     @property
@@ -46,6 +47,7 @@ class ShapeGroup:
     def clear(self) -> None:
         """Forget the step. Nothing is zeroed: the first write of the next step overwrites."""
         self.touched = [False] * len(self.matrices)
+        self.ran = [False] * len(self.matrices)
 
     def zero_untouched(self) -> None:
         """Make the rows of matrices without a gradient in this step zero."""

@@ -58,13 +58,17 @@ def install(module: nn.Linear, slot: Slot, current: CurrentBatch) -> None:
         CaptureError: Something else has replaced the module's forward already.
     """
     if "forward" in module.__dict__:
-        raise CaptureError(
-            f"{slot.matrix.name} cannot be captured",
-            expected="a LoRA module with its own forward",
-            found="a forward that was replaced on the instance (another OrthoLora, or an offloading hook)",
-            todo="call .detach() on the other OrthoLora first, or load the model without CPU / disk offload",
-        )
+        raise _taken(slot.matrix.name)
     module.forward = functools.partial(_forward, module, slot, current)  # type: ignore[method-assign]
+
+
+def _taken(name: str) -> CaptureError:
+    return CaptureError(
+        f"{name} cannot be captured",
+        expected="a LoRA matrix that nobody else has taken over",
+        found="one that was taken over already (by another OrthoLora, or by an offloading hook)",
+        todo="call .detach() on the other OrthoLora first, or load the model without CPU / disk offload",
+    )
 
 
 def uninstall(module: nn.Linear) -> None:
@@ -81,6 +85,8 @@ def _forward(module: nn.Linear, slot: Slot, current: CurrentBatch, x: Tensor) ->
         return F.linear(x, weight, bias)
     if torch.is_autocast_enabled(x.device.type):
         x = x.to(torch.get_autocast_dtype(x.device.type))
+    if current.grouping is not None:
+        slot.group.ran[slot.row] = True
     return _CaptureLinear.apply(x, weight, bias, slot, current.grouping)
 
 
@@ -112,6 +118,7 @@ class PureHook:
         parameter = self._slot.matrix.parameter
         if parameter is not self._parameter:
             self.remove()
+            _refuse_second_hook(parameter, self._slot.matrix.name)
             self._parameter = parameter
             self._handle = parameter.register_hook(self._take)
 
@@ -126,3 +133,9 @@ class PureHook:
         if grouping is None:
             raise outside_batch(self._slot.matrix.name)
         self._slot.add(grouping.tasks[0], gradient)
+
+
+def _refuse_second_hook(parameter: nn.Parameter, name: str) -> None:
+    hooks = getattr(parameter, "_backward_hooks", None) or {}
+    if any(isinstance(getattr(hook, "__self__", None), PureHook) for hook in hooks.values()):
+        raise _taken(name)

@@ -19,6 +19,9 @@ TaskIds = int | Sequence[int] | Tensor
 class Grouping:
     """The task of every row or token of one micro-batch.
 
+    The first dimension of a layer's input is taken as the sample (`[B, ..., k]`), or the first two as sample
+    and token; a model that runs sequence-first (`[S, B, k]`) needs token-level ids of that shape.
+
     Three cases, cheapest first: one task (`pure`), every task one contiguous run (slices; one batched
     product when all runs are equally long), scattered (an index per task).
 

@@ -18,12 +18,19 @@ from ortholora.engine.layers import find_matrices
 from ortholora.engine.memory import RunningMeans
 from ortholora.engine.rules import Rule, RuleContext, get_rule
 from ortholora.engine.rules.base import memory_of, restore_state, state_of
-from ortholora.engine.silence import check_capture_is_complete, check_untouched, refuse_wrappers
+from ortholora.engine.silence import (
+    check_capture_is_complete,
+    check_same_matrices,
+    check_untouched,
+    check_unused,
+    refuse_wrappers,
+)
 from ortholora.engine.stats import StepStats
 from ortholora.errors import CaptureError
 
-#: Steps at whose end captured gradients are compared with `.grad` (one host synchronisation each).
-CHECKED_STEPS = 2
+#: Steps at whose end captured gradients are compared with `.grad` (one host synchronisation each): the
+#: first two, because B = 0 hides A in the first, and then every so many.
+CHECKED_STEPS, CHECK_EVERY = 2, 100
 
 
 class OrthoLora:
@@ -67,15 +74,17 @@ class OrthoLora:
         self.tasks = _check_tasks(tasks)
         self.rule = get_rule(rule)
         refuse_wrappers(model)
+        self._model = model
         self.matrices = find_matrices(model)
         self._groups, slots = group_by_shape(self.matrices, len(self.tasks))
         self._blocks = Blocks(self._groups, [m.name for m in self.matrices], block)
+        self._settings = {"rule": _name_of(self.rule), "block": block}
         self._means = RunningMeans(self._groups, memory_of(self.rule))
         self._generator = torch.Generator().manual_seed(seed)
         self._current = CurrentBatch()
         self._present = torch.zeros(len(self.tasks), dtype=torch.bool)
         self._step = 0
-        self._checks_left = CHECKED_STEPS
+        self._checks_left = CHECKED_STEPS  # from the attachment on, also in a resumed run
         self._captured: list[nn.Linear] = []
         self._hooks: list[PureHook] = []
         self._install(slots)
@@ -130,9 +139,11 @@ class OrthoLora:
         # Checked after the reduction: DDP writes `.grad` on ranks that did not run the layer, too.
         self._check_something_captured()
         check_untouched(self._groups)
-        if self._checks_left:
+        check_unused(self._groups)
+        if self._checks_left or self._step % CHECK_EVERY == 0:
+            check_same_matrices(self.matrices, find_matrices(self._model))
             check_capture_is_complete(self._groups)
-            self._checks_left -= 1
+            self._checks_left = max(0, self._checks_left - 1)
         stacks = self._means.stack(present)
         gram = self._blocks.gram(stacks)
         context = RuleContext(self.tasks, present, self._step, self._generator)
@@ -177,9 +188,10 @@ class OrthoLora:
         """State to resume from: visit orders, the rule's state, running means."""
         return {
             "tasks": list(self.tasks),
+            **self._settings,
             "step": self._step,
             "generator": self._generator.get_state(),
-            "rule": state_of(self.rule),
+            "rule_state": state_of(self.rule),
             "means": self._means.state_dict(),
         }
 
@@ -187,13 +199,14 @@ class OrthoLora:
         """Continue where `state_dict()` was taken.
 
         Raises:
-            ValueError: The state belongs to other tasks.
+            ValueError: The state belongs to other tasks, another rule or another block.
         """
-        if list(state["tasks"]) != list(self.tasks):
-            raise ValueError(f"The state is for tasks {state['tasks']}. Found tasks {list(self.tasks)}.")
+        for key, own in {"tasks": list(self.tasks), **self._settings}.items():
+            if state[key] != own:
+                raise ValueError(f"The state should be for {key} {own!r}. Found {state[key]!r}.")
         self._step = int(state["step"])
-        self._generator.set_state(state["generator"])
-        restore_state(self.rule, state["rule"])
+        self._generator.set_state(state["generator"].cpu())
+        restore_state(self.rule, state["rule_state"])
         self._means.load_state_dict(state["means"])
 
     def summary(self) -> str:
@@ -213,6 +226,7 @@ class OrthoLora:
                 if id(matrix.parameter) in pure:  # a tied parameter has one hook, which sees all its uses
                     if id(matrix.parameter) not in hooked:
                         self._hooks.append(PureHook(slots[i], self._current))
+                        self._hooks[-1].renew()
                         hooked.add(id(matrix.parameter))
                 elif matrix.owner not in self._captured:
                     assert isinstance(matrix.owner, nn.Linear)
@@ -279,6 +293,11 @@ def _collect(group: ShapeGroup, rows: Tensor, gradients: list[Tensor], values: l
         else:
             gradients.append(parameter.grad)
             values.append(value)
+
+
+def _name_of(rule: Rule) -> str:
+    named = rule if hasattr(rule, "__qualname__") else type(rule)
+    return f"{named.__module__}.{named.__qualname__}"
 
 
 def _check_tasks(tasks: Sequence[str]) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ REFUSED_WRAPPERS = {
     "DataParallel": "it copies the modules for every forward; use DistributedDataParallel",
     "DeepSpeedEngine": "DeepSpeed owns the gradients; use DDP or a single process",
     "FullyShardedDataParallel": "FSDP1 moves gradients into flat parameters; use DDP or a single process",
+    "FSDPModule": "FSDP2 shards the gradients; use DDP or a single process",
 }
 
 
@@ -25,11 +26,11 @@ def refuse_wrappers(model: nn.Module) -> None:
     """Refuse models whose gradients the engine could not write.
 
     Raises:
-        CaptureError: The model, or a part of it, is wrapped in DataParallel, DeepSpeed or FSDP1.
+        CaptureError: The model, or a part of it, is wrapped in DataParallel, DeepSpeed or FSDP.
     """
     for module in model.modules():
-        name = type(module).__name__
-        if name in REFUSED_WRAPPERS:
+        name = next((cls.__name__ for cls in type(module).__mro__ if cls.__name__ in REFUSED_WRAPPERS), None)
+        if name is not None:
             raise CaptureError(
                 f"{name} is not supported",
                 expected="a plain PEFT model, or one wrapped in DistributedDataParallel",
@@ -52,11 +53,44 @@ def check_untouched(groups: Sequence[ShapeGroup]) -> None:
                 raise _unseen(matrix, "a gradient, but no task gradient")
 
 
+def check_unused(groups: Sequence[ShapeGroup]) -> None:
+    """A matrix that ran in this step must have got a task gradient.
+
+    Raises:
+        CaptureError: Names the first matrix whose layer's output reached no loss.
+    """
+    for group in groups:
+        for row, matrix in enumerate(group.matrices):
+            if group.ran[row] and not group.touched[row]:
+                raise CaptureError(
+                    f"{matrix.name} ran in this step but got no gradient: it would never train",
+                    expected="a loss that depends on the output of every layer with a trainable LoRA matrix",
+                    found=f"the output of {matrix.layer} reached no loss (an unused pooler, say)",
+                    todo="leave the module out of `target_modules` (or list it in `exclude_modules`)",
+                )
+
+
+def check_same_matrices(attached: Sequence[Matrix], present: Sequence[Matrix]) -> None:
+    """No matrix may have become trainable since OrthoLora was built.
+
+    Raises:
+        CaptureError: An adapter was added, activated or unfrozen since; it would train jointly, in silence.
+    """
+    new = sorted({m.name for m in present} - {m.name for m in attached})
+    if new:
+        raise CaptureError(
+            f"{new[0]} was added or activated after OrthoLora was built ({len(new)} such matrices)",
+            expected=f"the {len(attached)} matrices that were trainable then",
+            found=f"{len(present)} trainable matrices",
+            todo="call ortho.detach() and build OrthoLora anew after add_adapter / set_adapter",
+        )
+
+
 def check_capture_is_complete(groups: Sequence[ShapeGroup]) -> None:
     """The task gradients of every matrix must add up to its `.grad`.
 
     Catches a layer that computes with the raw weight beside the captured product, a `.grad` that was not
-    zeroed, and gradients written by somebody else. Called in the first steps only.
+    zeroed, and gradients written by somebody else. Called in the first steps and then now and again.
 
     Raises:
         CaptureError: Names the matrix and both norms.
@@ -83,6 +117,7 @@ def _unseen(matrix: Matrix, found: str) -> CaptureError:
         f"{matrix.name} received a gradient that was not captured",
         expected="its task gradients to add up to its .grad",
         found=found,
-        todo="zero the gradients before the step; if its layer uses the raw weight or a fused kernel, switch "
+        todo="zero the gradients before the step, call ortho.discard() where you skip a step, and resolve() before "
+        "unscaling or clipping; if its layer uses the raw weight or a fused kernel, switch "
         "that off or leave the module out of `target_modules`",
     )

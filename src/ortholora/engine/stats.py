@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StepStats:
     """The conflicts of one optimizer step and what the rule did about them.
 
