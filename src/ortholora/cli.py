@@ -17,6 +17,7 @@ import typer
 from rich.console import Console
 
 from ortholora.errors import UserError
+from ortholora.suggest import did_you_mean
 
 if TYPE_CHECKING:
     from ortholora.config import Config
@@ -167,7 +168,7 @@ def _load(
     if seeds is not None:
         extra.append(f"study.seeds={_seeds(seeds)}")
     settings = load_config(path, extra)
-    return (_only(settings, only.split(",")) if only else settings), path.parent
+    return (settings if only is None else _only(settings, [name.strip() for name in only.split(",")])), path.parent
 
 
 def _only(settings: Config, names: list[str]) -> Config:
@@ -176,8 +177,8 @@ def _only(settings: Config, names: list[str]) -> Config:
         raise UserError(
             f"--tasks: unknown task {unknown[0]!r}",
             expected="some of " + ", ".join(settings.task_names),
-            found=", ".join(names),
-            todo="correct the option",
+            found=", ".join(names) or "nothing",
+            todo=did_you_mean(unknown[0], settings.task_names, "correct the option"),
         )
     return settings.model_copy(update={"tasks": [task for task in settings.tasks if task.name in names]})
 
@@ -203,7 +204,7 @@ def _seeds(text: str | None) -> list[int] | None:
         raise UserError(
             "--seeds cannot be read",
             expected="different whole numbers from 0 on, separated by commas, such as 0,1,2",
-            found=text,
+            found=text or "nothing",
             todo="correct the option",
         )
     return seeds
@@ -381,11 +382,24 @@ def _user_errors() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        errors.print(f"[bold red]Error:[/bold red] {_escape(str(error))}", highlight=False, soft_wrap=True)
-        raise typer.Exit(2) from None
+        raise _refused(error) from None
+    except OSError as error:
+        raise _refused(
+            UserError(
+                f"{error.filename or 'A file'} could not be read or written",
+                expected="files and folders that may be read and written, on a disk with room",
+                found=str(error.strerror or error),
+                todo="make room or correct the path, and start the same command again; finished runs are kept",
+            )
+        ) from None
     except KeyboardInterrupt:
         errors.print("Stopped. Start the same command again to go on from the last checkpoint.")
         raise typer.Exit(130) from None
+
+
+def _refused(error: UserError) -> typer.Exit:
+    errors.print(f"[bold red]Error:[/bold red] {_escape(str(error))}", highlight=False, soft_wrap=True)
+    return typer.Exit(2)
 
 
 def _escape(text: str) -> str:

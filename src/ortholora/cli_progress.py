@@ -60,7 +60,7 @@ class TerminalProgress:
         if done:
             self._console.print(f"{label}: going on from the checkpoint of step {done}.")
         elif self._plain:
-            self._console.print(f"{label}: {steps} steps. {self._estimate()}")
+            self._console.print(f"{label}: {steps} steps. {self._estimate()}".rstrip())
 
     def step(self, done: int) -> None:
         """Move the bar."""
@@ -81,7 +81,8 @@ class TerminalProgress:
         self._console.print(f"[green]✓[/green] {label}: {numbers}", highlight=False)
         self._bars.remove_task(self._current)
         if self._all is not None:
-            self._bars.advance(self._all)
+            self._planned.pop(label, None)
+            self._bars.update(self._all, advance=1, left=self._estimate() if self._planned else "")
 
     def _estimate(self) -> str:
         left = (self._work_left or self._share) - self._work_done

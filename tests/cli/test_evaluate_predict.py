@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 from safetensors.torch import load_file, save_file
+
 from tiny import tiny_config, write_backbone
 
 TEXT, OTHER = "the goal was fine", "yes indeed"

@@ -49,7 +49,13 @@ def test_no_command_shows_the_help(cli):
 
 @pytest.mark.parametrize(
     "words",
-    [["train"], ["trian", "tiny.yaml"], ["train", "tiny.yaml", "--max-steps", "0"], ["predict", "run"], ["train", "--x"]],
+    [
+        ["train"],
+        ["trian", "tiny.yaml"],
+        ["train", "tiny.yaml", "--max-steps", "0"],
+        ["predict", "run"],
+        ["train", "--x"],
+    ],
 )
 def test_a_typing_mistake_is_a_usage_error(cli, words):
     result = cli(*words)

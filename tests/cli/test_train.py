@@ -67,7 +67,7 @@ def test_started_again_it_keeps_the_run(cli, run, home):
 def test_a_changed_setting_is_refused(cli, run):
     before = mtimes(run)
     message = cli.complaint("train", "tiny.yaml", "--out", run, "--set", "training.learning_rate=0.1")
-    assert "other settings" in message
+    assert "training.learning_rate = 0.01 there, 0.1 here" in message
     assert "--out" in message
     assert mtimes(run) == before
 
@@ -75,7 +75,11 @@ def test_a_changed_setting_is_refused(cli, run):
 def test_changed_data_is_refused(cli, run, home):
     data = (home / "train-topic.tsv").read_text(encoding="utf-8")
     (home / "train-topic.tsv").write_text(data.replace("moon", "star"), encoding="utf-8")
-    assert "other data" in cli.complaint("train", "tiny.yaml", "--out", run)
+    assert "other rows in the data files" in cli.complaint("train", "tiny.yaml", "--out", run)
+    # A task less is said in a word, not in thirty keys.
+    assert "the tasks topic, pair, score there, pair, score here" in cli.complaint(
+        "train", "tiny.yaml", "--out", run, "--tasks", "pair,score"
+    )
 
 
 def test_options(cli, home):

@@ -74,14 +74,22 @@ class MultiTaskModel(nn.Module):
         pooled = pool(states, inputs["attention_mask"], self.pooling)
         return pooled.to(self.head(0).linear.weight.dtype)
 
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
-        """Recompute activations in the backward (called by `TrainingArguments(gradient_checkpointing=True)`)."""
+    def activation_checkpointing_enable(self, **kwargs: Any) -> None:
+        """Recompute activations in the backward; called by the Trainer (`gradient_checkpointing` before v5)."""
         self.encoder.enable_input_require_grads()
-        self.encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs=gradient_checkpointing_kwargs)
+        _either(self.encoder, "activation_checkpointing_enable", "gradient_checkpointing_enable")(**kwargs)
 
-    def gradient_checkpointing_disable(self) -> None:
+    def activation_checkpointing_disable(self) -> None:
         """Keep activations again."""
-        self.encoder.gradient_checkpointing_disable()
+        _either(self.encoder, "activation_checkpointing_disable", "gradient_checkpointing_disable")()
+
+    gradient_checkpointing_enable = activation_checkpointing_enable
+    gradient_checkpointing_disable = activation_checkpointing_disable
+
+
+def _either(model: nn.Module, name: str, older: str) -> Any:
+    """A method that transformers renamed."""
+    return getattr(model, name, None) or getattr(model, older)
 
 
 def pool(states: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
@@ -113,7 +121,7 @@ def add_lora(encoder: nn.Module, options: Mapping[str, Any], seed: int) -> PeftM
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = get_peft_model(encoder, LoraConfig(**options))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, NotImplementedError) as error:
         linear = sorted({n.rsplit(".", 1)[-1] for n, m in encoder.named_modules() if isinstance(m, nn.Linear)})
         raise UserError(
             "The LoRA adapter could not be put on the backbone",

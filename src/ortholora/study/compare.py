@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from ortholora.study.statistics import summarise
 from ortholora.study.write import write_summary
 from ortholora.training.method import SINGLE, Method
 from ortholora.training.progress import Progress, Silent
-from ortholora.training.run import RunResult, Workspace, claim, train_run
+from ortholora.training.run import RunResult, Workspace, check_settings, claim, train_run
+from ortholora.training.runfile import RUN_FILE
 
 
 @dataclass(frozen=True)
@@ -94,16 +95,31 @@ def compare(
     """
     progress = progress or Silent()
     runs = plan(config, out)
+    _check_out(out)
     workspaces = _Workspaces(config, tasks)
     for run in runs:
         # All before the first: a folder of another study is refused at once, not after hours.
         if run.folder.exists():
             claim(workspaces.of(run.method), run.method, run.tasks, run.seed, run.folder)
+    for method in {run.method.name: run.method for run in runs if not run.finished}.values():
+        if method.overrides:
+            check_settings(workspaces.of(method))
     progress.plan([(run.label, len(run.tasks), run.finished) for run in runs])
     records = [_record(run, workspaces.of(run.method), progress, base) for run in runs]
     summary = _summary(config, records, runs)
     write_summary(out, summary)
     return summary
+
+
+def _check_out(out: Path) -> None:
+    run_files = [name for name in (RUN_FILE, "adapter_config.json") if (out / name).exists()]
+    if run_files or (out.exists() and not out.is_dir()):
+        raise UserError(
+            f"{out} cannot hold a study",
+            expected="a new folder, or the folder of this study",
+            found=f"the folder of a run, with {run_files[0]}" if run_files else "a file",
+            todo="give another --out",
+        )
 
 
 class _Workspaces:
@@ -118,7 +134,10 @@ class _Workspaces:
         if not method.overrides:
             return self._shared
         if method.name not in self._own:
-            self._own[method.name] = Workspace(with_settings(self._config, method.overrides), self._tasks)
+            config = with_settings(self._config, method.overrides)
+            specs = {spec.name: spec for spec in config.tasks}  # a task's weight may be another
+            tasks = [replace(task, spec=specs[task.name]) for task in self._tasks]
+            self._own[method.name] = Workspace(config, tasks)
         return self._own[method.name]
 
 

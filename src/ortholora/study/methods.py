@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from ortholora.config import Config, MethodConfig
 from ortholora.config_file import with_settings
 from ortholora.engine.rules import RULES, get_rule
@@ -9,7 +11,9 @@ from ortholora.errors import UserError
 from ortholora.suggest import did_you_mean, listing
 from ortholora.training.method import JOINT, SINGLE, Method
 
-_RESERVED = {SINGLE: None, JOINT: None}
+#: What a method's `set` cannot change: the study's own keys, and the data, which is read once for all.
+_OF_THE_STUDY = ("study", "rule", "block", "seed", "data_seed", "tasks")
+_WEIGHT = re.compile(r"tasks\..+\.weight")
 
 
 def methods_of(config: Config) -> list[Method]:
@@ -20,7 +24,7 @@ def methods_of(config: Config) -> list[Method]:
     """
     methods = [Method(SINGLE), Method(JOINT)]
     for entry in config.study.methods:
-        if entry in _RESERVED:
+        if isinstance(entry, str) and entry in (SINGLE, JOINT):
             continue
         methods.append(_method(_as_entry(entry), config))
     names = [method.name for method in methods]
@@ -63,5 +67,21 @@ def _as_entry(entry: str | MethodConfig) -> MethodConfig:
 
 def _method(entry: MethodConfig, config: Config) -> Method:
     check_rule(entry.rule)
-    with_settings(config, entry.set)
+    idle = [key for key in entry.set if key.partition(".")[0] in _OF_THE_STUDY and not _WEIGHT.fullmatch(key)]
+    if idle:
+        raise UserError(
+            f"study.methods, {entry.name!r}: {idle[0]!r} cannot be set for one method alone",
+            expected="settings of the adapter, the mixing or the training, or a task's weight",
+            found=f"{idle[0]} = {entry.set[idle[0]]!r}",
+            todo="use the method's own keys `rule` and `block`"
+            if idle[0] in ("rule", "block")
+            else "set it for the whole study, or make another one",
+        )
+    try:
+        with_settings(config, entry.set)
+    except UserError as error:
+        what = error.what.removeprefix("--set ").removeprefix("the changed configuration: ")
+        raise UserError(
+            f"study.methods, {entry.name!r}: {what}", expected=error.expected, found=error.found, todo=error.todo
+        ) from None
     return Method(entry.name, entry.rule, entry.block or config.block, dict(entry.set))

@@ -65,7 +65,7 @@ def training_arguments(config: Config, folder: Path, seed: int, micro_batches: i
         raise UserError(
             "The training settings do not fit together",
             expected="values that transformers.TrainingArguments takes on this machine",
-            found=str(error).strip().splitlines()[0],
+            found=str(error).strip().splitlines()[0][:300],
             todo="correct `training:` in the configuration",
         ) from error
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,24 @@ def checkpoints(folder: Path) -> list[Path]:
         return []
     found = [(int(match[1]), path) for path in folder.iterdir() if (match := _NAME.match(path.name))]
     return [path for _, path in sorted(found)]
+
+
+def check(checkpoint: Path) -> None:
+    """Check that no file of a checkpoint is cut off, before anybody fails over it.
+
+    Raises:
+        UserError: One is.
+    """
+    for path in sorted(checkpoint.iterdir()):
+        # What `torch.save` writes is a zip archive, whose directory is its end.
+        whole = zipfile.is_zipfile(path) if path.suffix in {".pt", ".pth"} else path.stat().st_size > 0
+        if not whole:
+            raise UserError(
+                f"The checkpoint {checkpoint} cannot be resumed",
+                expected="complete files",
+                found=f"{path.name}, cut off after {path.stat().st_size} bytes",
+                todo=f"delete {checkpoint} and start the same command again",
+            )
 
 
 @contextmanager

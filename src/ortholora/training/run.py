@@ -165,6 +165,17 @@ def build_trainer(
     return trainer
 
 
+def check_settings(workspace: Workspace) -> None:
+    """Build a run's model and arguments, and throw them away: a mistake shows before other runs' hours.
+
+    Raises:
+        UserError: The adapter does not go onto the backbone, or the training settings make no sense.
+    """
+    config = workspace.config
+    training_arguments(config, Path("checkpoints"), 0, config.mixing.micro_batches, 1)
+    build_model(config, _card(config, [workspace.encoded(task.name) for task in workspace.tasks]), 0)
+
+
 def build_model(config: Config, card: ModelCard, seed: int) -> MultiTaskModel:
     """Backbone, LoRA adapter and heads, all drawn from the seed."""
     lora = config.lora
@@ -236,7 +247,7 @@ def claim(workspace: Workspace, method: Method, names: Sequence[str], seed: int,
     tasks = [task for task in workspace.tasks if task.name in names]
     extra = {"method": method.rule and [method.rule, method.block], "seed": seed, "quota": workspace.quota()}
     mark = fingerprint(workspace.config, tasks, extra)
-    claim_folder(out, mark)
+    claim_folder(out, mark, own_config(workspace.config, method, names, seed))
     return mark
 
 
@@ -254,7 +265,10 @@ def own_config(config: Config, method: Method, names: Sequence[str], seed: int) 
 
 def _last_checkpoint(out: Path) -> Path | None:
     found = checkpoints.checkpoints(out / "checkpoints")
-    return found[-1] if found else None
+    if not found:
+        return None
+    checkpoints.check(found[-1])
+    return found[-1]
 
 
 def _result(trainer: OrthoTrainer, scores: dict[str, float], peak: int, origin: dict[str, Any]) -> RunResult:

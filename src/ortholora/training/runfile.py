@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from ortholora.config import Config
-from ortholora.config_file import dump_config
+from ortholora.config_file import dump_config, load_config
 from ortholora.errors import UserError
+from ortholora.training.checkpoints import checkpoints
 
 RUN_FILE = "run.json"
 CONFIG_FILE = "config.yaml"
 
 
-def claim_folder(out: Path, fingerprint: str) -> None:
+def claim_folder(out: Path, fingerprint: str, config: Config) -> None:
     """Make the folder this run's own, or check that it is.
+
+    Args:
+        out: The folder.
+        fingerprint: Hash of all that decides the run's outcome.
+        config: The run's own configuration, to say what differs.
 
     Raises:
         UserError: The folder holds a run with other settings or other data, or files of somebody else.
@@ -26,11 +33,11 @@ def claim_folder(out: Path, fingerprint: str) -> None:
         path.write_text(json.dumps({"fingerprint": fingerprint}) + "\n", encoding="utf-8")
         return
     found = _read(path).get("fingerprint", "none")
-    if found != fingerprint:
+    if found != fingerprint and _has_work(out):
         raise UserError(
             f"{out} holds a run with other settings or other data",
             expected="an empty folder, or one that this very run was started in before",
-            found=f"a run with fingerprint {found[:12]}, this one has {fingerprint[:12]}",
+            found=_differences(out / CONFIG_FILE, config),
             todo="give another --out, or delete the folder",
         )
 
@@ -46,6 +53,39 @@ def data_base(out: Path) -> Path:
     """The folder that the run's data files were relative to."""
     base = _read(out / RUN_FILE).get("data_base")
     return Path(base) if base else out
+
+
+def _has_work(out: Path) -> bool:
+    """Whether anything was reached that a corrected setting must not be mixed with, or would lose."""
+    return bool(checkpoints(out / "checkpoints")) or any(
+        (out / name).exists() for name in ("adapter_model.safetensors", "result.json")
+    )
+
+
+def _differences(path: Path, config: Config) -> str:
+    """Name the settings that differ, "there" in the folder and "here" in the command."""
+    try:
+        other = load_config(path)
+    except UserError:
+        return f"a run whose settings cannot be compared ({path.name} is missing or damaged)"
+    if other.task_names != config.task_names:
+        return f"the tasks {', '.join(other.task_names)} there, {', '.join(config.task_names)} here"
+    there = _flat(other.model_dump(mode="json", exclude={"study"}))
+    here = _flat(config.model_dump(mode="json", exclude={"study"}))
+    keys = [key for key in {**there, **here} if there.get(key) != here.get(key)]
+    if not keys:
+        return "the same settings, but other rows in the data files, or another mixture of tasks in a step"
+    shown = [f"{key} = {there.get(key)!r} there, {here.get(key)!r} here" for key in keys[:4]]
+    return "; ".join(shown) + (f"; and {len(keys) - 4} more" if len(keys) > 4 else "")
+
+
+def _flat(value: Any, key: str = "") -> dict[str, Any]:
+    """Settings by dotted key; a task by its name."""
+    if isinstance(value, list) and value and all(isinstance(item, dict) and "name" in item for item in value):
+        value = {item["name"]: item for item in value}
+    if not isinstance(value, dict) or not value:
+        return {key: value}
+    return {k: v for name, item in value.items() for k, v in _flat(item, f"{key}.{name}" if key else name).items()}
 
 
 def _refuse_foreign(out: Path) -> None:

@@ -1,0 +1,243 @@
+"""A command that is stopped, killed or out of disk goes on where it was, and ends with the same adapter."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from command_line import Cli, check_message
+
+from ortholora.models import save_model
+from ortholora.training.progress import ProgressCallback
+from tiny import tiny_config
+
+#: `ortholora` in a process of its own that sends itself a signal, after a step of a run or while it saves.
+STOPPED = """
+import os, signal, sys
+import torch
+from ortholora.models import save_model
+from ortholora.training.progress import ProgressCallback
+place, count, number = sys.argv.pop(1), int(sys.argv.pop(1)), getattr(signal, sys.argv.pop(1))
+seen = 0
+def count_down():
+    global seen
+    seen += 1
+    if seen == count:
+        os.kill(os.getpid(), number)
+step, save = ProgressCallback.on_step_end, torch.save
+if place == "step":
+    ProgressCallback.on_step_end = lambda self, *args, **kwargs: (count_down(), step(self, *args, **kwargs))[1]
+else:
+    torch.save = lambda *args, **kwargs: (count_down(), save(*args, **kwargs))[1]
+from ortholora.__main__ import main
+main()
+"""
+LIMITED = """
+import resource, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)),) * 2)
+from ortholora.__main__ import main
+main()
+"""
+
+
+def start(script: str, *words: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", script, *map(str, words)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+
+def weights(folder: Path) -> dict[str, bytes]:
+    """Adapters and heads of all finished runs, byte for byte; checkpoints are left out."""
+    paths = [path for path in folder.rglob("*.safetensors") if "checkpoints" not in path.parts]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+def left_over(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.name.startswith(".") or path.suffix in {".old", ".tmp"}]
+
+
+def resumable(folder: Path) -> Path:
+    """Write a configuration with dropout and warm-up: a resume that forgets something shows."""
+    training = {"steps": 5, "save_every": 2, "warmup_steps": 2}
+    path = tiny_config(folder, "resume", lora={"dropout": 0.1}, training=training)
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace(str(folder / "backbone"), "backbone"), encoding="utf-8")
+    return path
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, *after: int, number: int = signal.SIGINT) -> None:
+    """Send this process a signal after these steps, counted over all runs."""
+    seen = 0
+    step = ProgressCallback.on_step_end
+
+    def on_step_end(self, *args, **kwargs):
+        nonlocal seen
+        seen += 1
+        if seen in after:
+            os.kill(os.getpid(), number)
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(ProgressCallback, "on_step_end", on_step_end)
+
+
+STUDY = ["compare", "resume.yaml", "--out", "out", "--tasks", "topic,score"]
+TRAIN = ["train", "resume.yaml", "--out", "out", "--tasks", "topic,score"]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(home_of_all):
+    """Weights of a study that nothing disturbed."""
+    resumable(home_of_all)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home_of_all)
+        Cli(home_of_all).ok(*[word.replace("out", "whole") if word == "out" else word for word in STUDY])
+    return weights(home_of_all / "whole")
+
+
+@pytest.fixture
+def trained_weights(uninterrupted):
+    """What `train` must end with: the weights of the study's run of ortho."""
+    prefix = "runs/ortho/seed-0/"
+    return {key.removeprefix(prefix): value for key, value in uninterrupted.items() if key.startswith(prefix)}
+
+
+@pytest.fixture(autouse=True)
+def config(uninterrupted, home):
+    return resumable(home)
+
+
+def test_an_interrupted_study_resumes(cli, home, uninterrupted):
+    # Step 3 of the third run, joint.
+    stopped = start(STOPPED, "step", 13, "SIGINT", *STUDY)
+    assert stopped.returncode == 130, stopped.stderr
+    assert stopped.stderr == ""
+    assert "joint · seed 0: 5 steps" in stopped.stdout
+    assert "Stopped in joint · seed 0. Start the same command again" in stopped.stdout
+    assert [path.name for path in (home / "out/runs/joint/seed-0/checkpoints").iterdir()] == ["checkpoint-3"]
+    shown = cli.ok(*STUDY)
+    assert "2 of 4 runs are finished and kept" in shown
+    assert "going on from the checkpoint of step 3" in shown
+    assert weights(home / "out") == uninterrupted
+    assert not left_over(home / "out")
+
+
+def test_a_study_killed_while_saving_resumes(cli, home, uninterrupted):
+    # Four calls of torch.save a checkpoint, three checkpoints a run: the second of the last run, ortho.
+    killed = start(STOPPED, "save", 3 * 12 + 4 + 2, "SIGKILL", *STUDY)
+    assert killed.returncode == -signal.SIGKILL
+    folder = home / "out/runs/ortho/seed-0/checkpoints"
+    assert {path.name for path in folder.iterdir()} == {".saving", "checkpoint-2"}
+    assert "going on from the checkpoint of step 2" in cli.ok(*STUDY)
+    assert weights(home / "out") == uninterrupted
+    assert not left_over(home / "out")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_resumes(cli, home, monkeypatch, trained_weights, number):
+    with monkeypatch.context() as patch:
+        interrupt(patch, 3, number=number)
+        result = cli(*TRAIN)
+    assert result.exit_code == 130
+    assert "Stopped in ortho · seed 0" in result.stdout
+    assert signal.getsignal(number) in {signal.SIG_DFL, signal.default_int_handler}
+    cli.ok(*TRAIN)
+    assert weights(home / "out") == trained_weights
+
+
+def test_a_second_interrupt_stops_at_once(cli, home, monkeypatch, trained_weights):
+    def impatient(folder, model, card):
+        save_model(folder, model, card)
+        if folder.name == "checkpoint-3":
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        interrupt(patch, 3)
+        patch.setattr("ortholora.training.trainer.save_model", impatient)
+        result = cli(*TRAIN)
+    assert [path.name for path in (home / "out" / "checkpoints").iterdir()] == ["checkpoint-2"]
+    assert result.exit_code == 130
+    assert "Stopped." in result.stderr
+    cli.ok(*TRAIN)
+    assert weights(home / "out") == trained_weights
+
+
+def test_a_real_full_disk(cli, home, monkeypatch, trained_weights):
+    with monkeypatch.context() as patch:
+        interrupt(patch, 3)
+        cli(*TRAIN)
+    # From here on no file may grow beyond 20 000 bytes; a checkpoint's optimizer state is larger.
+    full = start(LIMITED, 20_000, *TRAIN)
+    assert full.returncode == 2, full.stderr
+    check_message(full.stderr)
+    assert "checkpoint of step 4" in full.stderr
+    assert "it goes on from checkpoint-3" in full.stderr
+    assert [path.name for path in (home / "out/checkpoints").iterdir()] == ["checkpoint-3"]
+    assert not left_over(home / "out")
+    cli.ok(*TRAIN)
+    assert weights(home / "out") == trained_weights
+
+
+@pytest.mark.parametrize("call", [1, 4, 5, 8])
+def test_no_space_at_any_write_of_a_checkpoint(cli, home, monkeypatch, trained_weights, call):
+    seen, save = 0, torch.save
+
+    def full(*args, **kwargs):
+        nonlocal seen
+        seen += 1
+        if seen == call:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return save(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full)
+        message = cli.complaint(*TRAIN)
+    assert "No space left on device" in message
+    assert ("goes on from checkpoint-2" if call > 4 else "no checkpoint was written before") in message
+    assert not left_over(home / "out")
+    cli.ok(*TRAIN)
+    assert weights(home / "out") == trained_weights
+
+
+@pytest.mark.parametrize("name", ["ortholora.training.run.save_model", "numpy.savez_compressed"])
+def test_no_space_for_the_result(cli, home, monkeypatch, trained_weights, name):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(name, full)
+        assert "No space left on device" in cli.complaint(*TRAIN)
+    assert not (home / "out" / "result.json").exists()
+    assert not left_over(home / "out")
+    cli.ok(*TRAIN)
+    assert weights(home / "out") == trained_weights
+
+
+def test_a_damaged_checkpoint_says_what_to_delete(cli, home, monkeypatch, trained_weights):
+    with monkeypatch.context() as patch:
+        interrupt(patch, 3)
+        cli(*TRAIN)
+    path = home / "out" / "checkpoints" / "checkpoint-3" / "optimizer.pt"
+    path.write_bytes(path.read_bytes()[:100])
+    assert "checkpoint-3" in cli.complaint(*TRAIN)
+    shutil.rmtree(path.parent)
+    cli.ok(*TRAIN)
+    assert weights(home / "out") == trained_weights
+
+
+@pytest.mark.parametrize("setting", ["training.learning_rate=1e30", "rule=my_rules:broken"])
+def test_a_loss_that_is_no_number(cli, home, setting):
+    words = ["train", "tiny.yaml", "--out", "out", "--set", setting, "--set", "training.save_every=1"]
+    message = cli.complaint(*words)
+    assert "step " in message
+    assert any(f"task '{name}'" in message for name in ("topic", "pair", "score")) or "rule" in message
+    kept = sorted((home / "out" / "checkpoints").iterdir())
+    assert all((path / "trainer_state.json").is_file() for path in kept)
+    assert not (home / "out" / "result.json").exists()

@@ -1,0 +1,48 @@
+"""Workspaces over the tiny backbone and tasks, for tests of models and training."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ortholora.config import Config
+from ortholora.config_file import load_config
+from ortholora.data.read import read_tasks
+from ortholora.training.method import Method
+from ortholora.training.progress import Silent
+from ortholora.training.run import Workspace, build_trainer
+from ortholora.training.trainer import OrthoTrainer
+from tiny import tiny_config
+
+JOINT, ORTHO, SUM = Method("joint"), Method("ortho", "ortho"), Method("sum", "sum")
+TASKS = ("topic", "pair", "score")
+
+
+@functools.cache
+def _folder() -> Path:
+    return Path(tempfile.mkdtemp(prefix="ortholora-tests-"))
+
+
+def config(**sections: Any) -> Config:
+    """The tiny configuration with some sections changed; files live in one folder for the process."""
+    return load_config(tiny_config(_folder(), **sections))
+
+
+def workspace(**sections: Any) -> Workspace:
+    """A workspace of the tiny configuration."""
+    settings = config(**sections)
+    return Workspace(settings, read_tasks(settings, base=_folder(), data_dir=None))
+
+
+def trainer(
+    out: Path, method: Method = ORTHO, names: tuple[str, ...] = TASKS, seed: int = 0, **sections: Any
+) -> OrthoTrainer:
+    """A trainer of the tiny configuration, not yet started."""
+    return build_trainer(workspace(**sections), method, names, seed, out, Silent())
+
+
+def weights(trainer: OrthoTrainer) -> dict[str, Any]:
+    """Copies of the trainable parameters by name."""
+    return {n: p.detach().clone() for n, p in trainer.model.named_parameters() if p.requires_grad}
