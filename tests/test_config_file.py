@@ -139,17 +139,17 @@ def test_a_missing_file_and_a_folder_name_the_files_that_are_there(write, tmp_pa
         (with_task("lable: x"), ["tasks.cola.lable", "found:    the unknown key `lable`", "did you mean `label`?"]),
         (with_task("zzz: x"), ["to do:    remove it"]),
         (with_task("metric: acuracy"), ["tasks.cola.metric", "did you mean `accuracy`?"]),
-        (with_task("metric: pearson"), ["run.yaml: tasks.cola\n", "does not fit kind `classification`"]),
-        (with_task("text: 3"), ["tasks.cola.text\n", "expected: text (in quotes", "or a valid list"]),
-        (with_task("labels: [yes, no]"), ["tasks.cola.labels", "labels in quotes", "YAML reads yes, no"]),
-        (with_task("labels: [a, a]"), ["at least two different entries"]),
+        (with_task("metric: pearson"), ["run.yaml: tasks.cola\n", "a metric for classification", "use accuracy, f1"]),
+        (with_task("text: 3"), ["tasks.cola.text\n", "expected: text (in quotes", "or a list"]),
+        (with_task("labels: [yes, no]"), ["tasks.cola.labels", "in quotes", "YAML reads them"]),
+        (with_task("labels: [a, a]"), ["at least two different `labels`"]),
         (with_task("hub: {name: x}"), ["tasks.cola.hub.path", "no such key", "add `path:`"]),
-        ("backbone: x\ntasks:\n  - {name: q}\n", ["run.yaml: tasks.q", "give the data"]),
+        ("backbone: x\ntasks:\n  - {name: q}\n", ["run.yaml: tasks.q", "the task's data", "add `train:`"]),
         ("backbone: x\ntasks:\n  - {train: a.tsv, dev: b.tsv}\n", ["tasks.0.name", "add `name:`"]),
         ("backbone: x\ntasks: []\n", ["run.yaml: tasks\n", "at least 1 item"]),
         (GOOD + "lora:\n", ["run.yaml: lora\n", "found:    nothing", "write its keys below"]),
         (GOOD + "study: {methods: [joint, {name: a, block: mtrix}]}\n", ["methods.1.block", "`matrix`"]),
-        (GOOD.replace("v1.1", "cola"), ["the configuration as a whole", "cola appears more than once"]),
+        (GOOD.replace("v1.1", "cola"), ["the configuration as a whole", "cola more than once", "rename"]),
     ],
 )
 def test_a_mistake_in_the_values_names_key_expected_found_and_what_to_do(write, text, parts):
@@ -162,7 +162,7 @@ def test_several_mistakes_come_in_one_message(write):
     assert "3 problems" in message
     assert "tasks.cola.weight: expected greater than 0" in message
     assert "did you mean `seed`?" in message
-    assert "max_length: expected a valid integer, unable to parse" in message
+    assert "max_length: expected a whole number" in message
 
 
 def test_dump_loads_back_to_the_same_even_with_texts_that_look_like_numbers(write):

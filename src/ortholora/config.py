@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 MetricName = Literal[
     "accuracy",
@@ -24,6 +25,13 @@ MetricName = Literal[
 REGRESSION_METRICS = frozenset({"pearson", "spearman", "pearson_spearman"})
 #: Metrics that need exactly two labels, the second of which is the positive one.
 BINARY_METRICS = frozenset({"f1", "accuracy_f1"})
+
+
+def _wrong(expected: str, found: str, todo: str) -> PydanticCustomError:
+    """A problem in three parts; `config_errors` shows them."""
+    return PydanticCustomError(
+        "config", "expected {expected}; found {found}; {todo}", {"expected": expected, "found": found, "todo": todo}
+    )
 
 
 class Strict(BaseModel):
@@ -95,37 +103,49 @@ class TaskConfig(Strict):
         if not isinstance(value, list):
             return value
         if any(isinstance(label, bool) for label in value):
-            raise ValueError("labels in quotes, since YAML reads yes, no, on, off, true and false as booleans")
+            raise _wrong(
+                "a list of texts",
+                "true or false",
+                "put labels such as yes, no, on and off in quotes (YAML reads them as booleans)",
+            )
         return [str(label) if isinstance(label, int) else label for label in value]
 
     @field_validator("text")
     @classmethod
     def _one_or_two_columns(cls, value: str | list[str]) -> str | list[str]:
         if isinstance(value, list) and len(value) not in (1, 2):
-            raise ValueError("give one text column, or a list of two for sentence pairs")
+            raise _wrong("one column, or a list of two for sentence pairs", f"{len(value)} columns", "name one or two")
         return value
 
     @model_validator(mode="after")
     def _check(self) -> TaskConfig:
         has_files = self.train is not None and self.dev is not None
         if (self.train is None) != (self.dev is None):
-            raise ValueError("give both `train` and `dev`, or neither")
+            raise _wrong(
+                "both `train` and `dev`, or neither", f"only `{'train' if self.train else 'dev'}`", "add the other file"
+            )
         if not (has_files or self.hub or self.package):
-            raise ValueError("give the data: `train` and `dev` files, or `hub`, or `package`")
+            raise _wrong(
+                "the task's data", "neither files nor `hub` nor `package`", "add `train:` and `dev:` (files), or `hub:`"
+            )
         if self.metric is None:
             self.metric = "accuracy" if self.kind == "classification" else "pearson_spearman"
         if (self.kind == "regression") != (self.metric in REGRESSION_METRICS):
             fitting = "pearson, spearman or pearson_spearman"
             if self.kind == "classification":
                 fitting = "accuracy, f1, macro_f1, matthews or accuracy_f1"
-            raise ValueError(f"metric `{self.metric}` does not fit kind `{self.kind}`; use {fitting}")
+            raise _wrong(f"a metric for {self.kind}", f"`metric: {self.metric}`", f"use {fitting}")
         if self.labels is not None:
             if self.kind == "regression":
-                raise ValueError("a regression task has no `labels`; remove the key")
+                raise _wrong("no `labels` for a regression task", f"{len(self.labels)} labels", "remove `labels`")
             if len(set(self.labels)) != len(self.labels) or len(self.labels) < 2:
-                raise ValueError("`labels` needs at least two different entries")
+                raise _wrong(
+                    "at least two different `labels`", ", ".join(self.labels) or "none", "list every class once"
+                )
             if self.metric in BINARY_METRICS and len(self.labels) != 2:
-                raise ValueError(f"metric `{self.metric}` needs two labels, `labels` has {len(self.labels)}")
+                raise _wrong(
+                    f"two `labels` for metric `{self.metric}`", f"{len(self.labels)} labels", "use accuracy or macro_f1"
+                )
         return self
 
 
@@ -199,9 +219,15 @@ class TrainingSection(Strict):
     @model_validator(mode="after")
     def _check(self) -> TrainingSection:
         if self.selection == "best" and not self.eval_every:
-            raise ValueError("`selection: best` needs `eval_every` greater than 0")
+            raise _wrong(
+                "`eval_every` greater than 0 with `selection: best`",
+                "`eval_every: 0`",
+                "set `eval_every`, for example to 100",
+            )
         if self.patience and self.selection != "best":
-            raise ValueError("`patience` has no effect without `selection: best`; set it or remove `patience`")
+            raise _wrong(
+                "`selection: best` with `patience`", "`selection: last`", "set `selection: best` or remove `patience`"
+            )
         return self
 
 
@@ -269,9 +295,13 @@ class Config(Strict):
         names = [task.name for task in self.tasks]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise ValueError(f"task names must differ, but {', '.join(twice)} appears more than once")
+            raise _wrong("tasks with different names", f"{', '.join(twice)} more than once", "rename one of them")
         if "average" in names:
-            raise ValueError("`average` is the name of the mean over tasks; give the task another name")
+            raise _wrong(
+                "task names other than `average`",
+                "a task named `average`",
+                "rename it: `average` is the mean over tasks",
+            )
         return self
 
     @property

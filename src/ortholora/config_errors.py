@@ -65,7 +65,10 @@ def _merge(problems: Iterable[_Problem]) -> list[_Problem]:
 def _problem(details: ErrorDetails, raw: Mapping[str, Any]) -> _Problem:
     key, section = _locate(details, raw)
     kind, value = details["type"], details["input"]
-    expected, found, todo = _words(details), _show(value), "change the value"
+    if kind == "config":
+        return _Problem(key, **details["ctx"])
+    expected, found = _words(details), _show(value)
+    todo = f"give `{key.rpartition('.')[2]}` such a value"
     last = str(details["loc"][-1]) if details["loc"] else ""
     if kind == "extra_forbidden":
         known = list(section.model_fields)
@@ -83,11 +86,25 @@ def _problem(details: ErrorDetails, raw: Mapping[str, Any]) -> _Problem:
     return _Problem(key, expected, found, todo)
 
 
+#: What pydantic's kinds of errors mean to somebody who writes YAML.
+_PLAIN = {
+    "string_type": "text (in quotes, where YAML would read a number, a date or yes/no)",
+    "model_type": "a section with keys",
+    "int_parsing": "a whole number",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_parsing": "a number",
+    "float_type": "a number",
+    "bool_parsing": "true or false",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "string_pattern_mismatch": "a name of letters, digits, `_`, `.` and `-`, which begins with a letter or a digit",
+}
+
+
 def _words(details: ErrorDetails) -> str:
     message = details["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    if details["type"] == "string_type":
-        return "text (in quotes, where YAML would read a number, a date or yes/no)"
-    return "a section with keys" if details["type"] == "model_type" else message
+    return _PLAIN.get(details["type"], message)
 
 
 def _show(value: Any) -> str:

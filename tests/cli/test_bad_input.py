@@ -35,7 +35,7 @@ def refused(cli: Cli, *words: object) -> str:
         ("training.steps", ["no `=`"]),
         ("tasks.pair.metric=pearson", ["pearson", "does not fit"]),
         ("tasks.topic.metric=f1", ["exactly two labels"]),
-        ("tasks.pair.name=topic", ["topic appears more than once"]),
+        ("tasks.pair.name=topic", ["topic more than once"]),
         ("tasks.topic.label=labels", ["no column `labels`", "did you mean `label`"]),
         ("tasks.topic.train=train-topics.tsv", ["no such file", "did you mean `train-topic.tsv`"]),
         ("tasks.pair.labels=[nay, yes]", ["nay"]),

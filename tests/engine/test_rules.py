@@ -135,3 +135,16 @@ def test_a_rule_with_parameters_of_its_own() -> None:
     stats = ortho.resolve()
     assert not stats.weights.requires_grad
     assert not any(p.grad.requires_grad for p in models.lora_parameters(sample.model).values())
+
+
+def test_a_rule_that_returns_nan_is_named() -> None:
+    """Zero gradients are legal, so a rule that divides by a norm must guard it."""
+    sample = models.stack(4, 2, [3, 4])
+
+    def careless(gram: Tensor, context: RuleContext) -> Tensor:
+        return 1 / gram.diagonal(dim1=1, dim2=2)
+
+    ortho = OrthoLora(sample.model, ["a", "b", "absent"], rule=careless)
+    run_step(ortho, sample.model, [(sample, [0, 1, 0, 1])])
+    with pytest.raises(ValueError, match=r"finite weights.*careless"):
+        ortho.resolve()

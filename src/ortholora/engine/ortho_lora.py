@@ -23,6 +23,7 @@ from ortholora.engine.silence import (
     check_same_matrices,
     check_untouched,
     check_unused,
+    check_weights,
     refuse_wrappers,
 )
 from ortholora.engine.stats import StepStats
@@ -140,16 +141,16 @@ class OrthoLora:
         self._check_something_captured()
         check_untouched(self._groups)
         check_unused(self._groups)
-        if self._checks_left or self._step % CHECK_EVERY == 0:
+        if self._check_due():
             check_same_matrices(self.matrices, find_matrices(self._model))
             check_capture_is_complete(self._groups)
-            self._checks_left = max(0, self._checks_left - 1)
         stacks = self._means.stack(present)
         gram = self._blocks.gram(stacks)
         context = RuleContext(self.tasks, present, self._step, self._generator)
         weights, combination = self._decide(gram, context)
         self._write(stacks, weights)
         self._step += 1
+        self._checks_left = max(0, self._checks_left - 1)
         self.discard()
         count = len(self.tasks)
         return StepStats(
@@ -260,8 +261,14 @@ class OrthoLora:
                 todo="wrap forward and backward in ortho.batch(...), and call resolve() once per step",
             )
 
+    def _check_due(self) -> bool:
+        return self._checks_left > 0 or self._step % CHECK_EVERY == 0
+
     def _decide(self, gram: Tensor, context: RuleContext) -> tuple[Tensor, Tensor | None]:
         answer = self.rule(unit_trace(gram), context)
+        # On the CPU this look is free; on a GPU it would synchronise, so there only with the other checks.
+        if gram.device.type == "cpu" or self._check_due():
+            check_weights(gram, answer, self.rule)
         blocks, width, _ = gram.shape
         count = len(self.tasks)
         if answer.shape == (blocks, count, width):

@@ -86,6 +86,19 @@ def check_same_matrices(attached: Sequence[Matrix], present: Sequence[Matrix]) -
         )
 
 
+def check_weights(gram: Tensor, weights: Tensor, rule: object) -> None:
+    """A finite Gram must give finite weights. (A step that overflowed may have neither: a scaler skips it.)
+
+    Raises:
+        ValueError: The rule returned NaN or infinite weights.
+    """
+    if not bool(weights.isfinite().all()) and bool(gram.isfinite().all()):
+        raise ValueError(
+            f"A rule should return finite weights for finite gradients. Found NaN or infinite ones from {rule!r}; "
+            "guard divisions by zero (a task that is absent, or every A in the first step, has a zero gradient)."
+        )
+
+
 def check_capture_is_complete(groups: Sequence[ShapeGroup]) -> None:
     """The task gradients of every matrix must add up to its `.grad`.
 

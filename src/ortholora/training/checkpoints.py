@@ -75,6 +75,7 @@ def staging(folder: Path, what: str) -> Iterator[Path]:
 
 def publish(staged: Path, target: Path) -> None:
     """Move a complete folder into its place; an older one of the same name is replaced."""
+    _flush(staged)
     old = target.with_name(target.name + ".old")
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():
@@ -85,8 +86,17 @@ def publish(staged: Path, target: Path) -> None:
 
 def publish_files(staged: Path, target: Path) -> None:
     """Move the files of a complete folder into an existing one, each in one step."""
+    _flush(staged)
     for path in sorted(staged.iterdir()):
         os.replace(path, target / path.name)
+
+
+def _flush(folder: Path) -> None:
+    """Have the files on the disk before they get their names: a power loss must not leave empty ones."""
+    for path in folder.iterdir():
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
 
 
 def rotate(folder: Path, limit: int | None, keep: str | None) -> None:

@@ -171,7 +171,8 @@ class OrthoTrainer(ResolveMixin, Trainer):
             expected="finite losses",
             found=f"a non-finite loss in step {step}; "
             + (f"{kept[-1]} is the last checkpoint and was kept" if kept else "no checkpoint was written yet"),
-            todo="lower `training.learning_rate`, use `dtype: float32`, or look at the task's rows",
+            todo="look at the task's rows; or, with another --out, lower `training.learning_rate` or use "
+            "`dtype: float32`",
         )
 
     # ---- evaluation ----------------------------------------------------------------------------------
