@@ -33,7 +33,7 @@ def refused(cli: Cli, *words: object) -> str:
         ("training.stepz=5", ["did you mean `training.steps`"]),
         ("training.steps=many", ["training.steps", "'many'"]),
         ("training.steps", ["no `=`"]),
-        ("tasks.pair.metric=pearson", ["pearson", "does not fit"]),
+        ("tasks.pair.metric=pearson", ["pearson", "a metric for classification"]),
         ("tasks.topic.metric=f1", ["exactly two labels"]),
         ("tasks.pair.name=topic", ["topic more than once"]),
         ("tasks.topic.label=labels", ["no column `labels`", "did you mean `label`"]),

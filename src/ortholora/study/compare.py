@@ -11,6 +11,7 @@ from ortholora.config import Config
 from ortholora.config_file import with_settings
 from ortholora.data.task import TaskData
 from ortholora.errors import UserError
+from ortholora.study.conflict import conflict_sentences, summarise_conflict
 from ortholora.study.methods import methods_of
 from ortholora.study.record import RESULT_FILE, RunRecord, read_record, write_record
 from ortholora.study.statistics import summarise
@@ -177,7 +178,7 @@ def _summary(config: Config, records: Sequence[RunRecord], runs: Sequence[Planne
         resamples=config.study.bootstrap,
         seed=config.data_seed,
     )
-    summary["conflict"] = {
-        name: {str(r.seed): r.conflict for r in records if r.method == name and r.conflict} for name in names[2:]
-    }
+    summary["conflict"] = {name: summarise_conflict([r for r in records if r.method == name]) for name in names[2:]}
+    if summary["recovered_method"]:
+        summary["verdict"] += conflict_sentences(summary["conflict"][summary["recovered_method"]])
     return summary

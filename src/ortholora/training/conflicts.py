@@ -104,7 +104,11 @@ def _figures(steps: float, total: Tensor, squared: Tensor) -> dict[str, Any]:
     mean = float(total) / steps
     variance = max(0.0, float(squared) / steps - mean**2) * steps / max(1.0, steps - 1)
     error = math.sqrt(variance / steps) if steps > 1 else None
-    verdict = "unsure"
-    if error is not None and abs(mean) > SURE * error:
-        verdict = "conflict" if mean < 0 else "agreement"
-    return {"cosine": mean, "standard_error": error, "verdict": verdict}
+    return {"cosine": mean, "standard_error": error, "verdict": verdict(mean, error)}
+
+
+def verdict(mean: float, error: float | None) -> str:
+    """`conflict` or `agreement` where the mean cosine is surely not zero, else `unsure`."""
+    if error is None or abs(mean) <= SURE * error:
+        return "unsure"
+    return "conflict" if mean < 0 else "agreement"
