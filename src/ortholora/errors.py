@@ -32,3 +32,7 @@ class NonFiniteLossError(UserError):
 
 class CaptureError(UserError):
     """A LoRA matrix whose task gradients cannot be, or were not, captured."""
+
+
+class RuleError(UserError):
+    """A conflict rule that returned something that is no weights."""

@@ -120,7 +120,7 @@ def test_an_answer_of_wrong_shape_leaves_grad_alone() -> None:
     ortho = OrthoLora(sample.model, ["a", "b"], rule=_rules.of_wrong_shape)
     run_step(ortho, sample.model, [(sample, torch.tensor([0, 0, 1, 1]))])
     before = [p.grad.clone() for p in models.lora_parameters(sample.model).values()]
-    with pytest.raises(ValueError, match=r"weights \[2, 2\] or combinations \[2, 2, 2\]. Found \[3, 2\]"):
+    with pytest.raises(ValueError, match=r"weights \[2, 2\] or combinations \[2, 2, 2\]\n.*shape \[3, 2\]"):
         ortho.resolve()
     now = [p.grad for p in models.lora_parameters(sample.model).values()]
     assert all(torch.equal(a, b) for a, b in zip(before, now, strict=True))
@@ -145,6 +145,6 @@ def test_a_rule_that_returns_nan_is_named() -> None:
         return 1 / gram.diagonal(dim1=1, dim2=2)
 
     ortho = OrthoLora(sample.model, ["a", "b", "absent"], rule=careless)
-    run_step(ortho, sample.model, [(sample, [0, 1, 0, 1])])
-    with pytest.raises(ValueError, match=r"finite weights.*careless"):
+    run_step(ortho, sample.model, [(sample, torch.tensor([0, 1, 0, 1]))])
+    with pytest.raises(ValueError, match=r"careless.* returned NaN or infinite weights"):
         ortho.resolve()

@@ -27,7 +27,7 @@ from ortholora.engine.silence import (
     refuse_wrappers,
 )
 from ortholora.engine.stats import StepStats
-from ortholora.errors import CaptureError
+from ortholora.errors import CaptureError, RuleError
 
 #: Steps at whose end captured gradients are compared with `.grad` (one host synchronisation each): the
 #: first two, because B = 0 hides A in the first, and then every so many.
@@ -275,9 +275,11 @@ class OrthoLora:
             return answer.sum(1), answer
         if answer.shape == (blocks, width):
             return answer, None
-        raise ValueError(
-            f"A rule should return weights [{blocks}, {width}] or combinations [{blocks}, {count}, {width}]. "
-            f"Found {list(answer.shape)} from {self.rule!r}."
+        raise RuleError(
+            f"The rule {self.rule!r} returned something of the wrong shape",
+            expected=f"weights [{blocks}, {width}] or combinations [{blocks}, {count}, {width}]",
+            found=f"shape {list(answer.shape)}",
+            todo="correct the rule; docs/rules.md shows one",
         )
 
     def _write(self, stacks: Sequence[Tensor], weights: Tensor) -> None:

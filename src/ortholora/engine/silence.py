@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ortholora.engine.buffers import ShapeGroup
 from ortholora.engine.layers import Matrix
-from ortholora.errors import CaptureError
+from ortholora.errors import CaptureError, RuleError
 
 #: Relative difference allowed between `.grad` and the sum of the task gradients (bf16 accumulation rounds).
 TOLERANCE = 0.05
@@ -90,12 +90,14 @@ def check_weights(gram: Tensor, weights: Tensor, rule: object) -> None:
     """A finite Gram must give finite weights. (A step that overflowed may have neither: a scaler skips it.)
 
     Raises:
-        ValueError: The rule returned NaN or infinite weights.
+        RuleError: The rule returned NaN or infinite weights.
     """
     if not bool(weights.isfinite().all()) and bool(gram.isfinite().all()):
-        raise ValueError(
-            f"A rule should return finite weights for finite gradients. Found NaN or infinite ones from {rule!r}; "
-            "guard divisions by zero (a task that is absent, or every A in the first step, has a zero gradient)."
+        raise RuleError(
+            f"The rule {rule!r} returned NaN or infinite weights",
+            expected="finite weights for finite gradients",
+            found=f"{int((~weights.isfinite()).sum())} of {weights.numel()} not finite",
+            todo="guard its divisions: the gradient of an absent task, and of every A in the first step, is zero",
         )
 
 
