@@ -105,7 +105,7 @@ class TaskConfig(Strict):
         if any(isinstance(label, bool) for label in value):
             raise _wrong(
                 "a list of texts",
-                "true or false",
+                str(value),
                 "put labels such as yes, no, on and off in quotes (YAML reads them as booleans)",
             )
         return [str(label) if isinstance(label, int) else label for label in value]
