@@ -1,0 +1,84 @@
+"""Keep a study's summary in the repository, with the command that made it, and show one in the README.
+
+python benchmarks/publish.py runs/glue glue-minilm --readme --command "ortholora compare examples/glue.yaml ..."
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+BEGIN, END = "<!-- result:begin -->", "<!-- result:end -->"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", type=Path, help="the --out folder of `ortholora compare`")
+    parser.add_argument("name", help="folder under benchmarks/results")
+    parser.add_argument("--command", required=True, help="the command that made the study")
+    parser.add_argument("--readme", action="store_true", help="show this result in the README")
+    arguments = parser.parse_args()
+    publish(arguments.study, arguments.name, arguments.command)
+    if arguments.readme:
+        readme = ROOT / "README.md"
+        readme.write_text(with_result(readme.read_text(encoding="utf-8"), arguments.name), encoding="utf-8")
+
+
+def publish(study: Path, name: str, command: str) -> None:
+    """Copy the three summaries, and write down the command."""
+    folder = RESULTS / name
+    folder.mkdir(parents=True, exist_ok=True)
+    for ending in ("json", "md", "png"):
+        shutil.copyfile(study / f"summary.{ending}", folder / f"summary.{ending}")
+    (folder / "command.txt").write_text(command + "\n", encoding="utf-8")
+
+
+def with_result(readme: str, name: str) -> str:
+    """The README with the result between its two marks."""
+    before, _, rest = readme.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n{block(name)}\n{END}{after}"
+
+
+def block(name: str) -> str:
+    """Picture, table and verdict of a published result, as they came out."""
+    folder = f"benchmarks/results/{name}"
+    markdown = (ROOT / folder / "summary.md").read_text(encoding="utf-8")
+    command = (ROOT / folder / "command.txt").read_text(encoding="utf-8").strip()
+    note = (ROOT / folder / "note.md").read_text(encoding="utf-8").strip()
+    verdict = section(markdown, "Verdict")
+    return "\n".join(
+        [
+            "## A real result, as it came out",
+            note,
+            "",
+            table(markdown),
+            "",
+            f"![Single, joint and Ortho-LoRA training]({folder}/summary.png)",
+            "",
+            verdict,
+            "",
+            f"`{command}` · [all numbers]({folder}/summary.md)",
+        ]
+    )
+
+
+def table(markdown: str) -> str:
+    """The first table of a summary."""
+    lines = markdown.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("|"))
+    stop = next(i for i in range(start, len(lines)) if not lines[i].startswith("|"))
+    return "\n".join(lines[start:stop])
+
+
+def section(markdown: str, title: str) -> str:
+    """The text under a heading."""
+    _, _, rest = markdown.partition(f"## {title}\n")
+    return rest.partition("\n## ")[0].strip()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""The README shows the committed result, not somebody's memory of it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = sorted(path.parent for path in ROOT.glob("benchmarks/results/*/summary.json"))
+
+
+def load_publish() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("publish", ROOT / "benchmarks" / "publish.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_readme_shows_the_committed_result() -> None:
+    publish = load_publish()
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = readme.partition(publish.BEGIN)[2].partition(publish.END)[0].strip()
+    assert shown == publish.block("glue-minilm").strip()
+
+
+@pytest.mark.parametrize("folder", RESULTS, ids=lambda path: path.name)
+def test_a_committed_result_is_complete_and_says_where_it_comes_from(folder: Path) -> None:
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    assert {"single", "joint", "ortho"} <= summary["methods"].keys()
+    assert (summary["recovered"] is None) == bool(summary["recovered_reason"])
+    assert summary["provenance"]["commit"]
+    assert summary["provenance"]["hardware"]["cpu"]
+    assert "ortholora compare" in (folder / "command.txt").read_text(encoding="utf-8")
+    assert (folder / "summary.png").stat().st_size > 10_000
+    text = (folder / "summary.json").read_text(encoding="utf-8")
+    assert "/work/" not in text
+    assert "/tmp/" not in text
+
+
+def test_results_are_there() -> None:
+    assert {path.name for path in RESULTS} >= {"demo", "glue-minilm"}
