@@ -19,21 +19,23 @@ def main() -> None:
     parser.add_argument("study", type=Path, help="the --out folder of `ortholora compare`")
     parser.add_argument("name", help="folder under benchmarks/results")
     parser.add_argument("--command", required=True, help="the command that made the study")
+    parser.add_argument("--note", required=True, help="what a reader must know of the data and the machine")
     parser.add_argument("--readme", action="store_true", help="show this result in the README")
     arguments = parser.parse_args()
-    publish(arguments.study, arguments.name, arguments.command)
+    publish(arguments.study, arguments.name, arguments.command, arguments.note)
     if arguments.readme:
         readme = ROOT / "README.md"
         readme.write_text(with_result(readme.read_text(encoding="utf-8"), arguments.name), encoding="utf-8")
 
 
-def publish(study: Path, name: str, command: str) -> None:
-    """Copy the three summaries, and write down the command."""
+def publish(study: Path, name: str, command: str, note: str) -> None:
+    """Copy the three summaries, and write down the command and the note."""
     folder = RESULTS / name
     folder.mkdir(parents=True, exist_ok=True)
     for ending in ("json", "md", "png"):
         shutil.copyfile(study / f"summary.{ending}", folder / f"summary.{ending}")
     (folder / "command.txt").write_text(command + "\n", encoding="utf-8")
+    (folder / "note.md").write_text(note + "\n", encoding="utf-8")
 
 
 def with_result(readme: str, name: str) -> str:

@@ -16,14 +16,15 @@ _HOMES = {
     "RuleContext": "ortholora.engine",
     "StepStats": "ortholora.engine",
     "OrthoTrainer": "ortholora.training",
+    "ResolveMixin": "ortholora.training",
     "load": "ortholora.models",
 }
-__all__ = ["OrthoLora", "OrthoTrainer", "Rule", "RuleContext", "StepStats", "load"]
+__all__ = ["OrthoLora", "OrthoTrainer", "ResolveMixin", "Rule", "RuleContext", "StepStats", "load"]
 
 if TYPE_CHECKING:
     from ortholora.engine import OrthoLora, Rule, RuleContext, StepStats
     from ortholora.models import load
-    from ortholora.training import OrthoTrainer
+    from ortholora.training import OrthoTrainer, ResolveMixin
 
 
 def __getattr__(name: str) -> Any:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -63,6 +64,7 @@ def train(
     """Train one adapter on all tasks of CONFIG with its rule; start again to resume."""
     with _user_errors():
         settings, base = _load(config, set_, seeds, max_steps, only)
+        settings = _local(settings, data_dir)
         chosen = _seeds(seeds) or [settings.seed]
         folder = out or _default_out(config)
         from ortholora.study.train import train_seeds
@@ -72,8 +74,9 @@ def train(
             results = train_seeds(settings, tasks, folder, chosen, progress, data_dir or base)
         console.print(_metrics_table({path.name: result for path, result in results.items()}))
         path = next(iter(results))
-        _say(f"Saved in {folder}: a plain PEFT adapter, with the task heads beside it.")
-        _suggest_predict(path, settings)
+        saved = ", ".join(str(where) for where in results)
+        _say(f"Saved in {saved}: a plain PEFT adapter, with the task heads beside it.")
+        _suggest_predict(path)
 
 
 @app.command()
@@ -89,6 +92,7 @@ def compare(
     """Train each task alone, all jointly, and with each rule; print and save the comparison."""
     with _user_errors():
         settings, base = _load(config, set_, seeds, max_steps, only)
+        settings = _local(settings, data_dir)
         folder = out or _default_out(config)
         from ortholora.study.compare import compare as run_study
         from ortholora.study.report import to_table
@@ -102,7 +106,7 @@ def compare(
         for note in summary.get("notes", []):
             console.print(f"[dim]• {note}[/dim]", highlight=False)
         _say(f"Wrote {folder / 'summary.md'}, summary.json and summary.png")
-        _suggest_predict(_best_adapter(folder, summary), settings)
+        _suggest_predict(_adapter_to_try(folder, summary))
 
 
 @app.command()
@@ -164,11 +168,22 @@ def _load(
     path = _config_path(name)
     extra = list(overrides or [])
     if max_steps is not None:
-        extra.append(f"training.steps={max_steps}")
+        section = load_config(path, extra).training
+        # The warm-up keeps its share, or a short trial would never leave it.
+        warmup = section.warmup_steps * max_steps // section.steps
+        extra += [f"training.warmup_steps={warmup}", f"training.steps={max_steps}"]
     if seeds is not None:
         extra.append(f"study.seeds={_seeds(seeds)}")
     settings = load_config(path, extra)
     return (settings if only is None else _only(settings, [name.strip() for name in only.split(",")])), path.parent
+
+
+def _local(settings: Config, data_dir: Path | None) -> Config:
+    """With --data-dir the files are meant, now and when the finished run is evaluated: forget the hub."""
+    if data_dir is None:
+        return settings
+    tasks = [task.model_copy(update={"hub": None}) if task.train else task for task in settings.tasks]
+    return settings.model_copy(update={"tasks": tasks})
 
 
 def _only(settings: Config, names: list[str]) -> Config:
@@ -331,15 +346,18 @@ def _scores_table(scores: dict[str, dict[str, float]]) -> Any:
     return table
 
 
-def _best_adapter(folder: Path, summary: dict[str, Any]) -> Path:
+def _adapter_to_try(folder: Path, summary: dict[str, Any]) -> Path:
     name = summary["recovered_method"] or "joint"
     return folder / "runs" / name / f"seed-{summary['seeds'][0]}"
 
 
-def _suggest_predict(folder: Path, settings: Config) -> None:
-    task = settings.tasks[0].name
+def _suggest_predict(folder: Path) -> None:
+    from ortholora.models import load_card
+
+    task = load_card(folder).tasks[0]
+    texts = '"a text of your own"' if task.num_texts == 1 else '"a first text" "a second text"'
     console.print("Try it:", style="bold")
-    print(f'  {_command()} predict {folder} --task {task} "a text of your own"')
+    print(f"  {_command()} predict {shlex.quote(str(folder))} --task {task.name} {texts}")
 
 
 def _command() -> str:

@@ -71,10 +71,6 @@ class TerminalProgress:
         if self._all is not None:
             self._bars.update(self._all, left=left)
 
-    def note(self, text: str) -> None:
-        """Print a line above the bars."""
-        self._console.print(text, highlight=False)
-
     def finish(self, label: str, metrics: dict[str, float]) -> None:
         """Replace the run's bar by its result."""
         numbers = ", ".join(f"{task} {100 * value:.1f}" for task, value in metrics.items())

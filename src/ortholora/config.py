@@ -203,7 +203,8 @@ class TrainingSection(Strict):
     selection: Literal["last", "best"] = Field(
         "last",
         description="Checkpoint to keep: the last, or the best by mean metric on dev "
-        "(needs `eval_every`; flatters every method alike).",
+        "(needs `eval_every`). It is chosen on the rows it is scored on, which flatters `single` most: that chooses "
+        "for each task by itself.",
     )
     patience: int = Field(
         0, ge=0, description="With `selection: best`: stop after so many evaluations without a better one; 0: never."
@@ -218,6 +219,12 @@ class TrainingSection(Strict):
 
     @model_validator(mode="after")
     def _check(self) -> TrainingSection:
+        if self.warmup_steps >= self.steps:
+            raise _wrong(
+                f"fewer `warmup_steps` than the {self.steps} `steps`",
+                f"`warmup_steps: {self.warmup_steps}`",
+                "lower it, or train longer",
+            )
         if self.selection == "best" and not self.eval_every:
             raise _wrong(
                 "`eval_every` greater than 0 with `selection: best`",

@@ -107,13 +107,13 @@ def test_labels_are_sorted_as_numbers_where_they_are_numbers(folder):
 
 def test_configured_labels_give_the_order(folder):
     data = folder.read(labels=["b", "a"])
-    assert (data.labels, data.train.targets, data.num_outputs) == (("b", "a"), [0, 1, 0], 2)
+    assert (data.labels, data.train.targets) == (("b", "a"), [0, 1, 0])
 
 
 def test_regression(folder):
     folder.both("text\tlabel\na\t1.5\nb\t-2\n")
     data = folder.read(kind="regression")
-    assert (data.labels, data.train.targets, data.num_outputs) == (None, [1.5, -2.0], 1)
+    assert (data.labels, data.train.targets) == (None, [1.5, -2.0])
 
 
 # Draws and provenance

@@ -11,7 +11,7 @@ from ortholora.study.record import RunRecord
 
 
 def record(conflict: dict[str, Any] | None) -> RunRecord:
-    return RunRecord("ortho", "ortho", "matrix", 0, ("a", "b"), {}, {}, {}, {}, {}, 0.1, 1, conflict)
+    return RunRecord("ortho", "ortho", "matrix", 0, ("a", "b"), {}, {}, {}, {}, {}, 0.1, 1, conflict=conflict)
 
 
 def report(cosine: float, error: float | None, share: float = 0.5) -> dict[str, Any]:
@@ -24,9 +24,12 @@ def test_seeds_are_averaged_and_their_errors_combined() -> None:
     assert merged is not None
     pair = merged["pairs"]["a~b"]
     assert pair["cosine"] == pytest.approx(-0.06)
-    assert pair["standard_error"] == pytest.approx(0.025)  # sqrt(0.03² + 0.04²) / 2
+    assert pair["standard_error"] == pytest.approx(0.03)  # over seeds: |0.09 - 0.03| / 2; within runs: 0.025
     assert pair["negative_share"] == pytest.approx(0.6)
     assert pair["verdict"] == "conflict"
+    near = summarise_conflict([record(report(-0.05, 0.03)), record(report(-0.05, 0.04))])
+    assert near is not None
+    assert near["pairs"]["a~b"]["standard_error"] == pytest.approx(0.025)  # sqrt(0.03² + 0.04²) / 2
 
 
 @pytest.mark.parametrize(("cosine", "word"), [(0.1, "agreement"), (-0.1, "conflict"), (-0.01, "unsure")])

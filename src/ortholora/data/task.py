@@ -46,8 +46,3 @@ class TaskData:
     def name(self) -> str:
         """The task's name."""
         return self.spec.name
-
-    @property
-    def num_outputs(self) -> int:
-        """Width of the task's head: the number of classes, or 1 for regression."""
-        return len(self.labels) if self.labels is not None else 1

@@ -84,7 +84,9 @@ class Head(nn.Module):
 
     def forward(self, pooled: Tensor) -> Tensor:
         """`[B, hidden_size]` → `[B, num_outputs]`."""
-        return self.linear(self.dropout(pooled))
+        # Not under the caller's autocast: bfloat16 outputs would tie, which rank correlations notice.
+        with torch.autocast(pooled.device.type, enabled=False):
+            return self.linear(self.dropout(pooled.float()))
 
 
 def build_heads(specs: list[HeadSpec], hidden_size: int, dropout: float, seed: int) -> list[Head]:

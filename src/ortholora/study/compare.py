@@ -164,6 +164,8 @@ def record_of(method: Method, seed: int, tasks: Sequence[str], result: RunResult
         num_labels=result.num_labels,
         step_seconds=result.step_seconds,
         peak_memory_bytes=result.peak_memory_bytes,
+        padding=result.padding,
+        details=result.details,
         conflict=result.conflict,
         provenance={**result.provenance, "settings": method.overrides},
     )

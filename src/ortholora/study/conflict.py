@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ def summarise_conflict(records: Sequence[RunRecord]) -> dict[str, Any] | None:
 
     Returns:
         `pairs`: for every pair `a~b` the mean whole-vector `cosine` over steps and seeds, its
-        `standard_error` (of the mean over seeds' means, from the errors within runs), the `negative_share`
+        `standard_error` (the larger of that from within runs and that from the spread over seeds), the `negative_share`
         and a `verdict` (`conflict`, `agreement`, `unsure`); `removed`: mean share of the summed gradient that
         the rule took away. None where no run captured.
     """
@@ -45,6 +46,8 @@ def conflict_sentences(conflict: dict[str, Any] | None) -> list[str]:
     ]
     if sure["agreement"]:
         lines.append(f"Surely in agreement: {', '.join(sure['agreement'])}.")
+    if len(pairs) >= 5:
+        lines.append(f"Of {len(pairs)} pairs about {0.05 * len(pairs):.1f} would be called sure by chance alone.")
     share = sum(p["negative_share"] for p in pairs.values()) / len(pairs)
     lines.append(
         f"In a single step a share of {share:.2f} of the signs was negative (a coin flip gives 0.50); what the rule "
@@ -58,8 +61,12 @@ def _pair(name: str, figures: dict[str, Any]) -> str:
 
 
 def _merge(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    cosine = sum(part["cosine"] for part in parts) / len(parts)
+    cosines = [part["cosine"] for part in parts]
+    cosine = sum(cosines) / len(parts)
     errors = [part["standard_error"] for part in parts]
     error = None if None in errors else math.sqrt(sum(e**2 for e in errors)) / len(parts)
+    if error is not None and len(parts) > 1:
+        # Steps of one run are not independent; the spread over seeds tells what they hide.
+        error = max(error, statistics.stdev(cosines) / math.sqrt(len(parts)))
     share = sum(part["negative_share"] for part in parts) / len(parts)
     return {"cosine": cosine, "standard_error": error, "negative_share": share, "verdict": verdict(cosine, error)}

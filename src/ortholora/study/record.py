@@ -34,6 +34,8 @@ _FIELDS: dict[str, tuple[type, ...]] = {
     "num_labels": (dict,),
     "step_seconds": (int, float, type(None)),
     "peak_memory_bytes": (int,),
+    "padding": (int, float),
+    "details": (dict,),
     "conflict": (dict, type(None)),
     "provenance": (dict,),
 }
@@ -56,6 +58,8 @@ class RunRecord:
         num_labels: Task → number of classes; `None` for regression.
         step_seconds: Time of one optimizer step, in seconds.
         peak_memory_bytes: Largest memory of the run, in bytes; 0 where it was not measured.
+        padding: Share of the trained tokens that were padding.
+        details: Task → every metric that fits it, by name.
         conflict: Figures on the conflict between tasks, as the engine reports them.
         provenance: Where the result came from: hardware, versions, data. Plain JSON data.
     """
@@ -72,6 +76,8 @@ class RunRecord:
     num_labels: dict[str, int | None]
     step_seconds: float
     peak_memory_bytes: int
+    padding: float = 0.0
+    details: dict[str, dict[str, float]] = field(default_factory=dict)
     conflict: dict[str, Any] | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
 

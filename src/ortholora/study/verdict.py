@@ -59,6 +59,15 @@ def notes(summary: dict[str, Any]) -> list[str]:
         )
     if differing(summary["provenance"], "hardware"):
         sentences.append("The runs were not all made on the same hardware: do not compare their costs.")
+    for key in ("versions", "commit"):
+        if differing(summary["provenance"], key):
+            sentences.append(f"The runs were not all made with the same {key}; the provenance lists them.")
+    selection = summary["provenance"].get("config", {}).get("training", {}).get("selection")
+    if selection == "best":
+        sentences.append(
+            "Checkpoints were chosen on the rows they are scored on; this flatters single most, which chooses "
+            "for each task by itself."
+        )
     for name, rule in summary["rules"].items():
         if rule["settings"]:
             pairs = ", ".join(f"{key} = {value}" for key, value in rule["settings"].items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,14 @@ def training_arguments(config: Config, folder: Path, seed: int, micro_batches: i
         UserError: `training.arguments` has a key that `TrainingArguments` does not know, or a wrong value.
     """
     section = config.training
+    _check_owned(section.arguments)
+    if section.tensorboard and find_spec("tensorboard") is None:
+        raise UserError(
+            "TensorBoard logs cannot be written",
+            expected="the package tensorboard with `training.tensorboard: true`",
+            found="no such package in this environment",
+            todo='pip install "ortholora[tensorboard]", or remove the key',
+        )
     options: dict[str, Any] = {
         "output_dir": str(folder),
         "max_steps": section.steps,
@@ -70,8 +79,41 @@ def training_arguments(config: Config, folder: Path, seed: int, micro_batches: i
         ) from error
 
 
+#: Arguments that the run itself decides, and what to set instead.
+_OWNED = {
+    "seed": "--seeds",
+    "data_seed": "--seeds",
+    "output_dir": "--out",
+    "max_steps": "training.steps",
+    "num_train_epochs": "training.steps",
+    "gradient_accumulation_steps": "mixing.micro_batches",
+    "per_device_train_batch_size": "mixing.rows_per_task",
+    "remove_unused_columns": "nothing: batches are built by the tool",
+    "label_smoothing_factor": "nothing: the heads compute their own losses",
+}
+
+
+def _check_owned(arguments: dict[str, Any]) -> None:
+    owned = [key for key in arguments if key in _OWNED]
+    if owned:
+        raise UserError(
+            f"training.arguments.{owned[0]} cannot be set",
+            expected="arguments that the tool does not decide itself",
+            found=f"{owned[0]}: {arguments[owned[0]]!r}",
+            todo=f"use {_OWNED[owned[0]]}",
+        )
+
+
 def _evaluation(config: Config) -> dict[str, Any]:
     section = config.training
+    _check_owned(section.arguments)
+    if section.tensorboard and find_spec("tensorboard") is None:
+        raise UserError(
+            "TensorBoard logs cannot be written",
+            expected="the package tensorboard with `training.tensorboard: true`",
+            found="no such package in this environment",
+            todo='pip install "ortholora[tensorboard]", or remove the key',
+        )
     options: dict[str, Any] = {"eval_strategy": "no", "save_strategy": "no"}
     if section.eval_every:
         options |= {"eval_strategy": "steps", "eval_steps": section.eval_every}

@@ -49,8 +49,13 @@ def check(checkpoint: Path) -> None:
 
 
 @contextmanager
-def staging(folder: Path, what: str) -> Iterator[Path]:
+def staging(folder: Path, what: str, kept_in: Path | None = None) -> Iterator[Path]:
     """Write into a folder beside, for `publish` to move; cleans up and explains when writing fails.
+
+    Args:
+        folder: The folder beside whose contents is written.
+        what: What is saved, for the message.
+        kept_in: Folder of the checkpoints, where it is another one.
 
     Raises:
         UserError: The disk is full or cannot be written; names the last complete checkpoint.
@@ -61,7 +66,7 @@ def staging(folder: Path, what: str) -> Iterator[Path]:
         stage.mkdir(parents=True)
         yield stage
     except (OSError, RuntimeError, SafetensorError) as error:
-        kept = checkpoints(folder)
+        kept = checkpoints(kept_in or folder)
         raise UserError(
             f"{what} could not be saved in {folder}",
             expected="a disk with room that may be written to",

@@ -14,6 +14,7 @@ class ResolveMixin:
 
     Batches must carry `task_ids` (a list of ints or a CPU tensor; see `OrthoLora.batch`). `training_step`
     is the place: callbacks before the optimizer run after clipping, which would clip the wrong gradient.
+    Save `self.ortho.state_dict()` with your checkpoints, or a resumed run visits tasks in another order.
     """
 
     ortho: OrthoLora | None = None

@@ -23,9 +23,6 @@ class Progress(Protocol):
     def step(self, done: int) -> None:
         """`done` steps of the run are done."""
 
-    def note(self, text: str) -> None:
-        """A line worth reading."""
-
     def finish(self, label: str, metrics: dict[str, float]) -> None:
         """The run is finished."""
 
@@ -42,9 +39,6 @@ class Silent:
         """Do nothing."""
 
     def step(self, done: int) -> None:
-        """Do nothing."""
-
-    def note(self, text: str) -> None:
         """Do nothing."""
 
     def finish(self, label: str, metrics: dict[str, float]) -> None:

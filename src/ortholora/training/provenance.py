@@ -24,7 +24,7 @@ _PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "scikit-
 
 
 def provenance(config: Config, tasks: Sequence[TaskData]) -> dict[str, Any]:
-    """Everything needed to repeat or to judge a result; no paths of the machine."""
+    """Everything needed to repeat or to judge a result; paths only as the configuration gives them."""
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "versions": versions(),
@@ -39,8 +39,12 @@ def fingerprint(config: Config, tasks: Sequence[TaskData], extra: dict[str, Any]
     """A hash of all that decides a run's outcome: settings and data, not where or when it ran."""
     settings = config.model_dump(mode="json", exclude={"study": True, "seed": True, "rule": True, "block": True})
     del settings["tasks"]
-    named = {task.name: [task.spec.model_dump(mode="json", exclude=_PLACES), task.sources] for task in tasks}
+    named = {task.name: [task.spec.model_dump(mode="json", exclude=_PLACES), _hashes(task)] for task in tasks}
     return sha256_of({"settings": settings, "tasks": named, **extra})
+
+
+def _hashes(task: TaskData) -> dict[str, str]:
+    return {part: source.rpartition("sha256:")[2] for part, source in task.sources.items()}
 
 
 #: Where rows come from does not matter to a run; their hash does.
@@ -69,6 +73,8 @@ def commit() -> str | None:
     """Commit of the source tree this code runs from (`+changes` if it differs), or None if installed."""
     here = Path(__file__).resolve().parent
     try:
+        # An installed copy may lie inside somebody else's repository (project/.venv): not its commit.
+        _git(here, "ls-files", "--error-unmatch", Path(__file__).name)
         head = _git(here, "rev-parse", "--short=12", "HEAD")
         dirty = _git(here, "status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.SubprocessError):

@@ -126,7 +126,7 @@ def train_run(
         raise Stopped(label)
     peak = peak_memory_bytes() or 0
     scores = trainer.evaluate()
-    with checkpoints.staging(out, "The model") as stage:
+    with checkpoints.staging(out, "The model", kept_in=out / "checkpoints") as stage:
         save_model(stage, trainer._bare_model(), trainer.card)
         checkpoints.publish_files(stage, out)
     if trainer.ortho is not None:
@@ -144,8 +144,10 @@ def build_trainer(
     tasks = [workspace.encoded(name) for name in names]
     card = _card(config, tasks)
     quota = workspace.quota()
-    micro_batches = _micro_batches(config.mixing.micro_batches, len(names), len(workspace.tasks))
     rows = [quota[name] for name in names]
+    micro_batches = _micro_batches(config.mixing.micro_batches, len(names), len(workspace.tasks))
+    if len(names) < len(workspace.tasks):
+        micro_batches = min(micro_batches, sum(rows))  # a small task alone may have fewer rows than that
     arguments = training_arguments(config, out / "checkpoints", seed, micro_batches, sum(rows))
     if config.training.tensorboard:
         _log_to(out / "logs")
@@ -159,6 +161,7 @@ def build_trainer(
         rule=method.rule,
         block=method.block,
         layout=config.mixing.layout,
+        head_learning_rate=config.training.head_learning_rate,
         callbacks=_callbacks(config, progress),
     )
     trainer.remove_callback(PrinterCallback)  # the command line shows progress in its own way

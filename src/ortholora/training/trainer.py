@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import pickle
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, DataLoader
-from transformers import Trainer, TrainingArguments
+from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
 
 from ortholora.data.encoded import Collator, EncodedSplit, EncodedTask, MixedDataset
 from ortholora.data.mixing import Layout, MixedBatchSampler
@@ -35,8 +35,8 @@ class OrthoTrainer(ResolveMixin, Trainer):
     step), bf16 / fp16, checkpoints and resume, logging, best model (`metric_for_best_model="average"`) and
     early stopping. Batch sizes follow from `quota`, not from `per_device_train_batch_size`.
 
-    A task's loss is the mean over its own rows in the whole step (all micro-batches and ranks) times its
-    weight, so that a weight means the same however the step is cut.
+    A task's loss is the mean over its own rows in the whole step (all micro-batches) times its weight, so
+    that a weight means the same however the step is cut. It runs in one process; several are refused.
 
     Args:
         model: The shared encoder with its heads.
@@ -48,6 +48,7 @@ class OrthoTrainer(ResolveMixin, Trainer):
         rule: Conflict rule, or None for plain joint training without capture.
         block: What conflict is judged on.
         layout: How a step is cut into micro-batches.
+        head_learning_rate: Learning rate of the heads, where it differs from the adapter's.
         kwargs: Further arguments of `Trainer` (callbacks, optimizers, …).
     """
 
@@ -63,10 +64,13 @@ class OrthoTrainer(ResolveMixin, Trainer):
         rule: str | Rule | None = "ortho",
         block: Block = "matrix",
         layout: Layout = "mixed",
+        head_learning_rate: float | None = None,
         **kwargs: Any,
     ) -> None:
         _check_heads(model, tasks)
+        _check_single_process(args)
         self.tasks, self.card, self.quota, self.layout = list(tasks), card, list(quota), layout
+        self.head_learning_rate = head_learning_rate
         self.collator = Collator(tokenizer)
         self.timer = StepTimer()
         super().__init__(
@@ -122,6 +126,18 @@ class OrthoTrainer(ResolveMixin, Trainer):
             torch.distributed.all_reduce(counts)
         self._rows_in_step = counts.float()
         return samples, items
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """The Trainer's optimizer, with parameter groups of their own for the heads where their rate differs."""
+        made = super().create_optimizer(*args, **kwargs)
+        if self.head_learning_rate is not None:
+            heads = {id(parameter) for parameter in self._bare_model().heads.parameters()}
+            for group in list(made.param_groups):
+                own = [p for p in group["params"] if id(p) in heads]
+                group["params"] = [p for p in group["params"] if id(p) not in heads]
+                if own:
+                    made.add_param_group({**group, "params": own, "lr": self.head_learning_rate})
+        return made
 
     # ---- the step ------------------------------------------------------------------------------------
 
@@ -287,7 +303,11 @@ class OrthoTrainer(ResolveMixin, Trainer):
             "step_seconds": self.timer.seconds,
             "tokens": self.tokens.tolist(),
             "task_losses": (self._task_losses, self._loss_steps),
+            "patience": [callback.early_stopping_patience_counter for callback in self._early_stopping()],
         }
+
+    def _early_stopping(self) -> list[EarlyStoppingCallback]:
+        return [c for c in self.callback_handler.callbacks if isinstance(c, EarlyStoppingCallback)]
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         folder = Path(resume_from_checkpoint)
@@ -299,6 +319,9 @@ class OrthoTrainer(ResolveMixin, Trainer):
         self.timer.seconds = list(state["step_seconds"])
         self.tokens = np.asarray(state["tokens"], dtype=np.int64)
         self._task_losses, self._loss_steps = state["task_losses"]
+        # The Trainer restores callbacks only on request, and then its own control flow with them.
+        for callback, counter in zip(self._early_stopping(), state["patience"], strict=True):
+            callback.early_stopping_patience_counter = counter
 
     def _load_best_model(self) -> None:
         assert self.state.best_model_checkpoint is not None
@@ -317,7 +340,7 @@ def _read_state(path: Path) -> dict[str, Any]:
     try:
         # Our own file, beside the optimizer's; a rule's state may hold any Python object.
         return torch.load(path, map_location="cpu", weights_only=False)
-    except (OSError, RuntimeError, EOFError, json.JSONDecodeError) as error:
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise UserError(
             f"The checkpoint {path.parent} cannot be resumed",
             expected=f"a complete checkpoint with {path.name}",
@@ -330,6 +353,25 @@ def _check_heads(model: MultiTaskModel, tasks: Sequence[EncodedTask]) -> None:
     names = [task.data.name for task in tasks]
     if model.task_names != names:
         raise ValueError(f"tasks should match the model's heads {model.task_names}. Found {names}.")
+
+
+def _check_single_process(args: TrainingArguments) -> None:
+    """Refuse what the trainer would get wrong; and keep it from wrapping the model in DataParallel by itself."""
+    several = {
+        "several processes": world_size() > 1 or args.world_size > 1,
+        "FSDP": bool(args.fsdp),
+        "DeepSpeed": bool(args.deepspeed),
+    }
+    found = [name for name, used in several.items() if used]
+    if found:
+        raise UserError(
+            "OrthoTrainer runs in one process",
+            expected="one process on one device",
+            found=", ".join(found),
+            todo="start it without torchrun / accelerate launch; or use OrthoLora in a loop of your own under DDP",
+        )
+    if args.n_gpu > 1:
+        args._n_gpu = 1
 
 
 def _never_called(*args: Any, **kwargs: Any) -> Any:
