@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -39,8 +40,8 @@ def test_a_committed_result_is_complete_and_says_where_it_comes_from(folder: Pat
     assert "ortholora compare" in (folder / "command.txt").read_text(encoding="utf-8")
     assert (folder / "summary.png").stat().st_size > 10_000
     text = (folder / "summary.json").read_text(encoding="utf-8")
-    assert "/work/" not in text
-    assert "/tmp/" not in text
+    # No absolute path of whatever machine made it (a name such as `owner/name` has a letter before the slash).
+    assert not re.search(r"(?<![\w.~-])/\w+/", text)
 
 
 def test_results_are_there() -> None:

@@ -228,13 +228,6 @@ def _seeds(text: str | None) -> list[int] | None:
 def _read(settings: Config, base: Path, data_dir: Path | None, show: bool = True) -> list[TaskData]:
     from ortholora.data.read import read_tasks
 
-    if data_dir is not None and not data_dir.is_dir():
-        raise UserError(
-            f"--data-dir {data_dir} is no folder",
-            expected="the folder that the tasks' files are in",
-            found="a file" if data_dir.exists() else "nothing there",
-            todo="correct the option",
-        )
     with errors.status("Reading the tasks"):
         tasks = read_tasks(settings, base=base, data_dir=data_dir)
     for task in tasks if show else ():
