@@ -69,6 +69,8 @@ def assert_capture_is_exact(
 ) -> None:
     """Captured task gradients equal T separate `autograd.grad` calls on a copy that was never attached.
 
+    Once by the general path, and once fused where the layers allow it.
+
     Args:
         sample: Holds the model.
         parts: Micro-batches with their task ids.
@@ -76,15 +78,18 @@ def assert_capture_is_exact(
         tolerance: Relative.
         prepare: Called with the captured model (not with the oracle's): checkpointing, say.
     """
-    original = sample.fork()
-    if prepare is not None:
-        prepare(sample.model)
-    ortho = OrthoLora(sample.model, [f"task{t}" for t in range(tasks)])
-    torch.manual_seed(7)  # the same dropout masks in both forwards
-    run_step(ortho, sample.model, parts)
-    torch.manual_seed(7)
-    assert_same(ortho.task_gradients(), oracle(original, parts, tasks), tolerance)
-    ortho.resolve()  # the completeness check of law 8 must agree
+    models = {False: sample.fork(), True: sample.model}
+    torch.manual_seed(7)  # the same dropout masks in all forwards
+    expected = oracle(sample.fork(), parts, tasks)
+    for fused, model in models.items():
+        if prepare is not None:
+            prepare(model)
+        ortho = OrthoLora(model, [f"task{t}" for t in range(tasks)], fused=fused)
+        assert fused or "0 layers fused" in ortho.summary()
+        torch.manual_seed(7)
+        run_step(ortho, model, parts)
+        assert_same(ortho.task_gradients(), expected, tolerance)
+        ortho.resolve()  # the completeness check of law 8 must agree
 
 
 def gradients(model: nn.Module) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
-"""Where task gradients are kept: one float32 tensor `[n, T, numel]` for all matrices of one shape.
+"""Where task gradients are kept: one tensor `[n, T, numel]` for all matrices of one shape.
 
-Memory: `4 · T · (trainable LoRA elements)` bytes, allocated at the first backward and kept.
+Memory: `4 · T · (trainable LoRA elements)` bytes in float32, half of it in bfloat16; allocated at the first
+backward and kept.
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ class ShapeGroup:
     Args:
         matrices: The n matrices, all of one shape on one device.
         num_tasks: T.
+        dtype: Precision of the buffer.
     """
 
-    def __init__(self, matrices: Sequence[Matrix], num_tasks: int) -> None:
+    def __init__(self, matrices: Sequence[Matrix], num_tasks: int, dtype: torch.dtype = torch.float32) -> None:
         self.matrices = list(matrices)
         self.num_tasks = num_tasks
+        self.dtype = dtype
         self.shape = tuple(self.matrices[0].parameter.shape)
         self.touched = [False] * len(self.matrices)  # got a task gradient in this step (on any rank)
         self.ran = [False] * len(self.matrices)  # was part of a recorded forward in this step
@@ -38,10 +41,10 @@ class ShapeGroup:
 
     @property
     def buffer(self) -> Tensor:
-        """Task gradients `[n, T, numel]`, float32; rows of untouched matrices hold stale values."""
+        """Task gradients `[n, T, numel]`; rows of untouched matrices hold stale values."""
         device = self.matrices[0].parameter.device
         if self._buffer is None or (self._buffer.device != device and not any(self.touched)):
-            self._buffer = torch.zeros(len(self.matrices), self.num_tasks, self.numel, device=device)
+            self._buffer = torch.zeros(len(self.matrices), self.num_tasks, self.numel, dtype=self.dtype, device=device)
         return self._buffer
 
     def clear(self) -> None:
@@ -114,7 +117,9 @@ class Slot:
             target.index_add_(0, grouping.task_index(target.device), flat)
 
 
-def group_by_shape(matrices: Sequence[Matrix], num_tasks: int) -> tuple[list[ShapeGroup], dict[int, Slot]]:
+def group_by_shape(
+    matrices: Sequence[Matrix], num_tasks: int, dtype: torch.dtype = torch.float32
+) -> tuple[list[ShapeGroup], dict[int, Slot]]:
     """Sort matrices into groups of one shape and device.
 
     Returns:
@@ -128,7 +133,7 @@ def group_by_shape(matrices: Sequence[Matrix], num_tasks: int) -> tuple[list[Sha
         if id(parameter) not in first:
             first[id(parameter)] = matrix
             members.setdefault((tuple(parameter.shape), parameter.device), []).append(matrix)
-    groups = [ShapeGroup(group, num_tasks) for group in members.values()]
+    groups = [ShapeGroup(group, num_tasks, dtype) for group in members.values()]
     by_matrix = {id(m): Slot(group, row) for group in groups for row, m in enumerate(group.matrices)}
     slots = {i: by_matrix[id(first[id(m.parameter)])] for i, m in enumerate(matrices)}
     return groups, slots

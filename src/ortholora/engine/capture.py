@@ -7,6 +7,7 @@ called once, and what it saves is what `nn.Linear` would have saved.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,6 +18,15 @@ from torch.autograd.function import once_differentiable
 from ortholora.engine.buffers import Slot
 from ortholora.engine.grouping import Grouping
 from ortholora.errors import CaptureError
+
+
+def not_compiled(function: Callable[..., Tensor]) -> Any:
+    """Let `torch.compile` run a function eagerly between two graphs; `fullgraph=True` is refused with the reason."""
+    reason = "ortholora captures task gradients here, which torch.compile cannot trace: leave out fullgraph=True"
+    try:
+        return torch.compiler.disable(function, reason=reason)
+    except TypeError:  # older torch knows no reason
+        return torch.compiler.disable(function)
 
 
 class CurrentBatch:
@@ -76,6 +86,7 @@ def uninstall(module: nn.Linear) -> None:
     module.__dict__.pop("forward", None)
 
 
+@not_compiled
 def _forward(module: nn.Linear, slot: Slot, current: CurrentBatch, x: Tensor) -> Tensor:
     weight, bias = module.weight, module.bias
     records = torch.is_grad_enabled() and weight.requires_grad

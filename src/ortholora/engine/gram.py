@@ -13,6 +13,12 @@ from torch import Tensor
 
 from ortholora.engine.buffers import ShapeGroup
 
+#: Tasks whose inner products with all later ones are taken in one product.
+STRIP = 8
+
+#: Elements of half-precision task gradients that are copied to float32 at a time (64 MiB).
+COPIED_ELEMENTS = 2**24
+
 Block = Literal["matrix", "layer", "all"]
 
 
@@ -45,13 +51,13 @@ class Blocks:
         """Inner products of the task gradients of every block.
 
         Args:
-            stacks: `[n, S, numel]` float32 for each shape group.
+            stacks: `[n, S, numel]` for each shape group.
 
         Returns:
             `[N, S, S]` float32, on the device of the first group.
         """
         device = stacks[0].device
-        grams = torch.cat([torch.bmm(s, s.transpose(1, 2)).to(device) for s in stacks])
+        grams = torch.cat([inner_products(stack).to(device) for stack in stacks])
         result = grams.new_zeros(len(self.names), *grams.shape[1:])
         return result.index_add_(0, self._index(device), grams)
 
@@ -74,6 +80,34 @@ def unit_trace(gram: Tensor) -> Tensor:
     return gram / torch.where(trace > 0, trace, torch.ones_like(trace))[:, None, None]
 
 
+def inner_products(stack: Tensor) -> Tensor:
+    """`⟨g_s, g_t⟩` of every matrix: stack `[n, S, numel]` → `[n, S, S]`, accumulated in float32.
+
+    Only strips on and right of the diagonal are computed; the rest is their mirror image. With many tasks
+    that is almost half the work.
+    """
+    matrices, size, _ = stack.shape
+    gram = stack.new_empty((matrices, size, size), dtype=torch.float32)
+    for rows in _pieces(stack):
+        part = stack[rows].float()
+        for start in range(0, size, STRIP):
+            stop = min(start + STRIP, size)
+            strip = torch.bmm(part[:, start:stop], part[:, start:].transpose(1, 2))
+            gram[rows, start:stop, start:] = strip
+            if stop < size:
+                gram[rows, stop:, start:stop] = strip[:, :, stop - start :].transpose(1, 2)
+    return gram
+
+
 def weighted_sum(weights: Tensor, stack: Tensor) -> Tensor:
-    """`Σ_s w_s g_s` of every matrix: weights `[n, S]`, stack `[n, S, numel]` → `[n, numel]`."""
-    return torch.bmm(weights.unsqueeze(1).to(stack.device), stack).squeeze(1)
+    """`Σ_s w_s g_s` of every matrix: weights `[n, S]`, stack `[n, S, numel]` → `[n, numel]` float32."""
+    weights = weights.unsqueeze(1).to(stack.device)
+    pieces = [torch.bmm(weights[rows], stack[rows].float()).squeeze(1) for rows in _pieces(stack)]
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+
+def _pieces(stack: Tensor) -> list[slice]:
+    """All matrices at once in float32; a few at a time where a float32 copy has to be made first."""
+    count, size, numel = stack.shape
+    step = count if stack.dtype == torch.float32 else max(1, COPIED_ELEMENTS // (size * numel))
+    return [slice(start, start + step) for start in range(0, count, step)]

@@ -39,9 +39,9 @@ class RunningMeans:
         if self._decay is None:
             return [group.buffer for group in self._groups]
         if self._sums is None:
-            self._sums = [torch.zeros_like(group.buffer) for group in self._groups]
+            self._sums = [torch.zeros_like(group.buffer, dtype=torch.float32) for group in self._groups]
         # A step that overflowed (GradScaler will skip it) must not stay in the means for ever.
-        finite = all(bool(group.buffer.sum().isfinite()) for group in self._groups)
+        finite = all(bool(group.buffer.sum(dtype=torch.float32).isfinite()) for group in self._groups)
         moves = present if finite else torch.zeros_like(present)
         self._seen += moves
         # β for present tasks, 1 for absent ones: those keep their mean.
@@ -53,7 +53,7 @@ class RunningMeans:
             if finite:
                 total.mul_(factor).add_(group.buffer * (1 - factor))
             means = total / correction.to(total.device)[:, None]
-            stacks.append(torch.cat([group.buffer, means], dim=1))
+            stacks.append(torch.cat([group.buffer.float(), means], dim=1))
         return stacks
 
     def state_dict(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ortholora.engine.buffers import ShapeGroup, Slot, group_by_shape
 from ortholora.engine.capture import CurrentBatch, PureHook, install, uninstall
 from ortholora.engine.distributed import reduce_mean
+from ortholora.engine.fused import FusedLayer, why_not_fused
 from ortholora.engine.gram import Block, Blocks, unit_trace, weighted_sum
 from ortholora.engine.grouping import Grouping, TaskIds
 from ortholora.engine.layers import find_matrices
@@ -57,11 +58,15 @@ class OrthoLora:
         rule: `"ortho"` (the paper), `"sum"` (joint training), `"module:attribute"`, or a rule of your own.
         block: What conflict is judged on: `"matrix"` (the paper), `"layer"` or `"all"`.
         seed: Seed of the rule's generator (visit orders).
+        fused: Run LoRA layers over plain linear bases in one autograd Function, which is faster. With a
+            half-precision base their LoRA products then run in that precision; `False` keeps PEFT's float32.
+        buffer_dtype: Precision in which task gradients are kept: `torch.float32`, or `torch.bfloat16` for
+            half the memory. Inner products and sums over tasks are taken in float32 either way.
 
     Raises:
         CaptureError: The model has no trainable LoRA matrix, is wrapped in something that owns the
             gradients, or is captured already.
-        ValueError: Unknown rule or block, or task names that are not different.
+        ValueError: Unknown rule, block or buffer_dtype, or task names that are not different.
     """
 
     def __init__(
@@ -71,13 +76,16 @@ class OrthoLora:
         rule: str | Rule = "ortho",
         block: Block = "matrix",
         seed: int = 0,
+        *,
+        fused: bool = True,
+        buffer_dtype: torch.dtype = torch.float32,
     ) -> None:
         self.tasks = _check_tasks(tasks)
         self.rule = get_rule(rule)
         refuse_wrappers(model)
         self._model = model
         self.matrices = find_matrices(model)
-        self._groups, slots = group_by_shape(self.matrices, len(self.tasks))
+        self._groups, slots = group_by_shape(self.matrices, len(self.tasks), _check_dtype(buffer_dtype))
         self._blocks = Blocks(self._groups, [m.name for m in self.matrices], block)
         self._settings = {"rule": _name_of(self.rule), "block": block}
         self._means = RunningMeans(self._groups, memory_of(self.rule))
@@ -88,7 +96,10 @@ class OrthoLora:
         self._checks_left = CHECKED_STEPS  # from the attachment on, also in a resumed run
         self._captured: list[nn.Linear] = []
         self._hooks: list[PureHook] = []
+        self._fused: dict[str, FusedLayer] = {}
+        self._not_fused: dict[str, str] = {}  # layers with one-pass matrices, and why
         self._install(slots)
+        self._fuse(slots, fused)
 
     @contextmanager
     def batch(self, task_ids: TaskIds) -> Iterator[None]:
@@ -169,7 +180,7 @@ class OrthoLora:
         self._present = torch.zeros_like(self._present)
 
     def task_gradients(self) -> dict[str, Tensor]:
-        """What was captured since the last resolve, on this rank: name → `[T, *shape]` float32 (a view)."""
+        """What was captured since the last resolve, on this rank: name → `[T, *shape]` (a view)."""
         return {
             matrix.name: group.buffer[row].view(-1, *group.shape)
             for group in self._groups
@@ -183,7 +194,9 @@ class OrthoLora:
             uninstall(module)
         for hook in self._hooks:
             hook.remove()
-        self._captured, self._hooks = [], []
+        for layer in self._fused.values():
+            layer.uninstall()
+        self._captured, self._hooks, self._fused = [], [], {}
 
     def state_dict(self) -> dict[str, Any]:
         """State to resume from: visit orders, the rule's state, running means."""
@@ -213,7 +226,12 @@ class OrthoLora:
     def summary(self) -> str:
         """How every LoRA layer is captured, one line a kind."""
         pure = [m for m in self.matrices if m.task_pure]
-        lines = [f"{len(self.matrices) - len(pure)} LoRA matrices in one pass"]
+        lines = [
+            f"{len(self.matrices) - len(pure)} LoRA matrices in one pass: "
+            f"{len(self._fused)} layers fused, {len(self._not_fused)} by the general path"
+        ]
+        reasons = list(self._not_fused.values())
+        lines += [f"general path: {reasons.count(why)} layers ({why})" for why in dict.fromkeys(reasons)]
         lines += [f"task-pure micro-batches only: {m.name} ({m.task_pure})" for m in pure]
         return "\n".join(lines)
 
@@ -236,6 +254,22 @@ class OrthoLora:
         except CaptureError:
             self.detach()  # what was installed before the refusal must not stay behind
             raise
+
+    def _fuse(self, slots: dict[int, Slot], wanted: bool) -> None:
+        members: dict[str, list[int]] = {}
+        for i, matrix in enumerate(self.matrices):
+            if matrix.owner in self._captured:
+                members.setdefault(matrix.layer, []).append(i)
+        for name, indices in members.items():
+            layer = self._model.get_submodule(name)
+            why = why_not_fused(layer, [self.matrices[i] for i in indices]) if wanted else "switched off"
+            if why is not None:
+                self._not_fused[name] = why
+                continue
+            of_a, of_b = sorted(indices, key=lambda i: self.matrices[i].role)
+            adapter = layer.active_adapters[0]  # type: ignore[index]
+            self._fused[name] = FusedLayer(layer, adapter, (slots[of_a], slots[of_b]), self._current)  # type: ignore[arg-type]
+            self._fused[name].install()
 
     def _check_pure(self, grouping: Grouping) -> None:
         if not self._hooks:
@@ -283,25 +317,26 @@ class OrthoLora:
         )
 
     def _write(self, stacks: Sequence[Tensor], weights: Tensor) -> None:
-        gradients: list[Tensor] = []
-        values: list[Tensor] = []
+        # One shape at a time, so that no more than one shape's result is alive beside the task gradients.
         for group, stack, part in zip(self._groups, stacks, self._blocks.per_group(weights), strict=True):
-            _collect(group, weighted_sum(part, stack), gradients, values)
-        if gradients:
-            torch._foreach_copy_(gradients, values)
+            _write_group(group, weighted_sum(part, stack))
 
 
-def _collect(group: ShapeGroup, rows: Tensor, gradients: list[Tensor], values: list[Tensor]) -> None:
-    """Pair every touched matrix's `.grad` with its new value; a missing `.grad` is set at once."""
-    for row, matrix in enumerate(group.matrices):
-        if not group.touched[row]:
+def _write_group(group: ShapeGroup, rows: Tensor) -> None:
+    """Write `rows [n, numel]` to `.grad` of every touched matrix; a missing `.grad` is set."""
+    gradients: list[Tensor] = []
+    values: list[Tensor] = []
+    for touched, matrix, value in zip(group.touched, group.matrices, rows.view(-1, *group.shape).unbind(), strict=True):
+        if not touched:
             continue
-        parameter, value = matrix.parameter, rows[row].view(group.shape)
+        parameter = matrix.parameter
         if parameter.grad is None:
             parameter.grad = value.to(parameter.dtype, copy=True)
         else:
             gradients.append(parameter.grad)
             values.append(value)
+    if gradients:
+        torch._foreach_copy_(gradients, values)
 
 
 def _name_of(rule: Rule) -> str:
@@ -314,3 +349,9 @@ def _check_tasks(tasks: Sequence[str]) -> tuple[str, ...]:
     if isinstance(tasks, str) or not names or len(set(names)) != len(names):
         raise ValueError(f"tasks should be a list of different names. Found {tasks!r}.")
     return names
+
+
+def _check_dtype(dtype: torch.dtype) -> torch.dtype:
+    if dtype not in (torch.float32, torch.bfloat16):
+        raise ValueError(f"buffer_dtype should be torch.float32 or torch.bfloat16. Found {dtype!r}.")
+    return dtype

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from ortholora.engine.buffers import ShapeGroup
@@ -46,6 +47,8 @@ def check_untouched(groups: Sequence[ShapeGroup]) -> None:
         CaptureError: Names the first matrix whose `.grad` is not zero although no task gradient came.
     """
     for group in groups:
+        if all(group.touched):
+            continue
         for row, matrix in enumerate(group.matrices):
             gradient = matrix.parameter.grad
             # The look at the values synchronises, but only in the case that should not happen.
@@ -60,6 +63,8 @@ def check_unused(groups: Sequence[ShapeGroup]) -> None:
         CaptureError: Names the first matrix whose layer's output reached no loss.
     """
     for group in groups:
+        if all(group.touched):
+            continue
         for row, matrix in enumerate(group.matrices):
             if group.ran[row] and not group.touched[row]:
                 raise CaptureError(
@@ -111,7 +116,7 @@ def check_capture_is_complete(groups: Sequence[ShapeGroup]) -> None:
         CaptureError: Names the matrix and both norms.
     """
     for group in groups:
-        total = group.buffer.sum(1)
+        total = group.buffer.sum(1, dtype=torch.float32)
         for row, matrix in enumerate(group.matrices):
             gradient = matrix.parameter.grad
             if group.touched[row] and gradient is not None:

@@ -1,0 +1,219 @@
+"""The fast path: a whole LoRA layer over a plain linear base in one autograd Function.
+
+Against PEFT's own forward it writes the LoRA update straight into the base output, builds the input gradient
+in one buffer, keeps nothing but `x` and the small `x Aᵀ`, and never copies activations to float32: with a
+half-precision base, or under autocast, the LoRA products run in that precision (master weights and task
+gradients stay float32). The general path of `capture.py` stays installed underneath and takes every call that
+is not a plain training forward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft.tuners.lora import layer as peft_lora
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from ortholora.engine.buffers import Slot
+from ortholora.engine.capture import CurrentBatch, not_compiled
+from ortholora.engine.grouping import Grouping
+from ortholora.engine.layers import Matrix
+
+_FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """What the Function needs besides tensors.
+
+    Attributes:
+        slot_a: Where A's task gradients go.
+        slot_b: Where B's task gradients go.
+        scaling: The layer's `alpha / r` (rsLoRA: `alpha / √r`).
+        transposed: The base keeps its weight as `[k, d]` (GPT-2's Conv1D).
+        dropout: Probability of LoRA dropout in this call.
+    """
+
+    slot_a: Slot
+    slot_b: Slot
+    scaling: float
+    transposed: bool
+    dropout: float
+
+
+class _FusedLora(torch.autograd.Function):
+    """`x W0ᵀ + b + s · dropout(x) Aᵀ Bᵀ`, whose backward also writes the task gradients of A and B."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        a: Tensor,
+        b: Tensor,
+        base: Tensor,
+        bias: Tensor | None,
+        pair: _Pair,
+        grouping: Grouping,
+    ) -> Tensor:
+        rows = x.reshape(-1, x.shape[-1])
+        dtype = x.dtype
+        with torch.autocast(x.device.type, enabled=False):
+            weight = base.to(dtype) if pair.transposed else base.to(dtype).T
+            out = torch.mm(rows, weight) if bias is None else torch.addmm(bias.to(dtype), rows, weight)
+            mask = _draw_mask(rows, pair.dropout)
+            reduced = torch.mm(_drop(rows, mask, pair.dropout), a.to(dtype).T)
+            out.addmm_(reduced, b.to(dtype).T, alpha=pair.scaling)
+        ctx.save_for_backward(x, reduced, a, b, base, mask)
+        ctx.pair, ctx.grouping = pair, grouping
+        return out.view(*x.shape[:-1], out.shape[-1])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, delta: Tensor) -> tuple[Tensor | None, ...]:
+        x, reduced, a, b, base, mask = ctx.saved_tensors
+        pair: _Pair = ctx.pair
+        lead, dtype = x.shape[:-1], x.dtype
+        # A backward that runs inside the user's autocast block must not cast a second time.
+        with torch.autocast(x.device.type, enabled=False):
+            rows = delta.reshape(-1, delta.shape[-1])
+            inner = torch.mm(rows, b.to(dtype)).mul_(pair.scaling)  # [N, r], the gradient of `x Aᵀ`
+            d_x = None
+            if ctx.needs_input_grad[0]:
+                weight = base.to(dtype).T if pair.transposed else base.to(dtype)
+                d_x = _input_gradient(torch.mm(rows, weight), inner, a.to(dtype), mask, pair.dropout).view(x.shape)
+            dropped = x if mask is None else _drop(x.reshape(-1, x.shape[-1]), mask, pair.dropout).view(x.shape)
+            d_a = pair.slot_a.capture(ctx.grouping, inner.view(*lead, -1), dropped).to(a.dtype)
+            d_b = pair.slot_b.capture(ctx.grouping, delta, (reduced * pair.scaling).view(*lead, -1)).to(b.dtype)
+        return d_x, d_a, d_b, None, None, None, None
+
+
+def _draw_mask(rows: Tensor, dropout: float) -> Tensor | None:
+    """Which inputs survive, one byte each; None without dropout."""
+    return None if dropout == 0 else torch.empty_like(rows, dtype=torch.bool).bernoulli_(1 - dropout)
+
+
+def _drop(rows: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+    return rows if mask is None else (rows * mask).mul_(1 / (1 - dropout))
+
+
+def _input_gradient(through_base: Tensor, inner: Tensor, a: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+    """Add what comes through the LoRA product to what came through the base, in place."""
+    if mask is None:
+        return through_base.addmm_(inner, a)
+    return through_base.addcmul_(torch.mm(inner, a), mask, value=1 / (1 - dropout))
+
+
+class FusedLayer:
+    """Runs one LoRA layer through `_FusedLora` wherever that is the same as its own forward.
+
+    Args:
+        layer: The LoRA layer; `why_not_fused` must have had nothing against it.
+        adapter: Its one trainable adapter.
+        slots: Where the task gradients of A and of B go.
+        current: The micro-batch that is being run.
+    """
+
+    def __init__(self, layer: peft_lora.Linear, adapter: str, slots: tuple[Slot, Slot], current: CurrentBatch) -> None:
+        self._layer, self._adapter, self._slots, self._current = layer, adapter, slots, current
+        self._parts = (layer.base_layer, layer.lora_A[adapter], layer.lora_B[adapter], layer.lora_dropout[adapter])
+
+    def install(self) -> None:
+        """Replace the layer's forward."""
+        self._layer.forward = self  # type: ignore[method-assign]
+
+    def uninstall(self) -> None:
+        """Give the layer its own forward back."""
+        self._layer.__dict__.pop("forward", None)
+
+    @not_compiled
+    def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Run the layer: fused in a plain training forward, by its own forward otherwise."""
+        grouping = self._current.grouping
+        dtype = self._dtype(x)
+        if grouping is None or args or kwargs or dtype is None or not self._is_plain():
+            return type(self._layer).forward(self._layer, x, *args, **kwargs)
+        base, a, b, dropout = self._parts
+        for slot in self._slots:
+            slot.group.ran[slot.row] = True
+        pair = _Pair(
+            *self._slots,
+            scaling=self._layer.scaling[self._adapter],
+            transposed=not isinstance(base, nn.Linear),
+            dropout=dropout.p if isinstance(dropout, nn.Dropout) and dropout.training else 0.0,
+        )
+        return _FusedLora.apply(x.to(dtype), a.weight, b.weight, base.weight, base.bias, pair, grouping)
+
+    def _dtype(self, x: Tensor) -> torch.dtype | None:
+        """The precision that PEFT's base product would run in; None where it would fail."""
+        if torch.is_autocast_enabled(x.device.type):
+            return torch.get_autocast_dtype(x.device.type)
+        return x.dtype if x.dtype == self._parts[0].weight.dtype else None
+
+    def _is_plain(self) -> bool:
+        layer = self._layer
+        return (
+            torch.is_grad_enabled()
+            and not layer.disable_adapters
+            and not layer.merged
+            and layer.active_adapters == [self._adapter]
+            and layer.base_layer is self._parts[0]
+            and why_parts_not_fused(self._parts) is None
+        )
+
+
+def why_not_fused(layer: nn.Module, matrices: Sequence[Matrix]) -> str | None:
+    """Say why a LoRA layer takes the general path, or None where it can be fused.
+
+    Args:
+        layer: The LoRA layer.
+        matrices: Its trainable one-pass matrices.
+    """
+    if type(layer) is not peft_lora.Linear:
+        return f"a {type(layer).__module__.removeprefix('peft.tuners.')}.{type(layer).__name__}"
+    if sorted(m.role for m in matrices) != ["A", "B"] or len(layer.active_adapters) != 1:
+        return "not one adapter with A and B both trainable"
+    if "forward" in layer.__dict__:
+        return "its forward was replaced already"
+    adapter = layer.active_adapters[0]
+    return why_parts_not_fused(
+        (layer.base_layer, layer.lora_A[adapter], layer.lora_B[adapter], layer.lora_dropout[adapter])
+    )
+
+
+def why_parts_not_fused(parts: tuple[nn.Module, ...]) -> str | None:
+    """The same for the modules that the Function stands in for: base, A, B, dropout."""
+    base, a, b, dropout = parts
+    if not _is_plain_base(base):
+        return f"its base is a {type(base).__name__}"
+    if type(dropout) not in (nn.Identity, nn.Dropout):
+        return f"its dropout is a {type(dropout).__name__}"
+    if a.bias is not None or b.bias is not None:
+        return "lora_bias"
+    if not (a.weight.requires_grad and b.weight.requires_grad):
+        return "A or B is frozen"
+    if any(_is_watched(part) for part in parts):
+        return "a hook watches a part of it"
+    return None
+
+
+def _is_plain_base(base: nn.Module) -> bool:
+    # Conv1D by name: the engine does not import transformers.
+    plain = type(base) is nn.Linear or (type(base).__name__, type(base).__module__) == (
+        "Conv1D",
+        "transformers.pytorch_utils",
+    )
+    if not plain or "forward" in base.__dict__:  # an offloading hook replaces forward
+        return False
+    weight, bias = base.weight, base.bias
+    frozen = not weight.requires_grad and (bias is None or not bias.requires_grad)
+    return frozen and type(weight) is nn.Parameter and weight.dtype in _FLOATS
+
+
+def _is_watched(module: nn.Module) -> bool:
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    )
