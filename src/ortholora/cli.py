@@ -74,9 +74,18 @@ def train(
             results = train_seeds(settings, tasks, folder, chosen, progress, data_dir or base)
         console.print(_metrics_table({path.name: result for path, result in results.items()}))
         path = next(iter(results))
+        _say_how(results[path])
         saved = ", ".join(str(where) for where in results)
         _say(f"Saved in {saved}: a plain PEFT adapter, with the task heads beside it.")
         _suggest_predict(path)
+
+
+def _say_how(record: Any) -> None:
+    """How the steps of a run were computed."""
+    padding = f"{100 * record.padding:.0f} % padding"
+    _say(f"{record.micro_batches:.1f} micro-batches a step, {padding}, {1000 * record.step_seconds:.0f} ms a step.")
+    for line in record.provenance.get("capture", []):
+        _say(f"Capture: {line}.")
 
 
 @app.command()

@@ -175,13 +175,45 @@ class MixingSection(Strict):
         8, gt=0, description="Mean number of rows per task in one optimizer step; times T is the whole step."
     )
     temperature: float = Field(2.0, ge=1, description="Temperature of `quota: temperature`.")
-    micro_batches: int = Field(
-        1, gt=0, description="Micro-batches (gradient accumulation) that a step's rows are cut into."
+    layout: Literal["auto", "mixed", "by-length", "by-task"] = Field(
+        "auto",
+        description="How a step's rows are cut into micro-batches: `by-length` puts rows of like length together and "
+        "cuts where padding and launches cost least; `mixed` gives each micro-batch its share of every task; `by-task` "
+        "puts one task in each; `auto` is `by-length`, or `by-task` for adapters that cannot be split by row. Results "
+        "are the same but for rounding and dropout.",
     )
-    layout: Literal["mixed", "by-length"] = Field(
-        "mixed",
-        description="With several micro-batches: `mixed` gives each its share of every task, `by-length` puts rows "
-        "of like length together, which pads least. Results are the same but for rounding and dropout.",
+    micro_batches: int | None = Field(
+        None, gt=0, description="Exactly so many micro-batches. Default: as many as cost least; one with `mixed`."
+    )
+    max_tokens: int = Field(16384, gt=0, description="Most tokens of a micro-batch, padding included.")
+    launch_tokens: float | None = Field(
+        None,
+        ge=0,
+        description="What one more micro-batch costs, in tokens. Default: an estimate from the device and the size of "
+        "the backbone.",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> MixingSection:
+        if self.layout == "by-task" and self.micro_batches is not None:
+            raise _wrong(
+                "`micro_batches` without `layout: by-task`, which decides their number itself",
+                f"`micro_batches: {self.micro_batches}`",
+                "remove one of the two",
+            )
+        return self
+
+
+class CaptureSection(Strict):
+    """How task gradients are computed and kept."""
+
+    fused: bool = Field(
+        True,
+        description="Run LoRA layers over plain linear layers in one fused step, which is faster. With a bfloat16 "
+        "backbone it computes LoRA products in bfloat16, as autocast does.",
+    )
+    buffer_dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="Precision in which task gradients are kept; bfloat16 halves their memory."
     )
 
 
@@ -294,6 +326,7 @@ class Config(Strict):
     tasks: list[TaskConfig] = Field(min_length=1, description="The tasks.")
     lora: LoraSection = Field(default_factory=LoraSection, description="The adapter.")
     mixing: MixingSection = Field(default_factory=MixingSection, description="The batch of a step.")
+    capture: CaptureSection = Field(default_factory=CaptureSection, description="Task gradients.")
     training: TrainingSection = Field(default_factory=TrainingSection, description="The optimisation.")
     study: StudySection = Field(default_factory=StudySection, description="What `compare` compares.")
 

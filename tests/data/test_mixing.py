@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ortholora.data.layout import cut_by_length, cut_evenly
-from ortholora.data.mixing import MixedBatchSampler, RowStream, quotas
+from ortholora.data.mixing import RowStream, StepSampler, quotas
+from ortholora.data.planner import Planner
 from ortholora.errors import UserError
 
 SIZES = st.lists(st.integers(1, 100_000), min_size=1, max_size=8)
@@ -50,60 +51,43 @@ def test_a_stream_starts_over_reshuffled() -> None:
     assert RowStream("a", 7, seed=1).take(0, 21) != rows
 
 
-@given(st.lists(st.integers(0, 3), min_size=1, max_size=30), st.data())
-def test_an_even_cut_shares_every_task(tasks: list[int], data: st.DataObject) -> None:
-    pieces = data.draw(st.integers(1, len(tasks)))
-    cuts = cut_evenly(tasks, pieces)
-    assert sorted(row for cut in cuts for row in cut) == list(range(len(tasks)))
-    for task in set(tasks):
-        shares = [sum(tasks[row] == task for row in cut) for cut in cuts]
-        assert max(shares) - min(shares) <= 1
-    assert all(cuts)
+LENGTHS = [[3, 9, 4, 8], [30, 20, 25], [5] * 11]
 
 
-@given(st.lists(st.integers(1, 50), min_size=1, max_size=8), st.data())
-def test_a_cut_by_length_pads_least(lengths: list[int], data: st.DataObject) -> None:
-    """Against every contiguous cut of the sorted rows."""
-    pieces = data.draw(st.integers(1, min(3, len(lengths))))
-    cuts = cut_by_length(lengths, pieces)
-    assert sorted(row for cut in cuts for row in cut) == list(range(len(lengths)))
-    assert len(cuts) == pieces
-
-    def padded(parts: list[list[int]]) -> int:
-        return sum(len(part) * max(part) for part in parts)
-
-    ordered = sorted(lengths)
-    every = [
-        padded([ordered[a:b] for a, b in itertools.pairwise([0, *stops, len(ordered)])])
-        for stops in itertools.combinations(range(1, len(ordered)), pieces - 1)
-    ]
-    assert padded([[lengths[row] for row in cut] for cut in cuts]) == min(every)
+def sampler(planner: Planner | None = None, accumulate: int = 1) -> StepSampler:
+    return StepSampler(["a", "b", "c"], LENGTHS, [2, 1, 4], 0, planner or Planner("mixed"), accumulate)
 
 
-@pytest.mark.parametrize("layout", ["mixed", "by-length"])
-@pytest.mark.parametrize("micro_batches", [1, 3])
-def test_a_step_holds_its_quota_however_it_is_cut(layout: str, micro_batches: int) -> None:
-    lengths = [[3, 9, 4, 8], [30, 20, 25], [5] * 11]
-    sampler = MixedBatchSampler(["a", "b", "c"], lengths, [2, 1, 4], micro_batches, 0, layout)  # type: ignore[arg-type]
-    plain = MixedBatchSampler(["a", "b", "c"], lengths, [2, 1, 4], 1, 0)
+@pytest.mark.parametrize("layout", ["auto", "mixed", "by-length", "by-task"])
+@pytest.mark.parametrize("micro_batches", [None, 1, 3])
+def test_a_step_holds_its_quota_however_it_is_cut(layout: Any, micro_batches: int | None) -> None:
+    planner = Planner(layout, None if layout == "by-task" else micro_batches, launch_tokens=3)
     for step in range(9):
-        cuts = sampler.step(step)
-        assert len(cuts) == micro_batches
+        cuts = sampler(planner).step(step)
         rows = [row for cut in cuts for row in cut]
         assert Counter(task for task, _ in rows) == {0: 2, 1: 1, 2: 4}
-        assert sorted(rows) == sorted(plain.step(step)[0])
+        assert sorted(rows) == sorted(sampler().step(step)[0])
         assert all([task for task, _ in cut] == sorted(task for task, _ in cut) for cut in cuts)
 
 
 def test_epochs_follow_each_other() -> None:
-    sampler = MixedBatchSampler(["a", "b"], [[1] * 5, [1] * 9], [2, 2], 2, 0)
-    assert len(sampler) == 2 * sampler.steps_per_epoch == 8
-    first = list(sampler)
-    sampler.set_epoch(1)
-    assert list(sampler) == [cut for step in range(4, 8) for cut in sampler.step(step)]
-    assert list(sampler) != first
+    steps = sampler()
+    assert len(steps) == steps.steps_per_epoch == 3  # 18 rows, 7 a step
+    first = list(steps)
+    steps.set_epoch(1)
+    assert list(steps) == [steps.step(step) for step in range(3, 6)]
+    assert list(steps) != first
 
 
-def test_more_micro_batches_than_rows() -> None:
-    with pytest.raises(UserError, match="at most 2 micro-batches"):
-        MixedBatchSampler(["a", "b"], [[1], [1]], [1, 1], 3, 0)
+def test_accumulation_yields_micro_batch_by_micro_batch() -> None:
+    steps = sampler(Planner("mixed"), accumulate=2)
+    assert len(steps) == 2 * steps.steps_per_epoch == 6
+    assert [cut for item in steps for cut in item] == [cut for step in range(3) for cut in steps.step(step)]
+    assert all(len(item) == 1 for item in steps)
+
+
+def test_a_plan_that_cannot_be_made_shows_at_once() -> None:
+    with pytest.raises(UserError, match="at most 7 micro-batches"):
+        sampler(accumulate=8)
+    with pytest.raises(UserError, match="a row of 30 tokens"):
+        sampler(Planner(max_tokens=10))

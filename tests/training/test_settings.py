@@ -66,13 +66,13 @@ def last_step(out: Path) -> int:
 def test_arguments_that_the_tool_decides(tmp_path: Path, key: str) -> None:
     config = workspaces.config(training={"arguments": {key: 1}})
     with pytest.raises(UserError, match=rf"training\.arguments\.{key} cannot be set"):
-        module.training_arguments(config, tmp_path, 0, 1, 8)
+        module.training_arguments(config, tmp_path, 0, 8)
 
 
 def test_tensorboard_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r'pip install "ortholora\[tensorboard\]"'):
-        module.training_arguments(workspaces.config(training={"tensorboard": True}), tmp_path, 0, 1, 8)
+        module.training_arguments(workspaces.config(training={"tensorboard": True}), tmp_path, 0, 8)
 
 
 def test_more_micro_batches_than_a_small_task_has_rows(tmp_path: Path) -> None:

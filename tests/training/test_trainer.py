@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 import math
@@ -16,7 +17,7 @@ from transformers import TrainingArguments
 import workspaces
 from ortholora.errors import NonFiniteLossError, UserError
 from ortholora.models import ModelCard, MultiTaskModel
-from ortholora.training import checkpoints
+from ortholora.training import arguments, checkpoints
 from ortholora.training.progress import Silent, Stopped
 from ortholora.training.run import train_run
 from ortholora.training.trainer import OrthoTrainer
@@ -55,14 +56,65 @@ def test_ortho_differs_from_joint_where_tasks_conflict(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rule", [JOINT, ORTHO], ids=["joint", "ortho"])
-@pytest.mark.parametrize("layout", ["mixed", "by-length"])
-def test_accumulation_changes_nothing(tmp_path: Path, rule: Any, layout: str) -> None:
+@pytest.mark.parametrize(
+    "mixing",
+    [
+        {"layout": "mixed", "micro_batches": 4},
+        {"layout": "by-length", "micro_batches": 4},
+        {"layout": "by-task"},
+        {"layout": "auto", "launch_tokens": 0},
+        {"layout": "mixed", "max_tokens": 60},
+    ],
+    ids=str,
+)
+def test_the_cut_changes_nothing(tmp_path: Path, rule: Any, mixing: dict[str, Any]) -> None:
     """4 x 3 rows = 1 x 12 rows, by largest difference and mean drift; the trap scales the gradient by 4."""
-    whole = trained(tmp_path / "whole", rule, **NO_DROPOUT)
-    cut = trained(tmp_path / "cut", rule, mixing={"micro_batches": 4, "layout": layout}, **NO_DROPOUT)
-    assert largest_difference(whole, cut) < 2e-4
-    drift = torch.stack([(whole[n] - cut[n]).mean() for n in whole])
+    whole = trained(tmp_path / "whole", rule, mixing={"layout": "mixed"}, **NO_DROPOUT)
+    trainer = workspaces.trainer(tmp_path / "cut", rule, mixing=mixing, **NO_DROPOUT)
+    trainer.train()
+    assert trainer.tokens[2] > 2 * trainer.state.global_step  # there were several micro-batches a step
+    assert_same_weights(whole, workspaces.weights(trainer))
+
+
+@pytest.mark.parametrize("rule", [JOINT, ORTHO], ids=["joint", "ortho"])
+def test_accumulation_by_the_trainer_changes_nothing(
+    tmp_path: Path, rule: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = trained(tmp_path / "whole", rule, mixing={"layout": "mixed"}, **NO_DROPOUT)
+    accumulating = functools.partial(TrainingArguments, gradient_accumulation_steps=4)
+    monkeypatch.setattr(arguments, "TrainingArguments", accumulating)
+    trainer = workspaces.trainer(tmp_path / "cut", rule, **NO_DROPOUT)
+    assert trainer.args.gradient_accumulation_steps == 4
+    trainer.train()
+    assert trainer.tokens[2] == 4 * trainer.state.global_step
+    assert_same_weights(whole, workspaces.weights(trainer))
+
+
+def assert_same_weights(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
+    assert largest_difference(first, second) < 2e-4
+    drift = torch.stack([(first[n] - second[n]).mean() for n in first])
     assert float(drift.abs().max()) < 2e-5
+
+
+def test_an_adapter_that_cannot_be_split_by_row_gets_one_task_in_each_micro_batch(tmp_path: Path) -> None:
+    """DoRA: `auto` is `by-task` there, for joint training too, so that both have the same cuts."""
+    sections = {"lora": {"options": {"use_dora": True}}, **NO_DROPOUT}
+    weights = []
+    for method in (JOINT, SUM):
+        trainer = workspaces.trainer(tmp_path / method.name, method, **sections)
+        assert trainer.planner.layout == "by-task"
+        trainer.train()
+        assert trainer.tokens[2] >= 3 * trainer.state.global_step
+        weights.append(workspaces.weights(trainer))
+    assert_same_weights(*weights)
+
+
+def test_tokens_are_counted(tmp_path: Path) -> None:
+    trainer = workspaces.trainer(tmp_path, mixing={"launch_tokens": 0})
+    trainer.train()
+    real, padded, micro_batches = trainer.tokens
+    assert 0 < real == padded  # a launch that costs nothing: no padding at all
+    assert micro_batches > trainer.state.global_step
 
 
 def test_every_trainable_parameter_changes_and_no_other(tmp_path: Path) -> None:
@@ -85,14 +137,15 @@ def test_a_loss_is_the_mean_over_the_tasks_own_rows_times_its_weight(tmp_path: P
     }
     trainer = workspaces.trainer(tmp_path, JOINT, **sections)
     loader = trainer.get_train_dataloader()
-    samples, _ = trainer.get_batch_samples(iter(loader), 3, "cpu")
+    samples, _ = trainer.get_batch_samples(iter(loader), 1, "cpu")
     trainer.accelerator.gradient_state._set_sync_gradients(True)
-    trainer.current_gradient_accumulation_steps = 3
-    for sample in samples:
-        trainer.training_step(trainer.model, sample)
+    trainer.current_gradient_accumulation_steps = 1
+    (sample,) = samples
+    assert len(sample["micro_batches"]) == 3
+    trainer.training_step(trainer.model, sample)
     found = {n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.grad is not None}
     trainer.model.zero_grad()
-    expected_loss(trainer, samples).backward()
+    expected_loss(trainer, sample["micro_batches"]).backward()
     for name, gradient in found.items():
         parameter = trainer.model.get_parameter(name)
         torch.testing.assert_close(gradient, parameter.grad, rtol=1e-4, atol=1e-6)

@@ -73,19 +73,32 @@ class MixedDataset(Dataset[dict[str, Any]]):
         return {"features": split.row(row), "task": task, "target": float(split.targets[row])}
 
 
+class MicroBatches(Dataset[list[dict[str, Any]]]):
+    """The same rows, addressed as `StepSampler` does: a micro-batch of them at a time."""
+
+    def __init__(self, rows: MixedDataset) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: list[RowId]) -> list[dict[str, Any]]:
+        return [self.rows[i] for i in index]
+
+
 class Collator:
     """Rows → one batch, padded to its own longest row.
 
     Args:
         tokenizer: Gives `pad`.
-        multiple: Pad to a multiple of this many tokens.
+        multiple: Pad to a multiple of this many tokens (matrix units of GPUs like 8).
     """
 
-    def __init__(self, tokenizer: Any, multiple: int = 8) -> None:
+    def __init__(self, tokenizer: Any, multiple: int = 1) -> None:
         self._tokenizer, self._multiple = tokenizer, multiple
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """Build the batch.
+        """Build one micro-batch.
 
         Returns:
             `inputs` (tensors `[B, S]`), `targets` `[B]` float, `task_ids` (list of B ints: left on the
@@ -100,3 +113,7 @@ class Collator:
             "task_ids": [row["task"] for row in rows],
             "tokens": (real, inputs["input_ids"].numel()),
         }
+
+    def step(self, micro_batches: Sequence[Sequence[dict[str, Any]]]) -> dict[str, Any]:
+        """Build what the loader yields: `micro_batches`, a list of batches."""
+        return {"micro_batches": [self(rows) for rows in micro_batches]}

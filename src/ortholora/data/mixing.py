@@ -11,17 +11,17 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Literal
 
 import numpy as np
 
 from ortholora.data.encoded import RowId
-from ortholora.data.layout import cut_by_length, cut_evenly
+from ortholora.data.planner import Planner
 from ortholora.errors import UserError
 
 Quota = Literal["equal", "proportional", "temperature"]
-Layout = Literal["mixed", "by-length"]
 
 
 def quotas(sizes: Sequence[int], rows: int, quota: Quota = "equal", temperature: float = 2.0) -> list[int]:
@@ -74,17 +74,17 @@ class RowStream:
         return np.random.default_rng([*self._entropy, round_]).permutation(self._size)
 
 
-class MixedBatchSampler:
-    """Yields the micro-batches of every step: rows of all tasks, contiguous by task.
+class StepSampler:
+    """Yields every step's rows, cut into micro-batches; in each, rows are contiguous by task.
 
     Args:
         names: Names of the tasks.
         lengths: Token counts of every task's training rows.
         quota: Rows of each task in a step.
-        micro_batches: Micro-batches (over all ranks) that a step is cut into.
         seed: Seed of the streams.
-        layout: `mixed`: every micro-batch holds every task in its share; `by-length`: rows of like length
-            together, cut so that padding is least. Both are exact, because capture goes by row.
+        planner: Cuts a step into micro-batches.
+        accumulate: Yield every micro-batch by itself, this many a step (accumulation outside of the step),
+            instead of all of a step at once.
     """
 
     def __init__(
@@ -92,36 +92,36 @@ class MixedBatchSampler:
         names: Sequence[str],
         lengths: Sequence[Sequence[int]],
         quota: Sequence[int],
-        micro_batches: int,
         seed: int,
-        layout: Layout = "mixed",
+        planner: Planner,
+        accumulate: int = 1,
     ) -> None:
         self._streams = [RowStream(n, len(sizes), seed) for n, sizes in zip(names, lengths, strict=True)]
-        self._lengths, self._quota = lengths, list(quota)
-        self._micro_batches, self._layout = micro_batches, layout
+        self._lengths, self._quota, self._accumulate = lengths, list(quota), accumulate
+        self._planner = planner if accumulate == 1 else replace(planner, micro_batches=accumulate)
         self._epoch = 0
-        rows = sum(self._quota)
-        if micro_batches > rows:
-            raise UserError(
-                "A step has fewer rows than micro-batches",
-                expected=f"at most {rows} micro-batches, the rows of a step",
-                found=f"{micro_batches} micro-batches (accumulation times processes)",
-                todo="lower `mixing.micro_batches`, or raise `mixing.rows_per_task`",
-            )
         total = sum(len(sizes) for sizes in lengths)
-        self.steps_per_epoch = max(1, math.ceil(total / rows))
+        self.steps_per_epoch = max(1, math.ceil(total / sum(self._quota)))
+        self._check_longest()
 
     def __len__(self) -> int:
-        return self.steps_per_epoch * self._micro_batches
+        return self.steps_per_epoch * self._accumulate
 
     def set_epoch(self, epoch: int) -> None:
         """Go to an epoch: epoch e holds the steps from e · steps_per_epoch on."""
         self._epoch = epoch
 
-    def __iter__(self) -> Iterator[list[RowId]]:
+    def __iter__(self) -> Iterator[list[list[RowId]]]:
         first = self._epoch * self.steps_per_epoch
         for step in range(first, first + self.steps_per_epoch):
-            yield from self.step(step)
+            cuts = self.step(step)
+            yield from [cuts] if self._accumulate == 1 else ([cut] for cut in cuts)
+
+    def _check_longest(self) -> None:
+        """Plan a step of the longest rows: what fits then always fits, and what does not shows at once."""
+        longest = [max(sizes) for sizes in self._lengths]
+        tasks = [task for task, quota in enumerate(self._quota) for _ in range(quota)]
+        self._planner.plan([longest[task] for task in tasks], tasks)
 
     def step(self, step: int) -> list[list[RowId]]:
         """The micro-batches of one step."""
@@ -131,8 +131,4 @@ class MixedBatchSampler:
             for row in stream.take(step * quota, quota)
         ]
         lengths = [self._lengths[task][row] for task, row in rows]
-        if self._layout == "by-length":
-            cuts = cut_by_length(lengths, self._micro_batches)
-        else:
-            cuts = cut_evenly([task for task, _ in rows], self._micro_batches)
-        return [[rows[i] for i in sorted(cut)] for cut in cuts]
+        return [[rows[i] for i in cut] for cut in self._planner.plan(lengths, [task for task, _ in rows])]

@@ -165,6 +165,7 @@ def record_of(method: Method, seed: int, tasks: Sequence[str], result: RunResult
         step_seconds=result.step_seconds,
         peak_memory_bytes=result.peak_memory_bytes,
         padding=result.padding,
+        micro_batches=result.micro_batches,
         details=result.details,
         conflict=result.conflict,
         provenance={**result.provenance, "settings": method.overrides},

@@ -21,7 +21,7 @@ from ortholora.study.plain import plain, to_json
 RESULT_FILE = "result.json"
 PREDICTIONS_FILE = "predictions.npz"
 #: Number of the file format; a reader refuses any other.
-FORMAT = 1
+FORMAT = 2
 #: Key → the types it may have in `result.json`.
 _FIELDS: dict[str, tuple[type, ...]] = {
     "method": (str,),
@@ -35,6 +35,7 @@ _FIELDS: dict[str, tuple[type, ...]] = {
     "step_seconds": (int, float, type(None)),
     "peak_memory_bytes": (int,),
     "padding": (int, float),
+    "micro_batches": (int, float),
     "details": (dict,),
     "conflict": (dict, type(None)),
     "provenance": (dict,),
@@ -59,6 +60,7 @@ class RunRecord:
         step_seconds: Time of one optimizer step, in seconds.
         peak_memory_bytes: Largest memory of the run, in bytes; 0 where it was not measured.
         padding: Share of the trained tokens that were padding.
+        micro_batches: Mean number of micro-batches of a step.
         details: Task → every metric that fits it, by name.
         conflict: Figures on the conflict between tasks, as the engine reports them.
         provenance: Where the result came from: hardware, versions, data. Plain JSON data.
@@ -77,6 +79,7 @@ class RunRecord:
     step_seconds: float
     peak_memory_bytes: int
     padding: float = 0.0
+    micro_batches: float = 1.0
     details: dict[str, dict[str, float]] = field(default_factory=dict)
     conflict: dict[str, Any] | None = None
     provenance: dict[str, Any] = field(default_factory=dict)

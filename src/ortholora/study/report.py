@@ -123,7 +123,16 @@ def _gap(summary: dict[str, Any]) -> str:
 
 
 def _cost(summary: dict[str, Any]) -> str:
-    header = ["method", "adapters", "step", "step to joint", "peak memory", "memory to joint"]
+    header = [
+        "method",
+        "adapters",
+        "step",
+        "step to joint",
+        "peak memory",
+        "memory to joint",
+        "micro-batches",
+        "padding",
+    ]
     rows = []
     for method, cost in summary["cost"].items():
         seconds, memory = cost["step_seconds"], cost["peak_memory_bytes"]
@@ -135,9 +144,14 @@ def _cost(summary: dict[str, Any]) -> str:
                 times(cost["relative_step_seconds"]),
                 f"{memory / 2**20:.0f} MiB" if memory else "–",
                 times(cost["relative_peak_memory"]),
+                f"{cost['micro_batches']:.1f}" if "micro_batches" in cost else "–",
+                f"{cost['padding']:.2f}" if "padding" in cost else "–",
             ]
         )
-    text = "Against joint. For single: the sum over tasks of a step of each run, and the largest memory of any."
+    text = (
+        "Against joint. For single: the sum over tasks of a step of each run, and the largest memory of any. "
+        "Padding is its share of all tokens computed."
+    )
     return text + "\n\n" + _table(header, rows, left=1)
 
 

@@ -163,5 +163,7 @@ def _cost(grid: Grid, method: str) -> dict[str, Any]:
     return {
         "step_seconds": seconds if math.isfinite(seconds) else None,
         "peak_memory_bytes": max(record.peak_memory_bytes for records in runs for record in records),
+        "micro_batches": float(np.mean([sum(record.micro_batches for record in records) for records in runs])),
+        "padding": float(np.mean([record.padding for records in runs for record in records])),
         "adapters": len(runs[0]),
     }

@@ -14,14 +14,13 @@ from ortholora.config import Config
 from ortholora.errors import UserError
 
 
-def training_arguments(config: Config, folder: Path, seed: int, micro_batches: int, rows: int) -> TrainingArguments:
+def training_arguments(config: Config, folder: Path, seed: int, rows: int) -> TrainingArguments:
     """Build the arguments of a run.
 
     Args:
         config: The whole configuration.
         folder: Where checkpoints go.
         seed: Seed of weights, dropout and data order.
-        micro_batches: Micro-batches of a step.
         rows: Rows of a step (for the logs; the sampler decides).
 
     Raises:
@@ -39,8 +38,7 @@ def training_arguments(config: Config, folder: Path, seed: int, micro_batches: i
     options: dict[str, Any] = {
         "output_dir": str(folder),
         "max_steps": section.steps,
-        "gradient_accumulation_steps": micro_batches,
-        "per_device_train_batch_size": max(1, rows // micro_batches),
+        "per_device_train_batch_size": rows,
         "per_device_eval_batch_size": 64,
         "learning_rate": section.learning_rate,
         "weight_decay": section.weight_decay,
@@ -106,14 +104,6 @@ def _check_owned(arguments: dict[str, Any]) -> None:
 
 def _evaluation(config: Config) -> dict[str, Any]:
     section = config.training
-    _check_owned(section.arguments)
-    if section.tensorboard and find_spec("tensorboard") is None:
-        raise UserError(
-            "TensorBoard logs cannot be written",
-            expected="the package tensorboard with `training.tensorboard: true`",
-            found="no such package in this environment",
-            todo='pip install "ortholora[tensorboard]", or remove the key',
-        )
     options: dict[str, Any] = {"eval_strategy": "no", "save_strategy": "no"}
     if section.eval_every:
         options |= {"eval_strategy": "steps", "eval_steps": section.eval_every}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -13,7 +13,8 @@ from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback
 
 from ortholora.config import Config
 from ortholora.data.encoded import EncodedTask, encode_task
-from ortholora.data.mixing import quotas
+from ortholora.data.mixing import StepSampler, quotas
+from ortholora.data.planner import Planner
 from ortholora.data.task import TaskData
 from ortholora.models import HeadSpec, ModelCard, MultiTaskModel, add_lora, load_encoder, load_tokenizer, save_model
 from ortholora.training import checkpoints
@@ -40,6 +41,7 @@ class RunResult:
         step_seconds: Median seconds of an optimizer step.
         peak_memory_bytes: Peak of the run, 0 where unknown.
         padding: Share of the trained tokens that were padding.
+        micro_batches: Mean number of micro-batches of a step.
         conflict: `ConflictTracker.report()`; None without capture.
         provenance: Versions, commit, hardware, data, configuration.
     """
@@ -53,6 +55,7 @@ class RunResult:
     step_seconds: float
     peak_memory_bytes: int
     padding: float
+    micro_batches: float
     conflict: dict[str, Any] | None
     provenance: dict[str, Any]
 
@@ -129,9 +132,9 @@ def train_run(
     with checkpoints.staging(out, "The model", kept_in=out / "checkpoints") as stage:
         save_model(stage, trainer._bare_model(), trainer.card)
         checkpoints.publish_files(stage, out)
+    result = _result(trainer, scores, peak, provenance(config, data))
     if trainer.ortho is not None:
         trainer.ortho.detach()
-    result = _result(trainer, scores, peak, provenance(config, data))
     progress.finish(label, result.metrics)
     return result
 
@@ -145,10 +148,7 @@ def build_trainer(
     card = _card(config, tasks)
     quota = workspace.quota()
     rows = [quota[name] for name in names]
-    micro_batches = _micro_batches(config.mixing.micro_batches, len(names), len(workspace.tasks))
-    if len(names) < len(workspace.tasks):
-        micro_batches = min(micro_batches, sum(rows))  # a small task alone may have fewer rows than that
-    arguments = training_arguments(config, out / "checkpoints", seed, micro_batches, sum(rows))
+    arguments = training_arguments(config, out / "checkpoints", seed, sum(rows))
     if config.training.tensorboard:
         _log_to(out / "logs")
     trainer = OrthoTrainer(
@@ -160,7 +160,9 @@ def build_trainer(
         quota=rows,
         rule=method.rule,
         block=method.block,
-        layout=config.mixing.layout,
+        planner=_planner(config, rows, len(workspace.tasks)),
+        fused=config.capture.fused,
+        buffer_dtype=getattr(torch, config.capture.buffer_dtype),
         head_learning_rate=config.training.head_learning_rate,
         callbacks=_callbacks(config, progress),
     )
@@ -175,7 +177,12 @@ def check_settings(workspace: Workspace) -> None:
         UserError: The adapter does not go onto the backbone, or the training settings make no sense.
     """
     config = workspace.config
-    training_arguments(config, Path("checkpoints"), 0, config.mixing.micro_batches, 1)
+    training_arguments(config, Path("checkpoints"), 0, 1)
+    names = [task.name for task in workspace.tasks]
+    for together in [names, *([name] for name in names)]:
+        lengths = [workspace.encoded(name).train.lengths for name in together]
+        quota = [workspace.quota()[name] for name in together]
+        StepSampler(together, lengths, quota, 0, _planner(config, quota, len(names)))
     build_model(config, _card(config, [workspace.encoded(task.name) for task in workspace.tasks]), 0)
 
 
@@ -219,9 +226,14 @@ def _card(config: Config, tasks: Sequence[EncodedTask]) -> ModelCard:
     )
 
 
-def _micro_batches(configured: int, here: int, all_tasks: int) -> int:
-    """A run of few tasks has fewer rows in a step: cut it in proportion. (Any cut gives the same result.)"""
-    return max(1, configured * here // all_tasks)
+def _planner(config: Config, quota: Sequence[int], all_tasks: int) -> Planner:
+    """The planner of a run of the tasks with this quota."""
+    mixing = config.mixing
+    pieces = mixing.micro_batches
+    if pieces is not None and len(quota) < all_tasks:
+        # A run of few tasks has fewer rows in a step: cut it in proportion, and never below a row each.
+        pieces = min(max(1, pieces * len(quota) // all_tasks), sum(quota))
+    return Planner(mixing.layout, pieces, mixing.max_tokens, mixing.launch_tokens)
 
 
 def _callbacks(config: Config, progress: Progress) -> list[TrainerCallback]:
@@ -277,7 +289,7 @@ def _last_checkpoint(out: Path) -> Path | None:
 def _result(trainer: OrthoTrainer, scores: dict[str, float], peak: int, origin: dict[str, Any]) -> RunResult:
     names = [task.data.name for task in trainer.tasks]
     kinds = {task.data.name: task.data.spec.kind for task in trainer.tasks}
-    real, padded = (int(n) for n in trainer.tokens)
+    real, padded, launches = (int(n) for n in trainer.tokens)
     return RunResult(
         metrics={name: scores[f"eval_{name}"] for name in names},
         metric_names={t.data.name: str(t.data.spec.metric) for t in trainer.tasks},
@@ -288,9 +300,16 @@ def _result(trainer: OrthoTrainer, scores: dict[str, float], peak: int, origin: 
         step_seconds=trainer.timer.median,
         peak_memory_bytes=peak,
         padding=1 - real / padded if padded else 0.0,
+        micro_batches=launches / max(1, trainer.state.global_step),
         conflict=trainer.conflicts.report(),
-        provenance=origin,
+        provenance=origin | _how(trainer),
     )
+
+
+def _how(trainer: OrthoTrainer) -> dict[str, Any]:
+    """How gradients were captured and steps cut: of interest beside the result, no part of what decides it."""
+    capture = "none" if trainer.ortho is None else trainer.ortho.summary()
+    return {"capture": capture.splitlines(), "micro_batches": asdict(trainer.planner)}
 
 
 def _details(scores: dict[str, float], name: str) -> dict[str, float]:

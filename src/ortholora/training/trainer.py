@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,19 @@ from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, DataLoader
 from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
 
-from ortholora.data.encoded import Collator, EncodedSplit, EncodedTask, MixedDataset
-from ortholora.data.mixing import Layout, MixedBatchSampler
+from ortholora.data.encoded import Collator, EncodedSplit, EncodedTask, MicroBatches, MixedDataset
+from ortholora.data.mixing import StepSampler
+from ortholora.data.planner import Planner
 from ortholora.engine import OrthoLora, Rule, StepStats
 from ortholora.engine.distributed import world_size
 from ortholora.engine.gram import Block
+from ortholora.engine.layers import find_matrices
 from ortholora.errors import NonFiniteLossError, UserError
 from ortholora.models import ModelCard, MultiTaskModel, load_weights, save_model
 from ortholora.training import checkpoints, metrics
 from ortholora.training.conflicts import ConflictTracker
 from ortholora.training.cost import StepTimer
+from ortholora.training.launch import launch_tokens
 from ortholora.training.mixin import ResolveMixin
 
 STATE_FILE = "ortholora_state.pt"
@@ -31,9 +35,10 @@ STATE_FILE = "ortholora_state.pt"
 class OrthoTrainer(ResolveMixin, Trainer):
     """Trains a `MultiTaskModel` on mixed batches, resolving conflicts once per optimizer step.
 
-    Works with ordinary `TrainingArguments`: accumulation (`gradient_accumulation_steps` micro-batches a
-    step), bf16 / fp16, checkpoints and resume, logging, best model (`metric_for_best_model="average"`) and
-    early stopping. Batch sizes follow from `quota`, not from `per_device_train_batch_size`.
+    Works with ordinary `TrainingArguments`: bf16 / fp16, checkpoints and resume, logging, best model
+    (`metric_for_best_model="average"`) and early stopping. A step's rows follow from `quota`, not from
+    `per_device_train_batch_size`; `planner` cuts them into micro-batches inside of the step. With
+    `gradient_accumulation_steps` above 1 it cuts exactly so many, and the Trainer accumulates them.
 
     A task's loss is the mean over its own rows in the whole step (all micro-batches) times its weight, so
     that a weight means the same however the step is cut. It runs in one process; several are refused.
@@ -47,7 +52,10 @@ class OrthoTrainer(ResolveMixin, Trainer):
         quota: Rows of each task in a step.
         rule: Conflict rule, or None for plain joint training without capture.
         block: What conflict is judged on.
-        layout: How a step is cut into micro-batches.
+        planner: Cuts a step into micro-batches. Default: what costs least on this device and model; one task
+            in each micro-batch where the adapter needs that.
+        fused: See `OrthoLora`.
+        buffer_dtype: See `OrthoLora`.
         head_learning_rate: Learning rate of the heads, where it differs from the adapter's.
         kwargs: Further arguments of `Trainer` (callbacks, optimizers, …).
     """
@@ -63,22 +71,24 @@ class OrthoTrainer(ResolveMixin, Trainer):
         quota: Sequence[int],
         rule: str | Rule | None = "ortho",
         block: Block = "matrix",
-        layout: Layout = "mixed",
+        planner: Planner | None = None,
+        fused: bool = True,
+        buffer_dtype: torch.dtype = torch.float32,
         head_learning_rate: float | None = None,
         **kwargs: Any,
     ) -> None:
         _check_heads(model, tasks)
         _check_single_process(args)
-        self.tasks, self.card, self.quota, self.layout = list(tasks), card, list(quota), layout
+        self.tasks, self.card, self.quota = list(tasks), card, list(quota)
         self.head_learning_rate = head_learning_rate
-        self.collator = Collator(tokenizer)
+        self.collator = Collator(tokenizer, padding_multiple(args))
         self.timer = StepTimer()
         super().__init__(
             model=model,
             args=args,
             train_dataset=MixedDataset([task.train for task in tasks]),
             eval_dataset=ConcatDataset([MixedDataset([task.dev]) for task in tasks]),
-            data_collator=self.collator,
+            data_collator=self.collator.step,
             **kwargs,
         )
         self.add_callback(self.timer)
@@ -87,31 +97,43 @@ class OrthoTrainer(ResolveMixin, Trainer):
         self.loss_is_scaled_for_ga = True
         self.compute_loss_func = _never_called
         names = [task.data.name for task in self.tasks]
-        self.ortho = None if rule is None else OrthoLora(model, names, rule, block, args.seed)
+        if rule is not None:
+            self.ortho = OrthoLora(model, names, rule, block, args.seed, fused=fused, buffer_dtype=buffer_dtype)
+        self.planner = self._complete(planner or Planner(), model)
         self.conflicts = ConflictTracker(names)
         self.evaluations: dict[str, np.ndarray] = {}
         self._rows_in_step = torch.ones(len(names))
         self._task_losses = torch.zeros(len(names), dtype=torch.float64)
         self._loss_steps = 0
-        self.tokens = np.zeros(2, dtype=np.int64)  # real, padded
+        self.tokens = np.zeros(3, dtype=np.int64)  # real, padded, micro-batches
+
+    def _complete(self, planner: Planner, model: nn.Module) -> Planner:
+        """Decide what the planner left open. Not by the rule: every method gets the same cuts."""
+        layout = planner.layout
+        if layout == "auto":
+            layout = "by-task" if any(matrix.task_pure for matrix in find_matrices(model)) else "by-length"
+        launch = planner.launch_tokens
+        if launch is None:
+            launch = launch_tokens(model, self.args.device.type)
+        return replace(planner, layout=layout, launch_tokens=launch, multiple=padding_multiple(self.args))
 
     # ---- data ----------------------------------------------------------------------------------------
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """One epoch of steps, each a fixed number of rows per task."""
-        sampler = MixedBatchSampler(
+        sampler = StepSampler(
             names=[task.data.name for task in self.tasks],
             lengths=[task.train.lengths for task in self.tasks],
             quota=self.quota,
-            micro_batches=self.args.gradient_accumulation_steps * world_size(),
             seed=self.args.data_seed if self.args.data_seed is not None else self.args.seed,
-            layout=self.layout,
+            planner=self.planner,
+            accumulate=self.args.gradient_accumulation_steps,
         )
         assert isinstance(self.train_dataset, MixedDataset)
         loader: DataLoader[Any] = DataLoader(
-            self.train_dataset,
+            MicroBatches(self.train_dataset),
             batch_sampler=sampler,
-            collate_fn=self.collator,
+            collate_fn=self.collator.step,
             num_workers=self.args.dataloader_num_workers,
         )
         return self.accelerator.prepare(loader)
@@ -119,7 +141,7 @@ class OrthoTrainer(ResolveMixin, Trainer):
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> Any:
         """Fetch a step's micro-batches and count every task's rows in it, over all ranks."""
         samples, items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        ids = [i for sample in samples for i in sample["task_ids"]]
+        ids = [i for sample in samples for part in sample["micro_batches"] for i in part["task_ids"]]
         counts = torch.bincount(torch.tensor(ids, dtype=torch.long), minlength=len(self.tasks))
         if world_size() > 1:
             counts = counts.to(device)
@@ -141,9 +163,19 @@ class OrthoTrainer(ResolveMixin, Trainer):
 
     # ---- the step ------------------------------------------------------------------------------------
 
+    def micro_batches_of(self, inputs: dict[str, Any]) -> list[dict[str, Any]]:
+        """A loader batch is a whole step."""
+        return inputs["micro_batches"]
+
     def task_ids_of(self, inputs: dict[str, Any]) -> list[int]:
         """The batch's task ids; left in it, because the model needs them for its heads."""
         return inputs["task_ids"]
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Count the step for the logs when its last micro-batch is done."""
+        loss = super().training_step(*args, **kwargs)
+        self._loss_steps += int(self.accelerator.sync_gradients)
+        return loss
 
     def on_resolved(self, stats: StepStats) -> None:
         """Keep the conflict figures for the logs and the result."""
@@ -158,8 +190,7 @@ class OrthoTrainer(ResolveMixin, Trainer):
         self._check_finite(losses.detach())
         if model.training:
             self._task_losses += losses.detach().double().cpu()
-            self._loss_steps += int(self.accelerator.sync_gradients)
-            self.tokens += np.asarray(inputs["tokens"])
+            self.tokens += np.asarray([*inputs["tokens"], 1])
         weights = losses.new_tensor([task.data.spec.weight for task in self.tasks])
         # DDP averages .grad over ranks; the normaliser above is already global.
         loss = (weights * losses).sum() * world_size()
@@ -334,6 +365,11 @@ class OrthoTrainer(ResolveMixin, Trainer):
         model = self.accelerator.unwrap_model(self.model)
         assert isinstance(model, MultiTaskModel)
         return model
+
+
+def padding_multiple(args: TrainingArguments) -> int:
+    """Matrix units of accelerators like multiples of 8; on a CPU they would only be padding."""
+    return 1 if args.device.type == "cpu" else 8
 
 
 def _read_state(path: Path) -> dict[str, Any]:

@@ -1,0 +1,35 @@
+"""What one more micro-batch costs: the launch of a forward and a backward, in tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+#: Floating-point operations that could be done in the time in which a layer is launched, forward and backward.
+#: CPU: measured with `benchmarks/launch.py` on MiniLM, float32 and bfloat16 (benchmarks/results/launch.json).
+#: Accelerators: an estimate, 1 ms a layer at 300 TFLOP/s, not measured. It only decides how finely steps are
+#: cut, never what is computed; `mixing.launch_tokens` sets it by hand.
+FLOPS_PER_LAYER = {"cpu": 7e8}
+ACCELERATOR_FLOPS_PER_LAYER = 3e11
+
+
+def launch_tokens(model: nn.Module, device: str) -> float:
+    """Tokens that could be trained on in the time that launching the model once more takes.
+
+    A token costs about 4 FLOPs a parameter in LoRA training (2 forward, 2 for the input gradient).
+
+    Args:
+        model: A backbone with `config.num_hidden_layers`, or anything that contains one.
+        device: `"cpu"`, `"cuda"`, …
+    """
+    layers = max((_layers(module) for module in model.modules()), default=0) or 1
+    embeddings = {id(p) for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()}
+    parameters = sum(p.numel() for p in model.parameters() if id(p) not in embeddings)
+    return layers * FLOPS_PER_LAYER.get(device, ACCELERATOR_FLOPS_PER_LAYER) / (4 * max(1, parameters))
+
+
+def _layers(module: nn.Module) -> int:
+    config: Any = getattr(module, "config", None)
+    layers = getattr(config, "num_hidden_layers", 0)
+    return layers if isinstance(layers, int) else 0
