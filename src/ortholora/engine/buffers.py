@@ -106,15 +106,19 @@ class Slot:
 
     def _add(self, grouping: Grouping, products: Tensor) -> None:
         target = self.group.buffer[self.row]
+        flat = products.flatten(1)
+        everything = len(grouping.tasks) == self.group.num_tasks
         if not self.group.touched[self.row]:
+            if everything:
+                target.copy_(flat)
+                return
             target.zero_()
-        flat = products.flatten(1).to(target.dtype)
-        if len(grouping.tasks) == self.group.num_tasks:
+        if everything:
             target.add_(flat)
         elif grouping.pure:
             target[grouping.tasks[0]].add_(flat[0])
         else:
-            target.index_add_(0, grouping.task_index(target.device), flat)
+            target.index_add_(0, grouping.task_index(target.device), flat.to(target.dtype))
 
 
 def group_by_shape(

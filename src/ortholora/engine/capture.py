@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -27,6 +28,15 @@ def not_compiled(function: Callable[..., Tensor]) -> Any:
         return torch.compiler.disable(function, reason=reason)
     except TypeError:  # older torch knows no reason
         return torch.compiler.disable(function)
+
+
+def exactly(dtype: torch.dtype, device: str) -> AbstractContextManager[None]:
+    """Let products of this dtype run in it: a backward inside the user's autocast block must not cast them.
+
+    Entering a context costs as much as a small product, so it is done only where it changes something.
+    """
+    casts = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) != dtype
+    return torch.autocast(device, enabled=False) if casts else nullcontext()
 
 
 class CurrentBatch:
@@ -53,8 +63,7 @@ class _CaptureLinear(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         if ctx.grouping is None:
             raise outside_batch(ctx.slot.matrix.name)
-        # A backward that runs inside the user's autocast block must not cast a second time.
-        with torch.autocast(delta.device.type, enabled=False):
+        with exactly(delta.dtype, delta.device.type):
             d_x = delta @ weight.to(delta.dtype) if ctx.needs_input_grad[0] else None
             d_weight = ctx.slot.capture(ctx.grouping, delta, x).to(weight.dtype)
             d_bias = delta.flatten(0, -2).sum(0).to(weight.dtype) if ctx.needs_input_grad[2] else None

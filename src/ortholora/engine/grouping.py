@@ -13,6 +13,9 @@ from torch import Tensor
 
 from ortholora.errors import CaptureError
 
+#: Columns up to which a matrix counts as thin in a CPU product (at rank 64 both ways take the same time).
+THIN = 16
+
 TaskIds = int | Sequence[int] | Tensor
 
 
@@ -41,6 +44,7 @@ class Grouping:
         self.pure = len(self.tasks) == 1
         self._units = ids.flatten()
         self._runs = _one_run_each(self._units)
+        self._equal_runs = self._runs is not None and _are_equal(self._runs, self.tasks)
         self._rows = _row_grouping(ids, num_tasks) if ids.dim() == 2 and not self.pure else None
         self._index: dict[tuple[torch.device, int], Tensor] = {}
 
@@ -59,17 +63,17 @@ class Grouping:
         Raises:
             CaptureError: The leading dimensions do not match the task ids.
         """
+        if out is None:
+            out = x.new_empty(len(self.tasks), delta.shape[-1], x.shape[-1])
         if self.pure:
-            delta, x = delta.reshape(-1, delta.shape[-1]), x.reshape(-1, x.shape[-1])
-            if out is None:
-                return torch.mm(delta.T, x).unsqueeze(0)
-            torch.mm(delta.T, x, out=out[0])
+            _product(delta.reshape(-1, delta.shape[-1]), x.reshape(-1, x.shape[-1]), out[0])
             return out
         level = self._level(x, where)
         delta, x = level._by_unit(delta), level._by_unit(x)
-        if out is None:
-            out = x.new_empty(len(level.tasks), delta.shape[-1], x.shape[-1])
-        if level._runs is not None:
+        if level._equal_runs:
+            groups, d, k = out.shape
+            _product(delta.reshape(groups, -1, d), x.reshape(groups, -1, k), out)
+        elif level._runs is not None:
             level._sliced_products(delta, x, out)
         else:
             level._scattered_products(delta, x, out)
@@ -106,22 +110,16 @@ class Grouping:
     def _sliced_products(self, delta: Tensor, x: Tensor, out: Tensor) -> None:
         assert self._runs is not None
         d, k = delta.shape[-1], x.shape[-1]
-        lengths = {stop - start for _, start, stop in self._runs}
-        in_order = [task for task, _, _ in self._runs] == self.tasks
-        if len(lengths) == 1 and in_order:
-            groups = len(self.tasks)
-            torch.bmm(delta.reshape(groups, -1, d).transpose(1, 2), x.reshape(groups, -1, k), out=out)
-            return
         for task, start, stop in self._runs:
             rows, inputs = delta[start:stop].reshape(-1, d), x[start:stop].reshape(-1, k)
-            torch.mm(rows.T, inputs, out=out[self.tasks.index(task)])
+            _product(rows, inputs, out[self.tasks.index(task)])
 
     def _scattered_products(self, delta: Tensor, x: Tensor, out: Tensor) -> None:
         d, k = delta.shape[-1], x.shape[-1]
         for position, task in enumerate(self.tasks):
             index = self._unit_index(task, x.device)
             rows = delta.index_select(0, index).reshape(-1, d)
-            torch.mm(rows.T, x.index_select(0, index).reshape(-1, k), out=out[position])
+            _product(rows, x.index_select(0, index).reshape(-1, k), out[position])
 
     def _unit_index(self, task: int, device: torch.device) -> Tensor:
         key = (device, task)
@@ -157,6 +155,21 @@ def _one_run_each(units: Tensor) -> list[tuple[int, int, int]] | None:
     stops = counts.cumsum(0).tolist()
     starts = [0, *stops[:-1]]
     return list(zip(tasks.tolist(), starts, stops, strict=True))
+
+
+def _are_equal(runs: list[tuple[int, int, int]], tasks: list[int]) -> bool:
+    """Whether the runs are equally long and in the order of the tasks: one batched product does them all."""
+    return len({stop - start for _, start, stop in runs}) == 1 and [task for task, _, _ in runs] == tasks
+
+
+def _product(delta: Tensor, x: Tensor, out: Tensor) -> None:
+    """`out = δᵀ x`, for one task (`[n, d]`, `[n, k]`) or a batch of them (`[P, n, d]`, `[P, n, k]`)."""
+    multiply = torch.bmm if delta.dim() == 3 else torch.mm
+    if out.shape[-1] <= THIN < out.shape[-2] and not out.is_cuda:
+        # A tall and thin result takes CPU libraries up to six times longer than its transpose.
+        out.copy_(multiply(x.mT, delta).mT)
+    else:
+        multiply(delta.mT, x, out=out)
 
 
 def _row_grouping(ids: Tensor, num_tasks: int) -> Grouping | None:
