@@ -16,18 +16,15 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 from backbones import Case
 from lines import LINES, SLOW, make, synchronise
+from writing import markdown, save
 
 from ortholora.training.cost import peak_memory_bytes, reset_peak_memory
-from ortholora.training.provenance import commit, hardware, versions
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def grid(only: str | None, tasks: list[int] | None, rank: int | None, device: str) -> list[Case]:
@@ -139,30 +136,11 @@ def memory_table(results: list[dict[str, Any]]) -> str:
     return markdown(head, rows)
 
 
-def markdown(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, [":---"] + ["---:"] * (len(head) - 1), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def report(results: list[dict[str, Any]]) -> str:
     parts = ["Time of a step over plain PEFT's joint step (median of ratios):", table(results)]
     if any("peak_memory_bytes" in result["lines"]["joint"] for result in results):
         parts += ["Peak memory: joint, then MiB above it:", memory_table(results)]
     return "\n\n".join(parts)
-
-
-def save(path: Path, results: list[dict[str, Any]], rounds: int) -> None:
-    content = {
-        "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "command": f"python benchmarks/step.py --rounds {rounds}",
-        "commit": commit(),
-        "hardware": hardware(),
-        "versions": versions(),
-        "results": results,
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    path.with_suffix(".md").write_text(report(results) + "\n", encoding="utf-8")
 
 
 def main() -> None:
@@ -187,7 +165,7 @@ def main() -> None:
         ratios = {name: round(line["ratio"], 3) for name, line in results[-1]["lines"].items()}
         print(f"{case.name}: {ratios} ({time.perf_counter() - started:.0f} s)", flush=True)
         if arguments.out:
-            save(arguments.out, results, arguments.rounds)
+            save(arguments.out, f"python benchmarks/step.py --rounds {arguments.rounds}", results, report(results))
     print(report(results))
 
 
