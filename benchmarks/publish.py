@@ -1,27 +1,37 @@
 """Keep a study's summary in the repository, with the command that made it, and show one in the README.
 
 python benchmarks/publish.py runs/glue glue-minilm --readme --command "ortholora compare examples/glue.yaml ..."
+python benchmarks/publish.py --tables       (put the benchmarks' tables into docs/performance.md)
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import re
 import shutil
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+PERFORMANCE = ROOT / "docs" / "performance.md"
 RESULTS = ROOT / "benchmarks" / "results"
 BEGIN, END = "<!-- result:begin -->", "<!-- result:end -->"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study", type=Path, help="the --out folder of `ortholora compare`")
-    parser.add_argument("name", help="folder under benchmarks/results")
-    parser.add_argument("--command", required=True, help="the command that made the study")
-    parser.add_argument("--note", required=True, help="what a reader must know of the data and the machine")
+    parser.add_argument("study", type=Path, nargs="?", help="the --out folder of `ortholora compare`")
+    parser.add_argument("name", nargs="?", help="folder under benchmarks/results")
+    parser.add_argument("--command", help="the command that made the study")
+    parser.add_argument("--note", help="what a reader must know of the data and the machine")
+    parser.add_argument("--tables", action="store_true", help="renew the tables of docs/performance.md, nothing else")
     parser.add_argument("--readme", action="store_true", help="show this result in the README")
     arguments = parser.parse_args()
+    if arguments.tables:
+        PERFORMANCE.write_text(with_tables(PERFORMANCE.read_text(encoding="utf-8")), encoding="utf-8")
+        return
+    if not (arguments.study and arguments.name and arguments.command and arguments.note):
+        parser.error("a study needs its folder, a name, --command and --note")
     publish(arguments.study, arguments.name, arguments.command, arguments.note)
     if arguments.readme:
         readme = ROOT / "README.md"
@@ -43,6 +53,26 @@ def with_result(readme: str, name: str) -> str:
     before, _, rest = readme.partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}\n{block(name)}\n{END}{after}"
+
+
+def with_tables(text: str) -> str:
+    """The page with every `<!-- NAME:begin -->` … `<!-- NAME:end -->` filled from `benchmarks/results/NAME.json`."""
+    for name in re.findall(r"<!-- ([a-z-]+):begin -->", text):
+        before, _, rest = text.partition(f"<!-- {name}:begin -->")
+        _, _, after = rest.partition(f"<!-- {name}:end -->")
+        text = f"{before}<!-- {name}:begin -->\n{benchmark(name)}\n<!-- {name}:end -->{after}"
+    return text
+
+
+def benchmark(name: str) -> str:
+    """A benchmark's table, and where it comes from."""
+    path = RESULTS / f"{name}.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    versions, hardware = content["versions"], content["hardware"]
+    packages = ", ".join(f"{package} {versions[package]}" for package in ("torch", "transformers", "peft"))
+    machine = f"{hardware['torch_threads']} threads of {hardware['cpu']}"
+    origin = f"`{content['command']}` · {content['date'][:10]} · {machine} · {packages} · commit {content['commit']}"
+    return path.with_suffix(".md").read_text(encoding="utf-8").strip() + "\n\n" + origin
 
 
 def block(name: str) -> str:

@@ -175,12 +175,14 @@ class MixingSection(Strict):
         8, gt=0, description="Mean number of rows per task in one optimizer step; times T is the whole step."
     )
     temperature: float = Field(2.0, ge=1, description="Temperature of `quota: temperature`.")
-    layout: Literal["auto", "mixed", "by-length", "by-task"] = Field(
+    layout: Literal["auto", "mixed", "by-length", "by-task", "padding-free"] = Field(
         "auto",
         description="How a step's rows are cut into micro-batches: `by-length` puts rows of like length together and "
         "cuts where padding and launches cost least; `mixed` gives each micro-batch its share of every task; `by-task` "
-        "puts one task in each; `auto` is `by-length`, or `by-task` for adapters that cannot be split by row. Results "
-        "are the same but for rounding and dropout.",
+        "puts one task in each; `padding-free` lays rows end to end (for backbones that keep them apart, which is "
+        "tried out; fast with flash attention only). `auto` is `by-length`; `by-task` for adapters that cannot be "
+        "split by row; `padding-free` with flash attention on an accelerator. Results are the same but for rounding "
+        "and dropout.",
     )
     micro_batches: int | None = Field(
         None, gt=0, description="Exactly so many micro-batches. Default: as many as cost least; one with `mixed`."

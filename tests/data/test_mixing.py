@@ -58,7 +58,7 @@ def sampler(planner: Planner | None = None, accumulate: int = 1) -> StepSampler:
     return StepSampler(["a", "b", "c"], LENGTHS, [2, 1, 4], 0, planner or Planner("mixed"), accumulate)
 
 
-@pytest.mark.parametrize("layout", ["auto", "mixed", "by-length", "by-task"])
+@pytest.mark.parametrize("layout", ["auto", "mixed", "by-length", "by-task", "padding-free"])
 @pytest.mark.parametrize("micro_batches", [None, 1, 3])
 def test_a_step_holds_its_quota_however_it_is_cut(layout: Any, micro_batches: int | None) -> None:
     planner = Planner(layout, None if layout == "by-task" else micro_batches, launch_tokens=3)

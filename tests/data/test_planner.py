@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ortholora.data.planner import Planner, cut_evenly
 from ortholora.errors import UserError
 
-LAYOUTS = ["auto", "mixed", "by-length", "by-task"]
+LAYOUTS = ["auto", "mixed", "by-length", "by-task", "padding-free"]
 
 
 def padded(cut: list[int], lengths: list[int]) -> int:
@@ -46,9 +46,14 @@ def test_a_plan_is_complete_and_under_the_budget(data: st.DataObject, layout: An
     planner = Planner(layout, None, budget, data.draw(st.sampled_from([0, 10, 1e9])), multiple)
     cuts = planner.plan(lengths, tasks)
     assert sorted(row for cut in cuts for row in cut) == list(range(len(lengths)))
-    assert all(cut == sorted(cut) and cut for cut in cuts)
-    rounded = [-(-length // multiple) * multiple for length in lengths]
-    assert all(padded(cut, rounded) <= budget for cut in cuts)
+    assert all(cuts)
+    if layout == "padding-free":
+        assert all(sum(lengths[row] for row in cut) <= budget for cut in cuts)
+        assert [tasks[row] for cut in cuts for row in cut] == sorted(tasks)
+    else:
+        rounded = [-(-length // multiple) * multiple for length in lengths]
+        assert all(padded(cut, rounded) <= budget for cut in cuts)
+        assert all(cut == sorted(cut) for cut in cuts)
     if layout == "by-task":
         assert all(len({tasks[row] for row in cut}) == 1 for cut in cuts)
 
@@ -84,6 +89,15 @@ def test_a_dear_launch_makes_one_mixed_micro_batch_and_a_free_one_no_padding() -
     assert Planner(launch_tokens=50).plan(lengths, tasks) == [[0, 2, 4], [1, 3]]
 
 
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=12), st.data())
+def test_end_to_end_into_so_many(lengths: list[int], data: st.DataObject) -> None:
+    pieces = data.draw(st.integers(1, len(lengths)))
+    cuts = Planner("padding-free", pieces).plan(lengths, [0] * len(lengths))
+    assert len(cuts) == pieces
+    assert all(cuts)
+    assert [row for cut in cuts for row in cut] == list(range(len(lengths)))
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -91,6 +105,7 @@ def test_a_dear_launch_makes_one_mixed_micro_batch_and_a_free_one_no_padding() -
         ({"max_tokens": 19}, "a row of 20 tokens"),
         ({"micro_batches": 1, "max_tokens": 50}, "does not fit into 1 micro-batches"),
         ({"layout": "mixed", "micro_batches": 1, "max_tokens": 50}, "does not fit into 1 micro-batches"),
+        ({"layout": "padding-free", "micro_batches": 1, "max_tokens": 50}, "does not fit into 1 micro-batches"),
         ({"layout": "by-task", "micro_batches": 2}, "decides itself"),
     ],
 )

@@ -65,6 +65,7 @@ def task_losses(losses: Tensor, ids: Tensor | int, tasks: int) -> list[Tensor]:
     if isinstance(ids, int):
         ids = torch.full(losses.shape[:1], ids)
     of_token = ids if ids.dim() == 2 else ids[:, None].expand_as(losses)
+    of_token = of_token.to(losses.device)
     return [(losses * (of_token == t)).sum() / losses.numel() for t in range(tasks)]
 
 

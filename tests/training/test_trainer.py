@@ -64,6 +64,7 @@ def test_ortho_differs_from_joint_where_tasks_conflict(tmp_path: Path) -> None:
         {"layout": "by-task"},
         {"layout": "auto", "launch_tokens": 0},
         {"layout": "mixed", "max_tokens": 60},
+        {"layout": "padding-free", "micro_batches": 3},
     ],
     ids=str,
 )
@@ -107,6 +108,16 @@ def test_an_adapter_that_cannot_be_split_by_row_gets_one_task_in_each_micro_batc
         assert trainer.tokens[2] >= 3 * trainer.state.global_step
         weights.append(workspaces.weights(trainer))
     assert_same_weights(*weights)
+
+
+@pytest.mark.parametrize("rule", [JOINT, ORTHO], ids=["joint", "ortho"])
+def test_a_padding_free_step_is_the_padded_step(tmp_path: Path, rule: Any) -> None:
+    padded = trained(tmp_path / "padded", rule, mixing={"layout": "mixed"}, **NO_DROPOUT)
+    trainer = workspaces.trainer(tmp_path / "packed", rule, mixing={"layout": "padding-free"}, **NO_DROPOUT)
+    trainer.train()
+    assert trainer.tokens[0] == trainer.tokens[1]
+    assert trainer.tokens[2] == trainer.state.global_step  # one micro-batch a step
+    assert_same_weights(padded, workspaces.weights(trainer))
 
 
 def test_tokens_are_counted(tmp_path: Path) -> None:

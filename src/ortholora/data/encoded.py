@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -92,21 +93,26 @@ class Collator:
     Args:
         tokenizer: Gives `pad`.
         multiple: Pad to a multiple of this many tokens (matrix units of GPUs like 8).
+        packed: Lay the rows end to end in one row instead of padding them.
     """
 
-    def __init__(self, tokenizer: Any, multiple: int = 1) -> None:
-        self._tokenizer, self._multiple = tokenizer, multiple
+    def __init__(self, tokenizer: Any, multiple: int = 1, packed: bool = False) -> None:
+        self.tokenizer, self.multiple, self.packed = tokenizer, multiple, packed
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Build one micro-batch.
 
         Returns:
-            `inputs` (tensors `[B, S]`), `targets` `[B]` float, `task_ids` (list of B ints: left on the
-            host on purpose, because nothing on the device needs them), and `tokens` (real, padded).
+            `inputs` (tensors `[B, S]`; packed: `[1, S]` and `lengths`, a list of B ints), `targets` `[B]`
+            float, `task_ids` (list of B ints: left on the host on purpose, because nothing on the device needs
+            them), and `tokens` (real, padded).
         """
         features = [row["features"] for row in rows]
-        inputs = dict(self._tokenizer.pad(features, pad_to_multiple_of=self._multiple, return_tensors="pt"))
         real = sum(len(f["input_ids"]) for f in features)
+        if self.packed:
+            inputs = _pack(features)
+        else:
+            inputs = dict(self.tokenizer.pad(features, pad_to_multiple_of=self.multiple, return_tensors="pt"))
         return {
             "inputs": inputs,
             "targets": torch.tensor([row["target"] for row in rows]),
@@ -117,3 +123,9 @@ class Collator:
     def step(self, micro_batches: Sequence[Sequence[dict[str, Any]]]) -> dict[str, Any]:
         """Build what the loader yields: `micro_batches`, a list of batches."""
         return {"micro_batches": [self(rows) for rows in micro_batches]}
+
+
+def _pack(features: Sequence[dict[str, list[int]]]) -> dict[str, Any]:
+    keys = [key for key in features[0] if key != "attention_mask"]
+    inputs: dict[str, Any] = {key: torch.tensor([list(chain.from_iterable(f[key] for f in features))]) for key in keys}
+    return inputs | {"lengths": [len(f["input_ids"]) for f in features]}

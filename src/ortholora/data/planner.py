@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -18,7 +19,7 @@ from ortholora.errors import UserError
 #: Where nothing is known about model and device: about right for a small encoder on a CPU.
 LAUNCH_TOKENS = 100.0
 
-Layout = Literal["auto", "mixed", "by-length", "by-task"]
+Layout = Literal["auto", "mixed", "by-length", "by-task", "padding-free"]
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,8 @@ class Planner:
     Attributes:
         layout: `mixed`: every micro-batch holds its share of every task; `by-length`: rows of like length
             together; `by-task`: one task in each micro-batch (and rows of like length together), which
-            adapters need whose gradients cannot be split by row. `auto` is `by-length`: what it costs decides
-            how many micro-batches, down to a single mixed one.
+            adapters need whose gradients cannot be split by row; `padding-free`: rows end to end, without
+            padding. `auto` is `by-length`: what it costs decides how many micro-batches, down to a single mixed one.
         micro_batches: Exactly so many; None: as many as cost least.
         max_tokens: Most tokens, padding included, of a micro-batch.
         launch_tokens: What one more micro-batch costs, in tokens that could be computed in the same time. None:
@@ -69,6 +70,8 @@ class Planner:
         self._check(padded)
         if self.layout == "mixed":
             return self._mixed(padded, tasks)
+        if self.layout == "padding-free":
+            return self._end_to_end(np.asarray(lengths), tasks)
         if self.layout == "by-task":
             of_row = np.asarray(tasks)
             members = [np.flatnonzero(of_row == task) for task in np.unique(of_row)]
@@ -92,8 +95,7 @@ class Planner:
             )
 
     def _mixed(self, padded: np.ndarray, tasks: Sequence[int]) -> list[list[int]]:
-        counts = [self.micro_batches] if self.micro_batches is not None else range(1, len(padded) + 1)
-        for pieces in counts:
+        for pieces in self._counts(len(padded)):
             cuts = cut_evenly(tasks, pieces)
             if all(len(cut) * padded[cut].max() <= self.max_tokens for cut in cuts):
                 return cuts
@@ -110,6 +112,19 @@ class Planner:
             raise self._too_few()
         starts = [0, *stops[:-1]]
         return [sorted(int(row) for row in order[start:stop]) for start, stop in zip(starts, stops, strict=True)]
+
+    def _end_to_end(self, lengths: np.ndarray, tasks: Sequence[int]) -> list[list[int]]:
+        """In the order of the tasks, so that a task's tokens are contiguous; about equally many in each piece."""
+        order = np.argsort(np.asarray(tasks), kind="stable")
+        for pieces in self._counts(len(order)):
+            cuts = cut_in_order(lengths[order], pieces)
+            if all(lengths[order[cut]].sum() <= self.max_tokens for cut in cuts):
+                return [[int(row) for row in order[cut]] for cut in cuts]
+        raise self._too_few()
+
+    def _counts(self, rows: int) -> Sequence[int]:
+        """Numbers of micro-batches to try."""
+        return range(1, rows + 1) if self.micro_batches is None else [self.micro_batches]
 
     def _too_few(self) -> UserError:
         return UserError(
@@ -136,6 +151,18 @@ def cut_evenly(tasks: Sequence[int], pieces: int) -> list[list[int]]:
     for position, row in enumerate(order):
         cuts[position % pieces].append(int(row))
     return [sorted(cut) for cut in cuts]
+
+
+def cut_in_order(lengths: np.ndarray, pieces: int) -> list[slice]:
+    """Cut rows into pieces of about equally many tokens without changing their order; none is empty."""
+    ends = np.cumsum(lengths)
+    stops = np.searchsorted(ends, ends[-1] * np.arange(1, pieces) / pieces) + 1
+    # Every piece holds at least one row, and leaves one for each piece after it.
+    for i in range(pieces - 1):
+        low = (stops[i - 1] if i else 0) + 1
+        stops[i] = min(max(stops[i], low), len(lengths) - (pieces - 1 - i))
+    bounds = [0, *(int(stop) for stop in stops), len(lengths)]
+    return [slice(a, b) for a, b in pairwise(bounds)]
 
 
 def cheapest_cut(ordered: np.ndarray, max_tokens: int, launch_tokens: float) -> list[int]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ortholora.errors import UserError
 from ortholora.models.heads import Head, HeadSpec, build_heads
+from ortholora.models.packed import Way, attention_arguments, find_way, is_packed, pool_packed
 
 Pooling = Literal["mean", "cls", "last"]
 
@@ -38,6 +39,7 @@ class MultiTaskModel(nn.Module):
         self.encoder = encoder
         self.specs = list(specs)
         self.pooling: Pooling = pooling
+        self._way: Way | None = None
         self.heads = nn.ModuleList(build_heads(self.specs, encoder.config.hidden_size, dropout, seed))
 
     @property
@@ -55,7 +57,8 @@ class MultiTaskModel(nn.Module):
         """Run the encoder once over the mixed batch, and every task's head on its own rows.
 
         Args:
-            inputs: What the tokenizer gave (`input_ids [B, S]`, `attention_mask`, …).
+            inputs: What the tokenizer gave (`input_ids [B, S]`, `attention_mask`, …); or one packed row
+                (`input_ids [1, S]`, …) with the `lengths` of its B texts.
             task_ids: `[B]` on the CPU.
 
         Returns:
@@ -68,11 +71,29 @@ class MultiTaskModel(nn.Module):
             outputs[task] = self.head(task)(pooled.index_select(0, rows))
         return outputs
 
-    def encode(self, inputs: Mapping[str, Tensor]) -> Tensor:
+    def encode(self, inputs: Mapping[str, Any]) -> Tensor:
         """Pooled vectors `[B, H]`, in the heads' precision."""
-        states = self.encoder(**inputs).last_hidden_state
-        pooled = pool(states, inputs["attention_mask"], self.pooling)
+        if is_packed(inputs):
+            pooled = self._encode_packed(dict(inputs))
+        else:
+            states = self.encoder(**inputs).last_hidden_state
+            pooled = pool(states, inputs["attention_mask"], self.pooling)
         return pooled.to(self.head(0).linear.weight.dtype)
+
+    def _encode_packed(self, inputs: dict[str, Any]) -> Tensor:
+        lengths = inputs.pop("lengths")
+        extra = attention_arguments(self.encoder, self.find_way(), lengths, inputs["input_ids"].device)
+        return pool_packed(self.encoder(**inputs, **extra).last_hidden_state[0], lengths, self.pooling)
+
+    def find_way(self) -> Way:
+        """How this backbone keeps the texts of a packed row apart; tried out once.
+
+        Raises:
+            UserError: It does not.
+        """
+        if self._way is None:
+            self._way = find_way(self.encoder)
+        return self._way
 
     def activation_checkpointing_enable(self, **kwargs: Any) -> None:
         """Recompute activations in the backward; called by the Trainer (`gradient_checkpointing` before v5)."""

@@ -22,7 +22,7 @@ from ortholora.engine.distributed import world_size
 from ortholora.engine.gram import Block
 from ortholora.engine.layers import find_matrices
 from ortholora.errors import NonFiniteLossError, UserError
-from ortholora.models import ModelCard, MultiTaskModel, load_weights, save_model
+from ortholora.models import ModelCard, MultiTaskModel, is_packed, load_weights, save_model
 from ortholora.training import checkpoints, metrics
 from ortholora.training.conflicts import ConflictTracker
 from ortholora.training.cost import StepTimer
@@ -100,6 +100,9 @@ class OrthoTrainer(ResolveMixin, Trainer):
         if rule is not None:
             self.ortho = OrthoLora(model, names, rule, block, args.seed, fused=fused, buffer_dtype=buffer_dtype)
         self.planner = self._complete(planner or Planner(), model)
+        if self.planner.layout == "padding-free":
+            self.collator.packed = True
+            model.find_way()  # a backbone that cannot do it is refused now
         self.conflicts = ConflictTracker(names)
         self.evaluations: dict[str, np.ndarray] = {}
         self._rows_in_step = torch.ones(len(names))
@@ -107,11 +110,15 @@ class OrthoTrainer(ResolveMixin, Trainer):
         self._loss_steps = 0
         self.tokens = np.zeros(3, dtype=np.int64)  # real, padded, micro-batches
 
-    def _complete(self, planner: Planner, model: nn.Module) -> Planner:
+    def _complete(self, planner: Planner, model: MultiTaskModel) -> Planner:
         """Decide what the planner left open. Not by the rule: every method gets the same cuts."""
         layout = planner.layout
         if layout == "auto":
-            layout = "by-task" if any(matrix.task_pure for matrix in find_matrices(model)) else "by-length"
+            layout = "by-length"
+            if any(matrix.task_pure for matrix in find_matrices(model)):
+                layout = "by-task"
+            elif self.args.device.type != "cpu" and _has_flash_attention(model):
+                layout = "padding-free"
         launch = planner.launch_tokens
         if launch is None:
             launch = launch_tokens(model, self.args.device.type)
@@ -167,9 +174,12 @@ class OrthoTrainer(ResolveMixin, Trainer):
         """A loader batch is a whole step."""
         return inputs["micro_batches"]
 
-    def task_ids_of(self, inputs: dict[str, Any]) -> list[int]:
-        """The batch's task ids; left in it, because the model needs them for its heads."""
-        return inputs["task_ids"]
+    def task_ids_of(self, inputs: dict[str, Any]) -> Any:
+        """The batch's task ids, of tokens if it is packed; left in it, because the model needs them for its heads."""
+        ids = inputs["task_ids"]
+        if is_packed(inputs["inputs"]):
+            return torch.repeat_interleave(torch.tensor(ids), torch.tensor(inputs["inputs"]["lengths"]))[None]
+        return ids
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """Count the step for the logs when its last micro-batch is done."""
@@ -271,8 +281,9 @@ class OrthoTrainer(ResolveMixin, Trainer):
         order = np.argsort(-np.asarray(split.lengths), kind="stable")
         size = self.args.per_device_eval_batch_size
         parts = []
+        padded = Collator(self.collator.tokenizer, self.collator.multiple)
         for start in range(0, len(order), size):
-            batch = self.collator([rows[0, int(i)] for i in order[start : start + size]])
+            batch = padded([rows[0, int(i)] for i in order[start : start + size]])
             inputs = self._prepare_inputs(batch["inputs"])
             with self.compute_loss_context_manager(), self.accelerator.autocast():
                 outputs = model(inputs, torch.full((len(batch["task_ids"]),), task))[task]
@@ -370,6 +381,10 @@ class OrthoTrainer(ResolveMixin, Trainer):
 def padding_multiple(args: TrainingArguments) -> int:
     """Matrix units of accelerators like multiples of 8; on a CPU they would only be padding."""
     return 1 if args.device.type == "cpu" else 8
+
+
+def _has_flash_attention(model: MultiTaskModel) -> bool:
+    return str(getattr(model.encoder.config, "_attn_implementation", "")).startswith("flash")
 
 
 def _read_state(path: Path) -> dict[str, Any]:
