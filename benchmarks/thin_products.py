@@ -1,6 +1,6 @@
 """The thin products of a LoRA layer, one by one: why capture multiplies some of them the other way round.
 
-python benchmarks/kernels.py --out benchmarks/results/kernels.json           (half a minute)
+python benchmarks/thin_products.py --out benchmarks/results/thin-products.json           (half a minute)
 
 N tokens in T equal groups, a layer of width d, rank r. Times are the best of 60.
 """
@@ -57,7 +57,7 @@ def main() -> None:
     rows = [[name, *(f"{value:.0f}" for value in times.values())] for name, times in results.items()]
     print(markdown(head, rows))
     if arguments.out:
-        save(arguments.out, "python benchmarks/kernels.py", results, markdown(head, rows))
+        save(arguments.out, "python benchmarks/thin_products.py", results, markdown(head, rows))
 
 
 if __name__ == "__main__":
