@@ -16,25 +16,25 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 from backbones import Case
 from lines import LINES, SLOW, make, synchronise
-from writing import markdown, save
+from writing import COMMIT, markdown, save
 
 from ortholora.training.cost import peak_memory_bytes, reset_peak_memory
 
 
 def grid(only: str | None, tasks: list[int] | None, rank: int | None, device: str) -> list[Case]:
     """The cases: MiniLM over T, precision and rank; a decoder of the size that the device can take."""
-    cases = [Case("minilm", "float32", False, r, t) for r in (8, 64) for t in (2, 4, 8, 16, 32)]
-    cases += [Case("minilm", "bfloat16", True, 8, t) for t in (4, 8)]
-    cases += [Case("minilm", "bfloat16", False, 8, t) for t in (4, 8)]
+    cases = [Case("minilm", "float32", False, 8, t) for t in (2, 4, 8, 16, 32)]
+    cases += [Case("minilm", "float32", False, 64, t) for t in (8, 32)]
+    cases += [Case("minilm", "bfloat16", autocast, 8, 8) for autocast in (True, False)]
     decoder = "llama-135m" if device == "cpu" else "llama-1b"
     rows = {"rows": 16, "tokens": 64} if device == "cpu" else {"rows": 32, "tokens": 512}
-    cases += [Case(decoder, "float32", False, 8, 8, **rows)] if device == "cpu" else []
     cases += [Case(decoder, "bfloat16", False, r, 8, **rows) for r in (8, 64)]
     return [
         case
@@ -47,8 +47,8 @@ def grid(only: str | None, tasks: list[int] | None, rank: int | None, device: st
 
 def wanted(case: Case) -> list[str]:
     """All lines, but for those whose one step would take minutes."""
-    slow = case.model == "minilm" and (case.r == 8 or case.tasks <= 8)
-    return [name for name in LINES if slow or name not in SLOW or case.dtype == "bfloat16"]
+    slow = case.r == 8 or case.tasks <= 8
+    return [name for name in LINES if slow or name not in SLOW]
 
 
 def time_case(case: Case, device: str, rounds: int) -> dict[str, dict[str, Any]]:
@@ -105,7 +105,9 @@ def measure(case: Case, device: str, rounds: int, memory: bool) -> dict[str, Any
         for name in lines:
             lines[name]["peak_memory_bytes"] = memory_of(name, case, device)
     trainable = sum(p.numel() for p in make("joint", case, device).lora)
-    return {"case": {**asdict(case), "name": case.name}, "trainable_elements": trainable, "lines": lines}
+    measured = {"date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), "commit": COMMIT, "rounds": rounds}
+    named = {**asdict(case), "name": case.name}
+    return {"case": named, "trainable_elements": trainable, "measured": measured, "lines": lines}
 
 
 def table(results: list[dict[str, Any]]) -> str:
@@ -149,6 +151,8 @@ def main() -> None:
     parser.add_argument("--only", help="models whose name starts with this")
     parser.add_argument("--tasks", type=int, nargs="*")
     parser.add_argument("--rank", type=int)
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"])
+    parser.add_argument("--append", action="store_true", help="keep the cases that --out has already")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--no-memory", action="store_true", help="times only")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -159,8 +163,13 @@ def main() -> None:
         print_memory(arguments.memory_of, Case(**json.loads(arguments.case)), arguments.device)
         return
     results = []
+    if arguments.append:
+        results = json.loads(arguments.out.read_text(encoding="utf-8"))["results"]
     for case in grid(arguments.only, arguments.tasks, arguments.rank, arguments.device):
+        if arguments.dtype not in (None, case.dtype):
+            continue
         started = time.perf_counter()
+        results = [result for result in results if result["case"]["name"] != case.name]
         results.append(measure(case, arguments.device, arguments.rounds, not arguments.no_memory))
         ratios = {name: round(line["ratio"], 3) for name, line in results[-1]["lines"].items()}
         print(f"{case.name}: {ratios} ({time.perf_counter() - started:.0f} s)", flush=True)

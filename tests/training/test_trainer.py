@@ -314,3 +314,18 @@ def test_gradient_checkpointing_by_ordinary_arguments(tmp_path: Path) -> None:
         arguments = {CHECKPOINTING: True, f"{CHECKPOINTING}_kwargs": {"use_reentrant": reentrant}}
         out = tmp_path / str(reentrant)
         assert largest_difference(plain, trained(out, ORTHO, training={"arguments": arguments}, **NO_DROPOUT)) < 1e-5
+
+
+@pytest.mark.parametrize("steps", [5, 6])
+def test_a_finished_run_is_not_trained_on(tmp_path: Path, steps: int) -> None:
+    """Killed after its last checkpoint and before its result: the Trainer alone would take one step more."""
+    training = {"steps": steps, "save_every": steps}
+    first = workspaces.trainer(tmp_path, training=training)
+    first.train()
+    assert first.state.global_step == steps
+    assert steps % len(first.get_train_dataloader()), "the last step ends an epoch: the test proves nothing"
+    again = workspaces.trainer(tmp_path, training=training)
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoints" / f"checkpoint-{steps}"))
+    assert again.state.global_step == steps
+    assert largest_difference(workspaces.weights(first), workspaces.weights(again)) == 0
+    assert again.conflicts.report() == first.conflicts.report()

@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 
 from ortholora.data.encoded import RowId
-from ortholora.data.planner import Planner
+from ortholora.data.planner import Planner, share
 from ortholora.errors import UserError
 
 Quota = Literal["equal", "proportional", "temperature"]
@@ -85,6 +85,11 @@ class StepSampler:
         planner: Cuts a step into micro-batches.
         accumulate: Yield every micro-batch by itself, this many a step (accumulation outside of the step),
             instead of all of a step at once.
+        rank: Which share of every step to yield.
+        world_size: Number of shares.
+
+    Raises:
+        UserError: A step cannot be cut as the planner says, or has fewer rows than shares.
     """
 
     def __init__(
@@ -95,10 +100,13 @@ class StepSampler:
         seed: int,
         planner: Planner,
         accumulate: int = 1,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         self._streams = [RowStream(n, len(sizes), seed) for n, sizes in zip(names, lengths, strict=True)]
         self._lengths, self._quota, self._accumulate = lengths, list(quota), accumulate
         self._planner = planner if accumulate == 1 else replace(planner, micro_batches=accumulate)
+        self._rank, self._world_size = rank, world_size
         self._epoch = 0
         total = sum(len(sizes) for sizes in lengths)
         self.steps_per_epoch = max(1, math.ceil(total / sum(self._quota)))
@@ -121,14 +129,24 @@ class StepSampler:
         """Plan a step of the longest rows: what fits then always fits, and what does not shows at once."""
         longest = [max(sizes) for sizes in self._lengths]
         tasks = [task for task, quota in enumerate(self._quota) for _ in range(quota)]
-        self._planner.plan([longest[task] for task in tasks], tasks)
+        if len(tasks) < self._world_size:
+            raise UserError(
+                "A step has fewer rows than there are processes",
+                expected=f"at least {self._world_size} rows in a step, one for each process",
+                found=f"{len(tasks)} rows",
+                todo="raise `mixing.rows_per_task` (the `quota`), or start fewer processes",
+            )
+        own = share([longest[task] for task in tasks], self._rank, self._world_size)
+        self._planner.plan([longest[tasks[i]] for i in own], [tasks[i] for i in own])
 
     def step(self, step: int) -> list[list[RowId]]:
-        """The micro-batches of one step."""
+        """The micro-batches of this rank's share of one step."""
         rows = [
             (task, row)
             for task, (stream, quota) in enumerate(zip(self._streams, self._quota, strict=True))
             for row in stream.take(step * quota, quota)
         ]
         lengths = [self._lengths[task][row] for task, row in rows]
+        own = share(lengths, self._rank, self._world_size)
+        rows, lengths = [rows[i] for i in own], [lengths[i] for i in own]
         return [[rows[i] for i in cut] for cut in self._planner.plan(lengths, [task for task, _ in rows])]

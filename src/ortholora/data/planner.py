@@ -136,6 +136,20 @@ class Planner:
         )
 
 
+def share(lengths: Sequence[int], rank: int, world_size: int) -> list[int]:
+    """One rank's rows of a step: dealt out from the longest on, there and back, so that all have as much to do.
+
+    Returns:
+        Row positions, in rising order. The shares of all ranks hold every row once.
+    """
+    if world_size == 1:
+        return list(range(len(lengths)))
+    order = np.argsort(-np.asarray(lengths), kind="stable")
+    place = np.arange(len(order)) % (2 * world_size)
+    owner = np.minimum(place, 2 * world_size - 1 - place)
+    return sorted(int(row) for row in order[owner == rank])
+
+
 def cut_evenly(tasks: Sequence[int], pieces: int) -> list[list[int]]:
     """Spread the rows so that every piece holds its share of every task.
 

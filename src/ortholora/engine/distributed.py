@@ -7,6 +7,7 @@ takes part with every buffer, whatever it captured, so a task that is absent som
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -51,3 +52,27 @@ def _agree(groups: Sequence[ShapeGroup], present: Tensor) -> Tensor:
         group.touched = agreed[position : position + len(group.touched)]
         position += len(group.touched)
     return torch.tensor(agreed[: len(present)])
+
+
+def barrier() -> None:
+    """Wait for all ranks; nothing in one process."""
+    if world_size() > 1:
+        dist.barrier()
+
+
+def summed(values: Tensor, device: torch.device) -> Tensor:
+    """The sum of the ranks' values, on the CPU; a copy in one process."""
+    if world_size() == 1:
+        return values.clone()
+    total = values.to(device)
+    dist.all_reduce(total)
+    return total.cpu()
+
+
+def gathered(items: list[Any]) -> list[Any]:
+    """The ranks' lists, end to end."""
+    if world_size() == 1:
+        return items
+    parts: list[Any] = [None] * world_size()
+    dist.all_gather_object(parts, items)
+    return [item for part in parts for item in part]

@@ -53,21 +53,22 @@ class MultiTaskModel(nn.Module):
         assert isinstance(head, Head)
         return head
 
-    def forward(self, inputs: Mapping[str, Tensor], task_ids: Tensor) -> dict[int, Tensor]:
+    def forward(self, inputs: Mapping[str, Any], task_ids: Sequence[int] | Tensor) -> dict[int, Tensor]:
         """Run the encoder once over the mixed batch, and every task's head on its own rows.
 
         Args:
             inputs: What the tokenizer gave (`input_ids [B, S]`, `attention_mask`, …); or one packed row
                 (`input_ids [1, S]`, …) with the `lengths` of its B texts.
-            task_ids: `[B]` on the CPU.
+            task_ids: B ints; a list rather than a tensor, which DDP would move to the device.
 
         Returns:
             Task id → outputs `[rows of the task, num_outputs]`, rows in batch order.
         """
         pooled = self.encode(inputs)
+        ids = torch.as_tensor(task_ids)
         outputs = {}
-        for task in sorted(set(task_ids.tolist())):
-            rows = (task_ids == task).nonzero().squeeze(1).to(pooled.device)
+        for task in ids.unique().tolist():
+            rows = (ids == task).nonzero().squeeze(1).to(pooled.device)
             outputs[task] = self.head(task)(pooled.index_select(0, rows))
         return outputs
 

@@ -49,21 +49,23 @@ def check(checkpoint: Path) -> None:
 
 
 @contextmanager
-def staging(folder: Path, what: str, kept_in: Path | None = None) -> Iterator[Path]:
+def staging(folder: Path, what: str, kept_in: Path | None = None, owner: bool = True) -> Iterator[Path]:
     """Write into a folder beside, for `publish` to move; cleans up and explains when writing fails.
 
     Args:
         folder: The folder beside whose contents is written.
         what: What is saved, for the message.
         kept_in: Folder of the checkpoints, where it is another one.
+        owner: Whether this process makes and removes the folder; of several, one does.
 
     Raises:
         UserError: The disk is full or cannot be written; names the last complete checkpoint.
     """
     stage = folder / STAGING
-    shutil.rmtree(stage, ignore_errors=True)
+    if owner:
+        shutil.rmtree(stage, ignore_errors=True)
     try:
-        stage.mkdir(parents=True)
+        stage.mkdir(parents=True, exist_ok=not owner)
         yield stage
     except (OSError, RuntimeError, SafetensorError) as error:
         kept = checkpoints(kept_in or folder)
@@ -75,7 +77,8 @@ def staging(folder: Path, what: str, kept_in: Path | None = None) -> Iterator[Pa
             + (f"it goes on from {kept[-1].name}" if kept else "no checkpoint was written before"),
         ) from error
     finally:
-        shutil.rmtree(stage, ignore_errors=True)
+        if owner:
+            shutil.rmtree(stage, ignore_errors=True)
 
 
 def publish(staged: Path, target: Path) -> None:

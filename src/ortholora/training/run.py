@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from ortholora.data.encoded import EncodedTask, encode_task
 from ortholora.data.mixing import StepSampler, quotas
 from ortholora.data.planner import Planner
 from ortholora.data.task import TaskData
+from ortholora.errors import UserError
 from ortholora.models import HeadSpec, ModelCard, MultiTaskModel, add_lora, load_encoder, load_tokenizer, save_model
 from ortholora.training import checkpoints
 from ortholora.training.arguments import training_arguments
@@ -115,6 +117,7 @@ def train_run(
         UserError: Bad settings, a non-finite loss, a full disk, or a folder of another run.
         Stopped: `progress.stop_requested` was set; a checkpoint was written.
     """
+    _check_one_process()
     progress = progress or Silent()
     config, label = workspace.config, label or method.name
     data = [workspace.encoded(name).data for name in names]
@@ -137,6 +140,17 @@ def train_run(
         trainer.ortho.detach()
     progress.finish(label, result.metrics)
     return result
+
+
+def _check_one_process() -> None:
+    """Runs write one folder each; several processes would write it together."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(
+            "A run is trained by one process",
+            expected="`ortholora train` or `compare`, started as they are",
+            found=f"WORLD_SIZE={os.environ['WORLD_SIZE']}: a start with torchrun or accelerate launch",
+            todo="start it without them; or use OrthoTrainer in a script of your own, which runs under both",
+        )
 
 
 def build_trainer(
@@ -245,8 +259,6 @@ def _callbacks(config: Config, progress: Progress) -> list[TrainerCallback]:
 
 def _log_to(folder: Path) -> None:
     """TensorBoard's folder: newer versions of transformers read it from the environment only."""
-    import os
-
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, DataLoader
-from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
+from transformers import EarlyStoppingCallback, Trainer, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import TrainOutput
 
 from ortholora.data.encoded import Collator, EncodedSplit, EncodedTask, MicroBatches, MixedDataset
 from ortholora.data.mixing import StepSampler
 from ortholora.data.planner import Planner
 from ortholora.engine import OrthoLora, Rule, StepStats
-from ortholora.engine.distributed import world_size
+from ortholora.engine.distributed import barrier, gathered, summed, world_size
 from ortholora.engine.gram import Block
 from ortholora.engine.layers import find_matrices
 from ortholora.errors import NonFiniteLossError, UserError
@@ -32,6 +34,16 @@ from ortholora.training.mixin import ResolveMixin
 STATE_FILE = "ortholora_state.pt"
 
 
+class StepLoader(DataLoader[Any]):
+    """Passes the epoch on to its sampler."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to an epoch."""
+        sampler = self.batch_sampler
+        assert isinstance(sampler, StepSampler)
+        sampler.set_epoch(epoch)
+
+
 class OrthoTrainer(ResolveMixin, Trainer):
     """Trains a `MultiTaskModel` on mixed batches, resolving conflicts once per optimizer step.
 
@@ -41,7 +53,10 @@ class OrthoTrainer(ResolveMixin, Trainer):
     `gradient_accumulation_steps` above 1 it cuts exactly so many, and the Trainer accumulates them.
 
     A task's loss is the mean over its own rows in the whole step (all micro-batches) times its weight, so
-    that a weight means the same however the step is cut. It runs in one process; several are refused.
+    that a weight means the same however the step is cut.
+
+    Several processes (torchrun, accelerate launch: DDP) share out the rows of every step, which stays the same as
+    in one process. FSDP and DeepSpeed are refused.
 
     Args:
         model: The shared encoder with its heads.
@@ -78,7 +93,7 @@ class OrthoTrainer(ResolveMixin, Trainer):
         **kwargs: Any,
     ) -> None:
         _check_heads(model, tasks)
-        _check_single_process(args)
+        _check_wrappers(args)
         self.tasks, self.card, self.quota = list(tasks), card, list(quota)
         self.head_learning_rate = head_learning_rate
         self.collator = Collator(tokenizer, padding_multiple(args))
@@ -105,10 +120,12 @@ class OrthoTrainer(ResolveMixin, Trainer):
             model.find_way()  # a backbone that cannot do it is refused now
         self.conflicts = ConflictTracker(names)
         self.evaluations: dict[str, np.ndarray] = {}
-        self._rows_in_step = torch.ones(len(names))
-        self._task_losses = torch.zeros(len(names), dtype=torch.float64)
+        self._rows_in_step = torch.tensor(self.quota, dtype=torch.float32)
+        self._task_losses = torch.zeros(len(names), dtype=torch.float64)  # of this rank
+        self._task_losses_of_all = torch.zeros(len(names), dtype=torch.float64)
         self._loss_steps = 0
-        self.tokens = np.zeros(3, dtype=np.int64)  # real, padded, micro-batches
+        self.tokens = np.zeros(3, dtype=np.int64)  # real, padded, micro-batches; of all ranks
+        self._own_tokens = np.zeros(3, dtype=np.int64)  # of this rank, since they were last added up
 
     def _complete(self, planner: Planner, model: MultiTaskModel) -> Planner:
         """Decide what the planner left open. Not by the rule: every method gets the same cuts."""
@@ -135,26 +152,17 @@ class OrthoTrainer(ResolveMixin, Trainer):
             seed=self.args.data_seed if self.args.data_seed is not None else self.args.seed,
             planner=self.planner,
             accumulate=self.args.gradient_accumulation_steps,
+            rank=self.args.process_index,
+            world_size=self.args.world_size,
         )
         assert isinstance(self.train_dataset, MixedDataset)
-        loader: DataLoader[Any] = DataLoader(
+        # Not prepared by accelerate, which would deal whole batches to the ranks: the sampler deals out rows.
+        return StepLoader(
             MicroBatches(self.train_dataset),
             batch_sampler=sampler,
             collate_fn=self.collator.step,
             num_workers=self.args.dataloader_num_workers,
         )
-        return self.accelerator.prepare(loader)
-
-    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> Any:
-        """Fetch a step's micro-batches and count every task's rows in it, over all ranks."""
-        samples, items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        ids = [i for sample in samples for part in sample["micro_batches"] for i in part["task_ids"]]
-        counts = torch.bincount(torch.tensor(ids, dtype=torch.long), minlength=len(self.tasks))
-        if world_size() > 1:
-            counts = counts.to(device)
-            torch.distributed.all_reduce(counts)
-        self._rows_in_step = counts.float()
-        return samples, items
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
         """The Trainer's optimizer, with parameter groups of their own for the heads where their rate differs."""
@@ -167,6 +175,29 @@ class OrthoTrainer(ResolveMixin, Trainer):
                 if own:
                     made.add_param_group({**group, "params": own, "lr": self.head_learning_rate})
         return made
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Train, or go on; from a checkpoint of the last step nothing is trained any more.
+
+        (The Trainer itself would take one step more there, unless an epoch ends with it.)
+        """
+        if isinstance(resume_from_checkpoint, str) and self._is_finished(Path(resume_from_checkpoint)):
+            self._load_from_checkpoint(resume_from_checkpoint)
+            if self.args.load_best_model_at_end and self.state.best_model_checkpoint:
+                self._load_best_model()
+            return TrainOutput(self.state.global_step, 0.0, {})
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _is_finished(self, checkpoint: Path) -> bool:
+        path = checkpoint / TRAINER_STATE_NAME
+        if not path.is_file():
+            return False
+        state = TrainerState.load_from_json(str(path))
+        if 0 < self.args.max_steps <= state.global_step:
+            self.state = state
+            self.state.max_steps = self.args.max_steps
+            return True
+        return False
 
     # ---- the step ------------------------------------------------------------------------------------
 
@@ -195,12 +226,12 @@ class OrthoTrainer(ResolveMixin, Trainer):
         self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """`Σ_t w_t · (Σ of the task's row losses here) / (its rows in the step)`."""
-        outputs = model(inputs["inputs"], torch.tensor(inputs["task_ids"]))
+        outputs = model(inputs["inputs"], inputs["task_ids"])
         losses = self._losses_by_task(outputs, inputs)
         self._check_finite(losses.detach())
         if model.training:
             self._task_losses += losses.detach().double().cpu()
-            self.tokens += np.asarray([*inputs["tokens"], 1])
+            self._own_tokens += np.asarray([*inputs["tokens"], 1])
         weights = losses.new_tensor([task.data.spec.weight for task in self.tasks])
         # DDP averages .grad over ranks; the normaliser above is already global.
         loss = (weights * losses).sum() * world_size()
@@ -215,7 +246,7 @@ class OrthoTrainer(ResolveMixin, Trainer):
             spec = self.card.tasks[task]
             total = spec.row_losses(out, inputs["targets"].index_select(0, rows)).sum()
             losses = losses.index_add(0, torch.tensor([task], device=device), total[None])
-        return losses / self._rows_in_step.clamp_min(1).to(device)
+        return losses / self._rows_in_step.to(device)
 
     def _check_finite(self, losses: Tensor) -> None:
         if bool(losses.isfinite().all()):
@@ -280,32 +311,42 @@ class OrthoTrainer(ResolveMixin, Trainer):
         rows = MixedDataset([split])
         order = np.argsort(-np.asarray(split.lengths), kind="stable")
         size = self.args.per_device_eval_batch_size
-        parts = []
+        parts: list[tuple[np.ndarray, np.ndarray]] = []
         padded = Collator(self.collator.tokenizer, self.collator.multiple)
-        for start in range(0, len(order), size):
+        for start in range(size * self.args.process_index, len(order), size * self.args.world_size):
             batch = padded([rows[0, int(i)] for i in order[start : start + size]])
             inputs = self._prepare_inputs(batch["inputs"])
             with self.compute_loss_context_manager(), self.accelerator.autocast():
                 outputs = model(inputs, torch.full((len(batch["task_ids"]),), task))[task]
-            parts.append(self.card.tasks[task].predictions(outputs).cpu())
+            predictions = self.card.tasks[task].predictions(outputs).cpu().numpy()
+            parts.append((order[start : start + size], predictions))
         model.train(was_training)
-        flat = torch.cat(parts).numpy()
-        result = np.empty(len(order), dtype=np.int64 if flat.dtype.kind == "i" else np.float64)
-        result[order] = flat
+        parts = gathered(parts)
+        result = np.empty(len(order), dtype=np.int64 if parts[0][1].dtype.kind == "i" else np.float64)
+        for rows_of_part, predictions in parts:
+            result[rows_of_part] = predictions
         return result
 
     # ---- logs ----------------------------------------------------------------------------------------
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add per-task losses and conflict figures to the ordinary logs."""
+        self._add_up()
         if "loss" in logs and self._loss_steps:
             names = [task.data.name for task in self.tasks]
-            means = (self._task_losses / self._loss_steps).tolist()
+            means = (self._task_losses_of_all / self._loss_steps).tolist()
             logs |= {f"loss/{name}": mean for name, mean in zip(names, means, strict=True)}
             logs |= self.conflicts.take_recent()
-            self._task_losses.zero_()
+            self._task_losses_of_all.zero_()
             self._loss_steps = 0
         super().log(logs, start_time)
+
+    def _add_up(self) -> None:
+        """Add the ranks' counts and losses. All ranks get here together: logs and checkpoints go by the step."""
+        self._task_losses_of_all += summed(self._task_losses, self.args.device)
+        self._task_losses.zero_()
+        self.tokens += summed(torch.from_numpy(self._own_tokens), self.args.device).numpy()
+        self._own_tokens[:] = 0
 
     # ---- checkpoints ---------------------------------------------------------------------------------
 
@@ -313,21 +354,32 @@ class OrthoTrainer(ResolveMixin, Trainer):
         save_model(Path(output_dir) if output_dir else self._folder(), self._bare_model(), self.card)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Every rank writes its part into one staging folder; one of them moves it into its place."""
         folder = self._folder()
         name = f"checkpoint-{self.state.global_step}"
-        with checkpoints.staging(folder, f"The checkpoint of step {self.state.global_step}") as stage:
+        main = self.args.should_save
+        self._add_up()
+        if not main:
+            barrier()  # until the folder is there
+        with checkpoints.staging(folder, f"The checkpoint of step {self.state.global_step}", owner=main) as stage:
+            if main:
+                barrier()
             self._staged_output_dir = str(stage)
             try:
                 super()._save_checkpoint(model, trial)
             finally:
                 del self._staged_output_dir
-            if self.args.should_save:
+            barrier()  # until every rank has written
+            if main:
                 torch.save(self._own_state(), stage / name / STATE_FILE)
                 self._correct_best(folder, name)
                 self.state.save_to_json(str(stage / name / "trainer_state.json"))
                 checkpoints.publish(stage / name, folder / name)
-        if self.args.should_save:
+        barrier()  # until it is in its place
+        if main:
             checkpoints.rotate(folder, self.args.save_total_limit, self.state.best_model_checkpoint)
+        else:
+            self._correct_best(folder, name)
 
     def _get_output_dir(self, trial: Any) -> str:
         return getattr(self, "_staged_output_dir", None) or super()._get_output_dir(trial)
@@ -344,7 +396,7 @@ class OrthoTrainer(ResolveMixin, Trainer):
             "conflicts": self.conflicts.state_dict(),
             "step_seconds": self.timer.seconds,
             "tokens": self.tokens.tolist(),
-            "task_losses": (self._task_losses, self._loss_steps),
+            "task_losses": (self._task_losses_of_all, self._loss_steps),
             "patience": [callback.early_stopping_patience_counter for callback in self._early_stopping()],
         }
 
@@ -360,7 +412,7 @@ class OrthoTrainer(ResolveMixin, Trainer):
         self.conflicts.load_state_dict(state["conflicts"])
         self.timer.seconds = list(state["step_seconds"])
         self.tokens = np.asarray(state["tokens"], dtype=np.int64)
-        self._task_losses, self._loss_steps = state["task_losses"]
+        self._task_losses_of_all, self._loss_steps = state["task_losses"]
         # The Trainer restores callbacks only on request, and then its own control flow with them.
         for callback, counter in zip(self._early_stopping(), state["patience"], strict=True):
             callback.early_stopping_patience_counter = counter
@@ -406,20 +458,15 @@ def _check_heads(model: MultiTaskModel, tasks: Sequence[EncodedTask]) -> None:
         raise ValueError(f"tasks should match the model's heads {model.task_names}. Found {names}.")
 
 
-def _check_single_process(args: TrainingArguments) -> None:
+def _check_wrappers(args: TrainingArguments) -> None:
     """Refuse what the trainer would get wrong; and keep it from wrapping the model in DataParallel by itself."""
-    several = {
-        "several processes": world_size() > 1 or args.world_size > 1,
-        "FSDP": bool(args.fsdp),
-        "DeepSpeed": bool(args.deepspeed),
-    }
-    found = [name for name, used in several.items() if used]
+    found = [name for name, used in {"FSDP": bool(args.fsdp), "DeepSpeed": bool(args.deepspeed)}.items() if used]
     if found:
         raise UserError(
-            "OrthoTrainer runs in one process",
-            expected="one process on one device",
+            "OrthoTrainer runs in one process, or in several under DDP",
+            expected="a start with python, torchrun or accelerate launch, without FSDP and DeepSpeed",
             found=", ".join(found),
-            todo="start it without torchrun / accelerate launch; or use OrthoLora in a loop of your own under DDP",
+            todo="remove the setting; LoRA's gradients and optimizer states are small, so DDP is seldom too large",
         )
     if args.n_gpu > 1:
         args._n_gpu = 1

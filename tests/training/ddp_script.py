@@ -1,0 +1,49 @@
+"""Started by `test_ddp.py`, alone or with torchrun: trains the tiny tasks and writes down what came out."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+import workspaces
+from ortholora.training.method import Method
+
+METHODS = {"joint": Method("joint"), "ortho": Method("ortho", "ortho"), "sum": Method("sum", "sum")}
+
+
+class StopAfter(TrainerCallback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_training_stop = control.should_training_stop or state.global_step == self.step
+
+
+def main(out: str, method: str, settings: str, stop_after: str) -> None:
+    torch.set_num_threads(1)
+    trainer = workspaces.trainer(Path(out) / "run", METHODS[method], head_dropout=0.0, **json.loads(settings))
+    checkpoints = sorted((Path(out) / "run" / "checkpoints").glob("checkpoint-*"))
+    if int(stop_after):
+        trainer.add_callback(StopAfter(int(stop_after)))
+    trainer.train(resume_from_checkpoint=str(checkpoints[-1]) if checkpoints else None)
+    scores = trainer.evaluate()
+    losses = [entry["loss/topic"] for entry in trainer.state.log_history if "loss/topic" in entry]
+    if trainer.args.process_index == 0:
+        weights = {name: p.detach() for name, p in trainer._bare_model().named_parameters() if p.requires_grad}
+        result = {"weights": weights, "scores": scores, "losses": losses, "tokens": trainer.tokens.tolist()}
+        torch.save(result, Path(out) / "result.pt")
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        # The teardown of gloo and DDP aborts or hangs now and then (torch 2.13, LOG.md); this is about what was trained.
+        sys.stdout.flush()
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
