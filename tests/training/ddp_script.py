@@ -40,7 +40,7 @@ def main(out: str, method: str, settings: str, stop_after: str) -> None:
         torch.save(result, Path(out) / "result.pt")
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
-        # The teardown of gloo and DDP aborts or hangs now and then (torch 2.13, LOG.md); this is about what was trained.
+        # The teardown of gloo and DDP aborts or hangs now and then (LOG.md); this is about what was trained.
         sys.stdout.flush()
         os._exit(0)
 
