@@ -45,6 +45,14 @@ def test_a_run_leaves_a_whole_folder(trained):
     assert (config.rule, config.seed, config.training.steps) == ("ortho", 0, 6)
 
 
+def test_a_result_says_how_steps_were_computed(trained):
+    result = result_of(trained)
+    assert "layers fused, 0 by the general path" in result["provenance"]["capture"][0]
+    assert result["provenance"]["micro_batches"]["layout"] == "by-length"  # what `auto` stands for here
+    assert result["micro_batches"] >= 1
+    assert 0 <= result["padding"] < 1
+
+
 def test_the_adapter_is_plain_peft(trained, home):
     """Law 9: the bare backbone with the adapter gives the outputs of the run's encoder."""
     predictor = ortholora.load(trained, device="cpu")

@@ -77,7 +77,7 @@ class Slot:
         Returns:
             The ordinary gradient of this micro-batch `[d, k]`: the sum over the tasks.
         """
-        into = self._fresh_view(grouping, x.dtype)
+        into = self._fresh_view(grouping)
         products = grouping.task_products(delta, x, self.matrix.name, out=into)
         if into is None:
             self._add(grouping, products)
@@ -95,25 +95,18 @@ class Slot:
             self.group.touched[self.row] = True
         target[task].add_(gradient.detach().flatten())
 
-    def _fresh_view(self, grouping: Grouping, dtype: torch.dtype) -> Tensor | None:
+    def _fresh_view(self, grouping: Grouping) -> Tensor | None:
         """The buffer itself as the output of the products, when nothing is in it and all tasks are there."""
-        buffer = self.group.buffer
-        if self.group.touched[self.row] or dtype != buffer.dtype:
+        if self.group.touched[self.row] or len(grouping.tasks) != self.group.num_tasks:
             return None
-        if len(grouping.tasks) != self.group.num_tasks:
-            return None
-        return buffer[self.row].view(-1, *self.group.shape)
+        return self.group.buffer[self.row].view(-1, *self.group.shape)
 
     def _add(self, grouping: Grouping, products: Tensor) -> None:
         target = self.group.buffer[self.row]
         flat = products.flatten(1)
-        everything = len(grouping.tasks) == self.group.num_tasks
         if not self.group.touched[self.row]:
-            if everything:
-                target.copy_(flat)
-                return
             target.zero_()
-        if everything:
+        if len(grouping.tasks) == self.group.num_tasks:
             target.add_(flat)
         elif grouping.pure:
             target[grouping.tasks[0]].add_(flat[0])

@@ -7,7 +7,6 @@ takes part with every buffer, whatever it captured, so a task that is absent som
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -64,15 +63,6 @@ def summed(values: Tensor, device: torch.device) -> Tensor:
     """The sum of the ranks' values, on the CPU; a copy in one process."""
     if world_size() == 1:
         return values.clone()
-    total = values.to(device)
+    total = values.to(device, copy=True)
     dist.all_reduce(total)
     return total.cpu()
-
-
-def gathered(items: list[Any]) -> list[Any]:
-    """The ranks' lists, end to end."""
-    if world_size() == 1:
-        return items
-    parts: list[Any] = [None] * world_size()
-    dist.all_gather_object(parts, items)
-    return [item for part in parts for item in part]

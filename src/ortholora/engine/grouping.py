@@ -55,7 +55,7 @@ class Grouping:
             delta: Output gradients, `[..., d]`.
             x: Inputs, `[..., k]`, same leading dimensions.
             where: Name of the layer, for messages.
-            out: Where to put the result; same dtype as the inputs.
+            out: Where to put the result, in any precision.
 
         Returns:
             `[P, d, k]`, one product for each entry of `tasks`.
@@ -168,6 +168,8 @@ def _product(delta: Tensor, x: Tensor, out: Tensor) -> None:
     if out.shape[-1] <= THIN < out.shape[-2] and not out.is_cuda:
         # A tall and thin result takes CPU libraries up to six times longer than its transpose.
         out.copy_(multiply(x.mT, delta).mT)
+    elif out.dtype != x.dtype:
+        out.copy_(multiply(delta.mT, x))
     else:
         multiply(delta.mT, x, out=out)
 

@@ -18,7 +18,7 @@ from ortholora.study.statistics import summarise
 from ortholora.study.write import write_summary
 from ortholora.training.method import SINGLE, Method
 from ortholora.training.progress import Progress, Silent
-from ortholora.training.run import RunResult, Workspace, check_settings, claim, train_run
+from ortholora.training.run import RunResult, Workspace, check_plans, check_settings, claim, train_run
 from ortholora.training.runfile import RUN_FILE
 
 
@@ -103,6 +103,7 @@ def compare(
         if run.folder.exists():
             claim(workspaces.of(run.method), run.method, run.tasks, run.seed, run.folder)
     for method in {run.method.name: run.method for run in runs if not run.finished}.values():
+        check_plans(workspaces.of(method))
         if method.overrides:
             check_settings(workspaces.of(method))
     progress.plan([(run.label, len(run.tasks), run.finished) for run in runs])

@@ -192,12 +192,21 @@ def check_settings(workspace: Workspace) -> None:
     """
     config = workspace.config
     training_arguments(config, Path("checkpoints"), 0, 1)
+    build_model(config, _card(config, [workspace.encoded(task.name) for task in workspace.tasks]), 0)
+
+
+def check_plans(workspace: Workspace) -> None:
+    """Check that the steps of every run of the workspace can be cut as the configuration says.
+
+    Raises:
+        UserError: They cannot.
+    """
+    config = workspace.config
     names = [task.name for task in workspace.tasks]
     for together in [names, *([name] for name in names)]:
         lengths = [workspace.encoded(name).train.lengths for name in together]
         quota = [workspace.quota()[name] for name in together]
         StepSampler(together, lengths, quota, 0, _planner(config, quota, len(names)))
-    build_model(config, _card(config, [workspace.encoded(task.name) for task in workspace.tasks]), 0)
 
 
 def build_model(config: Config, card: ModelCard, seed: int) -> MultiTaskModel:

@@ -20,7 +20,7 @@ from ortholora.data.encoded import Collator, EncodedSplit, EncodedTask, MicroBat
 from ortholora.data.mixing import StepSampler
 from ortholora.data.planner import Planner
 from ortholora.engine import OrthoLora, Rule, StepStats
-from ortholora.engine.distributed import barrier, gathered, summed, world_size
+from ortholora.engine.distributed import barrier, summed, world_size
 from ortholora.engine.gram import Block
 from ortholora.engine.layers import find_matrices
 from ortholora.errors import NonFiniteLossError, UserError
@@ -311,21 +311,19 @@ class OrthoTrainer(ResolveMixin, Trainer):
         rows = MixedDataset([split])
         order = np.argsort(-np.asarray(split.lengths), kind="stable")
         size = self.args.per_device_eval_batch_size
-        parts: list[tuple[np.ndarray, np.ndarray]] = []
+        classes = self.card.tasks[task].kind == "classification"
+        result = np.zeros(len(order), dtype=np.int64 if classes else np.float64)
         padded = Collator(self.collator.tokenizer, self.collator.multiple)
         for start in range(size * self.args.process_index, len(order), size * self.args.world_size):
-            batch = padded([rows[0, int(i)] for i in order[start : start + size]])
+            own = order[start : start + size]
+            batch = padded([rows[0, int(i)] for i in own])
             inputs = self._prepare_inputs(batch["inputs"])
             with self.compute_loss_context_manager(), self.accelerator.autocast():
-                outputs = model(inputs, torch.full((len(batch["task_ids"]),), task))[task]
-            predictions = self.card.tasks[task].predictions(outputs).cpu().numpy()
-            parts.append((order[start : start + size], predictions))
+                outputs = model(inputs, [task] * len(own))[task]
+            result[own] = self.card.tasks[task].predictions(outputs).cpu().numpy()
         model.train(was_training)
-        parts = gathered(parts)
-        result = np.empty(len(order), dtype=np.int64 if parts[0][1].dtype.kind == "i" else np.float64)
-        for rows_of_part, predictions in parts:
-            result[rows_of_part] = predictions
-        return result
+        # Every row was predicted by one rank; it is zero on the others.
+        return summed(torch.from_numpy(result), self.args.device).numpy()
 
     # ---- logs ----------------------------------------------------------------------------------------
 
