@@ -14,7 +14,7 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from ortholora.engine import OrthoLora
+from ortholora.engine import OrthoLora, fused
 from ortholora.engine.fused import FusedLayer
 
 from . import _models as models
@@ -276,6 +276,40 @@ def several(model: Any) -> Tensor:
 @pytest.mark.parametrize("use", [disabled, merged, evaluated, several])
 def test_other_calls_are_those_of_peft(use: Callable[[Any], Any]) -> None:
     same_as_plain(one(5, 6), use)
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_a_recomputed_layer_draws_its_mask_in_the_same_way(reentrant: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU another kernel would draw another mask, and the gradient would be of another forward."""
+    sample = models.llama(4, 3, lora_dropout=0.5)
+    enable = (
+        getattr(sample.model, "activation_checkpointing_enable", None) or sample.model.gradient_checkpointing_enable
+    )
+    enable({"use_reentrant": reentrant})
+    sample.model.enable_input_require_grads()
+    masks: list[Tensor] = []
+
+    def drawn(rows: Tensor, dropout: float) -> Tensor:
+        masks.append(torch.empty_like(rows, dtype=torch.bool).bernoulli_(1 - dropout))
+        return masks[-1]
+
+    monkeypatch.setattr(fused, "_draw_mask", drawn)
+    ortho = OrthoLora(sample.model, ["a", "b"])
+    layers = fused_layers(sample.model)
+    run_step(ortho, sample.model, [(sample, IDS)])
+    assert len(masks) == 2 * layers
+    first = {mask.numpy().tobytes() for mask in masks[:layers]}
+    assert first == {mask.numpy().tobytes() for mask in masks[layers:]}
+    ortho.resolve()
+
+
+def test_a_forward_without_gradients_marks_nothing_as_run() -> None:
+    """`ran` without a gradient would be an error of law 8."""
+    model = one(5, 6)
+    ortho = OrthoLora(model, ["a", "b"])
+    with ortho.batch(IDS), torch.no_grad():
+        model(X)
+    assert not any(any(group.ran) for group in ortho._groups)
 
 
 def test_a_hook_added_later_is_called() -> None:

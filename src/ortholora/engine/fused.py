@@ -137,14 +137,19 @@ class FusedLayer:
 
     @not_compiled
     def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Run the layer: fused in a plain training forward, by its own forward otherwise."""
+        """Run the layer: fused in a plain forward of a batch, by its own forward otherwise.
+
+        Without gradients, too: reentrant checkpointing runs the layer once without and once with them, and both
+        must draw the same dropout mask.
+        """
         grouping = self._current.grouping
         dtype = self._dtype(x)
         if grouping is None or args or kwargs or dtype is None or not self._is_plain():
             return type(self._layer).forward(self._layer, x, *args, **kwargs)
         base, a, b, dropout = self._parts
-        for slot in self._slots:
-            slot.group.ran[slot.row] = True
+        if torch.is_grad_enabled():
+            for slot in self._slots:
+                slot.group.ran[slot.row] = True
         pair = _Pair(
             *self._slots,
             scaling=self._layer.scaling[self._adapter],
@@ -162,8 +167,7 @@ class FusedLayer:
     def _is_plain(self) -> bool:
         layer = self._layer
         return (
-            torch.is_grad_enabled()
-            and not layer.disable_adapters
+            not layer.disable_adapters
             and not layer.merged
             and layer.active_adapters == [self._adapter]
             and layer.base_layer is self._parts[0]
