@@ -107,7 +107,7 @@ def compare(
         if method.overrides:
             check_settings(workspaces.of(method))
     progress.plan([(run.label, len(run.tasks), run.finished) for run in runs])
-    records = [_record(run, workspaces.of(run.method), progress, base) for run in runs]
+    records = [ensure_record(run, workspaces.of(run.method), progress, base) for run in runs]
     summary = _summary(config, records, runs)
     write_summary(out, summary)
     return summary
@@ -143,7 +143,8 @@ class _Workspaces:
         return self._own[method.name]
 
 
-def _record(run: PlannedRun, workspace: Workspace, progress: Progress, base: Path | None) -> RunRecord:
+def ensure_record(run: PlannedRun, workspace: Workspace, progress: Progress, base: Path | None) -> RunRecord:
+    """The record of a run: read if it is finished, trained (or resumed) and written if not."""
     if not run.finished:
         result = train_run(workspace, run.method, run.tasks, run.seed, run.folder, progress, run.label, base)
         write_record(run.folder, record_of(run.method, run.seed, run.tasks, result))

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from ortholora.config import Config
 from ortholora.data.task import TaskData
-from ortholora.study.compare import record_of
+from ortholora.study.compare import PlannedRun, ensure_record
 from ortholora.study.methods import check_rule
-from ortholora.study.record import RESULT_FILE, RunRecord, read_record, write_record
+from ortholora.study.record import RunRecord
 from ortholora.training.method import Method
 from ortholora.training.progress import Progress
-from ortholora.training.run import Workspace, claim, train_run
+from ortholora.training.run import Workspace, claim
 
 
 def train_seeds(
@@ -34,15 +34,11 @@ def train_seeds(
     check_rule(config.rule)
     method = Method(config.rule, config.rule, config.block)
     workspace = Workspace(config, tasks)
-    names = config.task_names
+    names = tuple(config.task_names)
     folders = {seed: out if len(seeds) == 1 else out / f"seed-{seed}" for seed in seeds}
-    for seed, folder in folders.items():
-        if folder.exists():
-            claim(workspace, method, names, seed, folder)
-    labels = {seed: f"{config.rule} · seed {seed}" for seed in seeds}
-    progress.plan([(labels[s], len(names), (f / RESULT_FILE).is_file()) for s, f in folders.items()])
-    for seed, folder in folders.items():
-        if not (folder / RESULT_FILE).is_file():
-            result = train_run(workspace, method, names, seed, folder, progress, labels[seed], base)
-            write_record(folder, record_of(method, seed, names, result))
-    return {folder: read_record(folder) for folder in folders.values()}
+    runs = [PlannedRun(method, seed, names, folder) for seed, folder in folders.items()]
+    for run in runs:
+        if run.folder.exists():
+            claim(workspace, method, names, run.seed, run.folder)
+    progress.plan([(run.label, len(run.tasks), run.finished) for run in runs])
+    return {run.folder: ensure_record(run, workspace, progress, base) for run in runs}
