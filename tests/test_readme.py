@@ -30,6 +30,25 @@ def test_the_readme_shows_the_committed_result() -> None:
     assert shown == publish.block("glue-minilm").strip()
 
 
+def test_the_performance_page_shows_the_committed_tables() -> None:
+    publish = load_publish()
+    page = publish.PERFORMANCE.read_text(encoding="utf-8")
+    assert publish.with_tables(page) == page
+    assert {"step", "epoch", "profile", "launch", "thin-products"} <= set(re.findall(r"<!-- ([a-z-]+):begin -->", page))
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("benchmarks/results/*.json")), ids=lambda path: path.stem)
+def test_a_committed_benchmark_says_where_it_comes_from(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    content = json.loads(text)
+    assert content["command"].startswith("python benchmarks/")
+    assert content["commit"]
+    assert not content["commit"].endswith("+changes")
+    assert content["hardware"]["cpu"]
+    assert content["versions"]["torch"]
+    assert not re.search(r"(?<![\w.~-])/\w+/", text)
+
+
 @pytest.mark.parametrize("folder", RESULTS, ids=lambda path: path.name)
 def test_a_committed_result_is_complete_and_says_where_it_comes_from(folder: Path) -> None:
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
