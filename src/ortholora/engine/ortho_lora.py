@@ -232,7 +232,12 @@ class OrthoLora:
         ]
         reasons = list(self._not_fused.values())
         lines += [f"general path: {reasons.count(why)} layers ({why})" for why in dict.fromkeys(reasons)]
-        lines += [f"task-pure micro-batches only: {m.name} ({m.task_pure})" for m in pure]
+        kinds: dict[str | None, list[str]] = {}
+        for matrix in pure:
+            kinds.setdefault(matrix.task_pure, []).append(matrix.name)
+        for why, names in kinds.items():
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            lines.append(f"task-pure micro-batches only: {names[0]}{more} ({why})")
         return "\n".join(lines)
 
     # ------------------------------------------------------------------------------------------------
