@@ -125,7 +125,7 @@ class FusedLayer:
 
     def __init__(self, layer: peft_lora.Linear, adapter: str, slots: tuple[Slot, Slot], current: CurrentBatch) -> None:
         self._layer, self._adapter, self._slots, self._current = layer, adapter, slots, current
-        self._parts = (layer.base_layer, layer.lora_A[adapter], layer.lora_B[adapter], layer.lora_dropout[adapter])
+        self._parts = _parts_of(layer, adapter)
 
     def install(self) -> None:
         """Replace the layer's forward."""
@@ -188,14 +188,16 @@ def why_not_fused(layer: nn.Module, matrices: Sequence[Matrix]) -> str | None:
         return "not one adapter with A and B both trainable"
     if "forward" in layer.__dict__:
         return "its forward was replaced already"
-    adapter = layer.active_adapters[0]
-    return why_parts_not_fused(
-        (layer.base_layer, layer.lora_A[adapter], layer.lora_B[adapter], layer.lora_dropout[adapter])
-    )
+    return why_parts_not_fused(_parts_of(layer, layer.active_adapters[0]))
+
+
+def _parts_of(layer: peft_lora.Linear, adapter: str) -> tuple[nn.Module, nn.Module, nn.Module, nn.Module]:
+    """The modules that the Function stands in for: base, A, B, dropout."""
+    return layer.base_layer, layer.lora_A[adapter], layer.lora_B[adapter], layer.lora_dropout[adapter]
 
 
 def why_parts_not_fused(parts: tuple[nn.Module, ...]) -> str | None:
-    """The same for the modules that the Function stands in for: base, A, B, dropout."""
+    """The same for the layer's parts, as `_parts_of` gives them."""
     base, a, b, dropout = parts
     if not _is_plain_base(base):
         return f"its base is a {type(base).__name__}"

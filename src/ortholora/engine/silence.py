@@ -47,8 +47,6 @@ def check_untouched(groups: Sequence[ShapeGroup]) -> None:
         CaptureError: Names the first matrix whose `.grad` is not zero although no task gradient came.
     """
     for group in groups:
-        if all(group.touched):
-            continue
         for row, matrix in enumerate(group.matrices):
             gradient = matrix.parameter.grad
             # The look at the values synchronises, but only in the case that should not happen.
@@ -63,8 +61,6 @@ def check_unused(groups: Sequence[ShapeGroup]) -> None:
         CaptureError: Names the first matrix whose layer's output reached no loss.
     """
     for group in groups:
-        if all(group.touched):
-            continue
         for row, matrix in enumerate(group.matrices):
             if group.ran[row] and not group.touched[row]:
                 raise CaptureError(

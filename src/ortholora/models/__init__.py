@@ -11,6 +11,7 @@ from ortholora.models.folder import save_model as save_model
 from ortholora.models.heads import HeadSpec as HeadSpec
 from ortholora.models.multitask import MultiTaskModel as MultiTaskModel
 from ortholora.models.multitask import add_lora as add_lora
+from ortholora.models.packed import has_flash_attention as has_flash_attention
 from ortholora.models.packed import is_packed as is_packed
 from ortholora.models.predictor import Prediction as Prediction
 from ortholora.models.predictor import Predictor as Predictor

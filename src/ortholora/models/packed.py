@@ -32,9 +32,7 @@ def find_way(encoder: nn.Module) -> Way:
     Raises:
         UserError: In every way a text's states depend on what is packed beside it.
     """
-    config: Any = encoder.config
-    kernel = str(getattr(config, "_attn_implementation", "eager"))
-    ways: Sequence[Way] = ("lengths",) if kernel.startswith("flash") else ("mask", "positions")
+    ways: Sequence[Way] = ("lengths",) if has_flash_attention(encoder) else ("mask", "positions")
     was_training = encoder.training
     encoder.eval()
     try:
@@ -46,9 +44,18 @@ def find_way(encoder: nn.Module) -> Way:
     raise UserError(
         f"{type(encoder).__name__} cannot run padding-free batches",
         expected="a backbone that gives a text the same states in a packed row as alone",
-        found=f"other states, with the attention {kernel!r}",
+        found=f"other states, with the attention {_kernel(encoder)!r}",
         todo="use another `mixing.layout` (`auto` does)",
     )
+
+
+def has_flash_attention(encoder: nn.Module) -> bool:
+    """Whether the backbone runs a kernel for sequences of unequal length."""
+    return _kernel(encoder).startswith("flash")
+
+
+def _kernel(encoder: nn.Module) -> str:
+    return str(getattr(encoder.config, "_attn_implementation", "eager"))
 
 
 def attention_arguments(encoder: nn.Module, way: Way, lengths: Sequence[int], device: torch.device) -> dict[str, Any]:
@@ -71,8 +78,7 @@ def attention_arguments(encoder: nn.Module, way: Way, lengths: Sequence[int], de
     elif way == "mask":
         text = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
         allowed = (text[:, None] == text[None, :])[None, None].to(device)
-        config: Any = encoder.config
-        if config._attn_implementation == "eager":  # adds its mask
+        if _kernel(encoder) == "eager":  # adds its mask
             dtype = next(encoder.parameters()).dtype
             allowed = torch.zeros(allowed.shape, dtype=dtype, device=device).masked_fill(
                 ~allowed, torch.finfo(dtype).min

@@ -203,9 +203,10 @@ def check_plans(workspace: Workspace) -> None:
     """
     config = workspace.config
     names = [task.name for task in workspace.tasks]
+    rows = workspace.quota()
     for together in [names, *([name] for name in names)]:
         lengths = [workspace.encoded(name).train.lengths for name in together]
-        quota = [workspace.quota()[name] for name in together]
+        quota = [rows[name] for name in together]
         StepSampler(together, lengths, quota, 0, _planner(config, quota, len(names)))
 
 

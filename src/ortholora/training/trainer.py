@@ -24,7 +24,7 @@ from ortholora.engine.distributed import barrier, summed, world_size
 from ortholora.engine.gram import Block
 from ortholora.engine.layers import find_matrices
 from ortholora.errors import NonFiniteLossError, UserError
-from ortholora.models import ModelCard, MultiTaskModel, is_packed, load_weights, save_model
+from ortholora.models import ModelCard, MultiTaskModel, has_flash_attention, is_packed, load_weights, save_model
 from ortholora.training import checkpoints, metrics
 from ortholora.training.conflicts import ConflictTracker
 from ortholora.training.cost import StepTimer
@@ -134,12 +134,12 @@ class OrthoTrainer(ResolveMixin, Trainer):
             layout = "by-length"
             if any(matrix.task_pure for matrix in find_matrices(model)):
                 layout = "by-task"
-            elif self.args.device.type != "cpu" and _has_flash_attention(model):
+            elif self.args.device.type != "cpu" and has_flash_attention(model.encoder):
                 layout = "padding-free"
         launch = planner.launch_tokens
         if launch is None:
             launch = launch_tokens(model, self.args.device.type)
-        return replace(planner, layout=layout, launch_tokens=launch, multiple=padding_multiple(self.args))
+        return replace(planner, layout=layout, launch_tokens=launch, multiple=self.collator.multiple)
 
     # ---- data ----------------------------------------------------------------------------------------
 
@@ -431,10 +431,6 @@ class OrthoTrainer(ResolveMixin, Trainer):
 def padding_multiple(args: TrainingArguments) -> int:
     """Matrix units of accelerators like multiples of 8; on a CPU they would only be padding."""
     return 1 if args.device.type == "cpu" else 8
-
-
-def _has_flash_attention(model: MultiTaskModel) -> bool:
-    return str(getattr(model.encoder.config, "_attn_implementation", "")).startswith("flash")
 
 
 def _read_state(path: Path) -> dict[str, Any]:
