@@ -185,7 +185,15 @@ def test_with_settings_leaves_the_original_alone(write):
         with_settings(config, {"training.steps": 0})
 
 
-@pytest.mark.parametrize("name", ["examples/glue.yaml", "examples/own_data.yaml", "src/ortholora/study/demo.yaml"])
+EXAMPLES = [
+    "examples/glue.yaml",
+    "examples/own_data.yaml",
+    "examples/language/language.yaml",
+    "src/ortholora/study/demo.yaml",
+]
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
 def test_the_examples_are_valid(name):
     config = load_config(ROOT / name)
     assert len(config.tasks) >= 2

@@ -21,6 +21,8 @@ LEAVES = {
     "config_file",
     "config_keys",
     "config_docs",
+    "padding",
+    "prompts",
     "suggest",
     "tokenise",
 }

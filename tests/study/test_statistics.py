@@ -76,6 +76,12 @@ def test_correlations_from_counts(sample, metric, scale):
     check_against_expanded(metric, (targets, predictions * scale, counts), None)
 
 
+@settings(max_examples=30, deadline=None)
+@given(sample=drawn(st.integers(1, 9)), metric=st.sampled_from(["inverse_perplexity", "exact_match", "rouge_l"]))
+def test_metrics_of_written_answers_from_counts(sample, metric):
+    check_against_expanded(metric, sample, None)
+
+
 # ---------------------------------------------------------------- draws
 
 

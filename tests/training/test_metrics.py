@@ -9,6 +9,7 @@ import pytest
 
 from ortholora.errors import UserError
 from ortholora.training.metrics import compute, details
+from ortholora.training.text_metrics import exact_match, rouge_l
 
 # Confusion matrix: 3 true negatives, 1 false positive, 2 false negatives, 4 true positives.
 TARGETS = np.array([0, 0, 0, 0, 1, 1, 1, 1, 1, 1])
@@ -27,6 +28,20 @@ PREDICTED = np.array([0, 0, 0, 1, 0, 0, 1, 1, 1, 1])
 )
 def test_classification_by_hand(metric, expected):
     assert compute(metric, TARGETS, PREDICTED, 2) == pytest.approx(expected, abs=1e-12)
+
+
+def test_written_answers_by_hand():
+    tokens, losses = np.array([1.0, 3.0]), np.array([0.5, 1.5])
+    assert compute("inverse_perplexity", tokens, losses, None) == pytest.approx(math.exp(-2.0 / 4.0))
+    assert compute("exact_match", np.ones(4), np.array([1.0, 0, 0, 1]), None) == 0.5
+    assert compute("rouge_l", np.ones(2), np.array([0.25, 0.75]), None) == 0.5
+
+
+def test_generated_answers_by_hand():
+    wanted, written = ["the cat sat", "a b", "c"], ["the cat  sat ", "a x b", "d"]
+    assert exact_match(wanted, written).tolist() == [1.0, 0.0, 0.0]
+    # a b against a x b: the longest common subsequence is 2 of 2 and 2 of 3 words.
+    assert rouge_l(wanted, written).tolist() == pytest.approx([1.0, 2 * (1 * 2 / 3) / (1 + 2 / 3), 0.0])
 
 
 def test_f1_takes_class_one_as_positive():

@@ -10,11 +10,27 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
+from ortholora.config import TaskConfig
 from ortholora.data.task import Split, TaskData
+from ortholora.prompts import mark
 from ortholora.tokenise import encode
 
 #: One row of the mixed data set: (index of the task, index of the row in the task).
 RowId = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Which rows run together.
+
+    Attributes:
+        rows: The rows.
+        weights: Summed weight of every task's rows in the whole step, all micro-batches and ranks, `[T]`: what each
+            task's sum of losses is divided by.
+    """
+
+    rows: tuple[RowId, ...]
+    weights: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -25,11 +41,15 @@ class EncodedSplit:
         features: Tokenizer key → one list of ints a row.
         targets: Class indices or regression targets.
         lengths: Tokens of each row.
+        weights: What each row counts in its task's mean loss: its target tokens, for a language model; else 1.
+        cut: Number of rows that were longer than `max_length`.
     """
 
     features: dict[str, list[list[int]]]
     targets: Sequence[int] | Sequence[float]
     lengths: list[int]
+    weights: list[int]
+    cut: int = 0
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -50,13 +70,20 @@ class EncodedTask:
 
 def encode_task(data: TaskData, tokenizer: Any, max_length: int) -> EncodedTask:
     """Tokenise both splits of a task."""
-    return EncodedTask(data, *(encode_split(split, tokenizer, max_length) for split in (data.train, data.dev)))
+    train, dev = (encode_split(data.spec, split, tokenizer, max_length) for split in (data.train, data.dev))
+    return EncodedTask(data, train, dev)
 
 
-def encode_split(split: Split, tokenizer: Any, max_length: int) -> EncodedSplit:
-    """Tokenise the rows of a split."""
+def encode_split(spec: TaskConfig, split: Split, tokenizer: Any, max_length: int) -> EncodedSplit:
+    """Tokenise the rows of a split of a task."""
+    if spec.is_language:
+        rows = [mark(tokenizer, spec.kind, row, max_length, spec.turns) for row in split.texts]
+        features = {"input_ids": [row.ids for row in rows], "labels": [row.labels for row in rows]}
+        lengths, cut = [len(row.ids) for row in rows], sum(row.was_cut for row in rows)
+        return EncodedSplit(features, split.targets, lengths, [row.targets for row in rows], cut)
     features = encode(tokenizer, list(split.texts), max_length)
-    return EncodedSplit(features, split.targets, [len(ids) for ids in features["input_ids"]])
+    lengths = [len(ids) for ids in features["input_ids"]]
+    return EncodedSplit(features, split.targets, lengths, [1] * len(lengths))
 
 
 class MixedDataset(Dataset[dict[str, Any]]):
@@ -74,7 +101,7 @@ class MixedDataset(Dataset[dict[str, Any]]):
         return {"features": split.row(row), "task": task, "target": float(split.targets[row])}
 
 
-class MicroBatches(Dataset[list[dict[str, Any]]]):
+class MicroBatches(Dataset[dict[str, Any]]):
     """The same rows, addressed as `StepSampler` does: a micro-batch of them at a time."""
 
     def __init__(self, rows: MixedDataset) -> None:
@@ -83,8 +110,8 @@ class MicroBatches(Dataset[list[dict[str, Any]]]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: list[RowId]) -> list[dict[str, Any]]:
-        return [self.rows[i] for i in index]
+    def __getitem__(self, index: MicroBatch) -> dict[str, Any]:
+        return {"rows": [self.rows[i] for i in index.rows], "weights": index.weights}
 
 
 class Collator:
@@ -108,24 +135,28 @@ class Collator:
             them), and `tokens` (real, padded).
         """
         features = [row["features"] for row in rows]
-        real = sum(len(f["input_ids"]) for f in features)
-        if self.packed:
-            inputs = _pack(features)
-        else:
-            inputs = dict(self.tokenizer.pad(features, pad_to_multiple_of=self.multiple, return_tensors="pt"))
+        inputs = self.pack(features) if self.packed else self.pad(features)
         return {
             "inputs": inputs,
             "targets": torch.tensor([row["target"] for row in rows]),
             "task_ids": [row["task"] for row in rows],
-            "tokens": (real, inputs["input_ids"].numel()),
+            "tokens": (sum(len(f["input_ids"]) for f in features), inputs["input_ids"].numel()),
         }
 
-    def step(self, micro_batches: Sequence[Sequence[dict[str, Any]]]) -> dict[str, Any]:
-        """Build what the loader yields: `micro_batches`, a list of batches."""
-        return {"micro_batches": [self(rows) for rows in micro_batches]}
+    def step(self, micro_batches: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Build what the loader yields: `micro_batches`, a list of batches with the `weights` of the tasks `[T]`."""
+        weights = [torch.tensor(micro_batch["weights"], dtype=torch.float32) for micro_batch in micro_batches]
+        batches = [self(micro_batch["rows"]) for micro_batch in micro_batches]
+        return {"micro_batches": [batch | {"weights": w} for batch, w in zip(batches, weights, strict=True)]}
 
+    def pad(self, features: Sequence[dict[str, list[int]]]) -> dict[str, Any]:
+        """Tensors `[B, S]`, padded to the longest row."""
+        return dict(self.tokenizer.pad(features, pad_to_multiple_of=self.multiple, return_tensors="pt"))
 
-def _pack(features: Sequence[dict[str, list[int]]]) -> dict[str, Any]:
-    keys = [key for key in features[0] if key != "attention_mask"]
-    inputs: dict[str, Any] = {key: torch.tensor([list(chain.from_iterable(f[key] for f in features))]) for key in keys}
-    return inputs | {"lengths": [len(f["input_ids"]) for f in features]}
+    def pack(self, features: Sequence[dict[str, list[int]]]) -> dict[str, Any]:
+        """Tensors `[1, S]` and the `lengths` of the rows."""
+        keys = [key for key in features[0] if key != "attention_mask"]
+        inputs: dict[str, Any] = {
+            key: torch.tensor([list(chain.from_iterable(f[key] for f in features))]) for key in keys
+        }
+        return inputs | {"lengths": [len(f["input_ids"]) for f in features]}

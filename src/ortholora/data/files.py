@@ -20,7 +20,9 @@ from ortholora.suggest import did_you_mean, listing
 _Columns = tuple[tuple[str, ...], dict[str, list[object]]]
 
 
-def read_file(root: Path, name: str, *, text: tuple[str, ...], label: str, tsv_quotes: bool = False) -> Table:
+def read_file(
+    root: Path, name: str, *, text: tuple[str, ...], label: str, also: str | None = None, tsv_quotes: bool = False
+) -> Table:
     """Read the wanted columns of a file.
 
     Args:
@@ -28,6 +30,7 @@ def read_file(root: Path, name: str, *, text: tuple[str, ...], label: str, tsv_q
         name: The file as configured; its ending decides the format.
         text: The text columns.
         label: The label column.
+        also: One more column to read.
         tsv_quotes: Whether double quotes in a .tsv file quote, as in CSV, or are plain characters.
 
     Returns:
@@ -53,7 +56,8 @@ def read_file(root: Path, name: str, *, text: tuple[str, ...], label: str, tsv_q
         )
     if not path.is_file():
         raise _missing(path, tuple(readers))
-    found, columns = reader(path, [*text, label])
+    wanted = dict.fromkeys([*text, label, *([also] if also is not None else [])])
+    found, columns = reader(path, list(wanted))
     return Table(str(path), name, found, columns, text, label)
 
 

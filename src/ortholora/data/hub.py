@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ortholora.config import HubSource, TaskConfig
-from ortholora.data.table import Table, text_columns
+from ortholora.data.dialogues import columns_of
+from ortholora.data.table import Table
 from ortholora.errors import UserError
 
 if TYPE_CHECKING:
@@ -32,10 +33,13 @@ def read_hub(spec: TaskConfig, split: str) -> Table:
     source = spec.hub
     assert source is not None
     dataset = _load(spec, source, split)
-    text = text_columns(source.text if source.text is not None else spec.text)
-    label = source.label if source.label is not None else spec.label
+    text, label = columns_of(spec)
+    if source.text is not None:
+        text = (source.text,) if isinstance(source.text, str) else tuple(source.text)
+    label = source.label if source.label is not None else label
     found = tuple(dataset.column_names)
-    columns: dict[str, Sequence[object]] = {name: list(dataset[name]) for name in (*text, label) if name in found}
+    wanted = dict.fromkeys([*text, label, *([spec.split_by] if spec.split_by is not None else [])])
+    columns: dict[str, Sequence[object]] = {name: list(dataset[name]) for name in wanted if name in found}
     classes = None
     if label in columns and hasattr(dataset.features[label], "names"):
         classes = _class_texts(dataset.features[label].names, spec.labels)

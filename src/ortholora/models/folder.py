@@ -2,7 +2,7 @@
 
 ```
 adapter_config.json, adapter_model.safetensors   what PEFT writes and reads
-heads.safetensors                                the task heads
+heads.safetensors                                the task heads (an encoder's)
 ortholora.json                                   tasks, labels, pooling, backbone
 ```
 """
@@ -23,9 +23,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ortholora.config import LANGUAGE_KINDS
 from ortholora.errors import UserError
-from ortholora.models.backbone import load_encoder, portable_name
+from ortholora.models.adapted import AdaptedModel
+from ortholora.models.backbone import load_backbone, portable_name
 from ortholora.models.heads import HeadSpec
+from ortholora.models.language import LanguageModel, LanguageSpec
 from ortholora.models.multitask import MultiTaskModel, Pooling
 from ortholora.suggest import did_you_mean
 
@@ -43,7 +46,12 @@ class ModelCard:
     dtype: str
     pooling: Pooling
     max_length: int
-    tasks: tuple[HeadSpec, ...]
+    tasks: tuple[HeadSpec, ...] | tuple[LanguageSpec, ...]
+
+    @property
+    def is_language(self) -> bool:
+        """Whether the backbone is a language model."""
+        return isinstance(self.tasks[0], LanguageSpec)
 
     def index_of(self, task: str) -> int:
         """Position of a task.
@@ -69,20 +77,25 @@ class ModelCard:
     def from_json(cls, data: dict[str, Any]) -> ModelCard:
         """Inverse of `to_json`."""
         fields = {k: v for k, v in data.items() if k in cls.__dataclass_fields__}
-        return cls(**{**fields, "tasks": tuple(HeadSpec.from_json(t) for t in data["tasks"])})
+        return cls(**{**fields, "tasks": tuple(_spec_from_json(t) for t in data["tasks"])})
 
 
-def save_model(folder: Path, model: MultiTaskModel, card: ModelCard) -> None:
+def _spec_from_json(data: dict[str, Any]) -> Any:
+    return (LanguageSpec if data["kind"] in LANGUAGE_KINDS else HeadSpec).from_json(data)
+
+
+def save_model(folder: Path, model: AdaptedModel, card: ModelCard) -> None:
     """Write adapter, heads and metadata into `folder`.
 
     The adapter's configuration names the backbone by the card's name, not by a path of this machine.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with _portable_base_name(model.encoder, card.backbone):
+    with _portable_base_name(model.peft_model, card.backbone):
         # The base has no new embeddings; asking PEFT to look for them would ask the hub.
-        model.encoder.save_pretrained(str(folder), save_embedding_layers=False)
+        model.peft_model.save_pretrained(str(folder), save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's template of a model card, all placeholders
-    save_file(_head_state(model), folder / HEADS)
+    if isinstance(model, MultiTaskModel):
+        save_file(_head_state(model), folder / HEADS)
     (folder / METADATA).write_text(json.dumps(card.to_json(), indent=2) + "\n", encoding="utf-8")
 
 
@@ -98,7 +111,7 @@ def load_card(folder: Path) -> ModelCard:
         found = f"a folder with {', '.join(inside) or 'nothing in it'}"
         raise UserError(
             f"{folder} is no Ortho-LoRA run",
-            expected=f"a folder with adapter_config.json, {HEADS} and {METADATA}",
+            expected=f"a folder with adapter_config.json and {METADATA}",
             found=found if folder.is_dir() else "a file" if folder.exists() else "no such folder",
             todo="give the --out folder of `ortholora train`, or a run inside the --out of `ortholora compare`",
         )
@@ -111,7 +124,7 @@ def load_card(folder: Path) -> ModelCard:
         raise _damaged(path, error, f"the metadata of a run, format {FORMAT}") from error
 
 
-def load_model(folder: Path, *, trainable: bool = False) -> tuple[MultiTaskModel, ModelCard]:
+def load_model(folder: Path, *, trainable: bool = False) -> tuple[AdaptedModel, ModelCard]:
     """Rebuild the model of a run.
 
     Args:
@@ -123,38 +136,47 @@ def load_model(folder: Path, *, trainable: bool = False) -> tuple[MultiTaskModel
     """
     card = load_card(folder)
     saved = _check_adapter(folder)
-    encoder = load_encoder(card.backbone, getattr(torch, card.dtype), card.revision)
+    bare = load_backbone(card.backbone, getattr(torch, card.dtype), card.revision, language=card.is_language)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PEFT warns of missing weights and goes on; below is an error
-            peft_model = PeftModel.from_pretrained(encoder, str(folder), is_trainable=trainable)
+            peft_model = PeftModel.from_pretrained(bare, str(folder), is_trainable=trainable)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         raise _unfit(folder, card, " ".join(str(error).split())[:200]) from error
     expected = set(get_peft_model_state_dict(peft_model, save_embedding_layers=False))
     if odd := sorted(expected ^ saved):
         raise _unfit(folder, card, f"{len(odd)} matrices that only one of them has, such as {odd[0]}")
-    model = MultiTaskModel(peft_model, card.tasks, card.pooling)
+    model = wrap(peft_model, card)
     load_heads(folder, model)
     return model.eval(), card
 
 
-def load_weights(folder: Path, model: MultiTaskModel) -> None:
+def wrap(peft_model: PeftModel, card: ModelCard, dropout: float = 0.1, seed: int = 0) -> AdaptedModel:
+    """Put what a card says around a PEFT model: a language model as it is, an encoder with a head for each task."""
+    if card.is_language:
+        return LanguageModel(peft_model, card.tasks)  # type: ignore[arg-type]
+    return MultiTaskModel(peft_model, card.tasks, card.pooling, dropout, seed)  # type: ignore[arg-type]
+
+
+def load_weights(folder: Path, model: AdaptedModel) -> None:
     """Put the adapter and the heads saved in `folder` into a model that has both (resume, best model)."""
     from peft import set_peft_model_state_dict
 
     adapter = _read_tensors(folder / "adapter_model.safetensors")
-    result: Any = set_peft_model_state_dict(model.encoder, adapter)
+    result: Any = set_peft_model_state_dict(model.peft_model, adapter)
     if result.unexpected_keys:
         raise _misfit(folder, f"unexpected weights such as {result.unexpected_keys[0]}")
     load_heads(folder, model)
 
 
-def load_heads(folder: Path, model: MultiTaskModel) -> None:
-    """Put the heads saved in `folder` into the model.
+def load_heads(folder: Path, model: AdaptedModel) -> None:
+    """Put the heads saved in `folder` into the model; nothing for a language model.
 
     Raises:
         UserError: The file is damaged or holds the heads of other tasks.
     """
+    if not isinstance(model, MultiTaskModel):
+        return
     saved = _read_tensors(folder / HEADS)
     expected = _head_state(model)
     if {k: v.shape for k, v in saved.items()} != {k: v.shape for k, v in expected.items()}:

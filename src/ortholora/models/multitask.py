@@ -10,13 +10,14 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 
 from ortholora.errors import UserError
+from ortholora.models.adapted import AdaptedModel
 from ortholora.models.heads import Head, HeadSpec, build_heads
 from ortholora.models.packed import Way, attention_arguments, find_way, is_packed, pool_packed
 
 Pooling = Literal["mean", "cls", "last"]
 
 
-class MultiTaskModel(nn.Module):
+class MultiTaskModel(AdaptedModel):
     """A PEFT encoder shared by all tasks, with private heads.
 
     Args:
@@ -37,15 +38,20 @@ class MultiTaskModel(nn.Module):
     ) -> None:
         super().__init__()
         self.encoder = encoder
-        self.specs = list(specs)
+        self.specs: list[HeadSpec] = list(specs)
         self.pooling: Pooling = pooling
         self._way: Way | None = None
         self.heads = nn.ModuleList(build_heads(self.specs, encoder.config.hidden_size, dropout, seed))
 
     @property
-    def task_names(self) -> list[str]:
-        """The tasks, in the order of the task ids."""
-        return [spec.name for spec in self.specs]
+    def peft_model(self) -> PeftModel:
+        """The encoder with the adapter."""
+        return self.encoder
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The encoder."""
+        return self.encoder
 
     def head(self, task: int) -> Head:
         """The head of a task id."""
@@ -96,22 +102,16 @@ class MultiTaskModel(nn.Module):
             self._way = find_way(self.encoder)
         return self._way
 
-    def activation_checkpointing_enable(self, **kwargs: Any) -> None:
-        """Recompute activations in the backward; called by the Trainer (`gradient_checkpointing` before v5)."""
-        self.encoder.enable_input_require_grads()
-        _either(self.encoder, "activation_checkpointing_enable", "gradient_checkpointing_enable")(**kwargs)
-
-    def activation_checkpointing_disable(self) -> None:
-        """Keep activations again."""
-        _either(self.encoder, "activation_checkpointing_disable", "gradient_checkpointing_disable")()
-
-    gradient_checkpointing_enable = activation_checkpointing_enable
-    gradient_checkpointing_disable = activation_checkpointing_disable
-
-
-def _either(model: nn.Module, name: str, older: str) -> Any:
-    """A method that transformers renamed."""
-    return getattr(model, name, None) or getattr(model, older)
+    def sum_losses(self, outputs: dict[int, Tensor], batch: dict[str, Any]) -> Tensor:
+        """The losses of every task's rows, added up, `[T]`."""
+        targets = batch["targets"]
+        ids = torch.tensor(batch["task_ids"])
+        losses = torch.zeros(len(self.specs), device=targets.device)
+        for task, out in outputs.items():
+            rows = (ids == task).nonzero().squeeze(1).to(targets.device)
+            total = self.specs[task].row_losses(out, targets.index_select(0, rows)).sum()
+            losses = losses.index_add(0, torch.tensor([task], device=targets.device), total[None])
+        return losses
 
 
 def pool(states: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
@@ -127,18 +127,21 @@ def pool(states: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
     return (states.float() * weights).sum(1) / weights.sum(1).clamp_min(1.0)
 
 
-def add_lora(encoder: nn.Module, options: Mapping[str, Any], seed: int) -> PeftModel:
+def add_lora(
+    encoder: nn.Module, options: Mapping[str, Any], seed: int, task_type: str = "FEATURE_EXTRACTION"
+) -> PeftModel:
     """Put a LoRA adapter on the backbone.
 
     Args:
         encoder: The bare backbone.
         options: Arguments of `peft.LoraConfig`.
         seed: Seed of the initial A; drawn without touching the global generator.
+        task_type: PEFT's name for what the backbone does, which decides the class of the PEFT model.
 
     Raises:
         UserError: The target modules match nothing, or an option does not exist.
     """
-    options = {"task_type": "FEATURE_EXTRACTION", **options}
+    options = {"task_type": task_type, **options}
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

@@ -71,6 +71,9 @@ def attention_arguments(encoder: nn.Module, way: Way, lengths: Sequence[int], de
         `position_ids [1, S]` that start over with each text, and what the way asks for.
     """
     arguments: dict[str, Any] = {"position_ids": torch.cat([torch.arange(n) for n in lengths])[None].to(device)}
+    if hasattr(encoder.config, "use_cache"):
+        # With a cache in play, decoders do not look at where positions start over.
+        arguments["use_cache"] = False
     if way == "lengths":
         stops = torch.tensor([0, *lengths]).cumsum(0).to(device, torch.int32)
         longest = max(lengths)

@@ -11,9 +11,13 @@ import torch
 from torch import Tensor
 
 from ortholora.errors import UserError
+from ortholora.models.adapted import AdaptedModel
+from ortholora.models.answering import Answering
 from ortholora.models.backbone import load_tokenizer
 from ortholora.models.folder import ModelCard, load_model
+from ortholora.models.language import LanguageModel, LanguageSpec
 from ortholora.models.multitask import MultiTaskModel
+from ortholora.prompts import ask
 from ortholora.tokenise import encode
 
 Text = str | Sequence[str]
@@ -24,26 +28,28 @@ class Prediction:
     """An answer for one text.
 
     Attributes:
-        label: Predicted class (classification).
-        scores: Class → probability (classification).
+        label: Predicted class (classification), or the likeliest of a closed set of answers (language model).
+        scores: Class → probability; among the answers of the set, for a language model.
         value: Predicted value (regression).
+        text: Generated answer (language model with open answers).
     """
 
     label: str | None = None
     scores: dict[str, float] | None = None
     value: float | None = None
+    text: str | None = None
 
 
 class Predictor:
     """A trained model with its tokenizer.
 
     Attributes:
-        model: The `MultiTaskModel`; `model.encoder` is the PEFT model.
+        model: The `MultiTaskModel` or `LanguageModel`; `model.peft_model` is the PEFT model.
         card: Tasks, labels and backbone.
         tokenizer: The backbone's tokenizer.
     """
 
-    def __init__(self, model: MultiTaskModel, card: ModelCard, tokenizer: Any) -> None:
+    def __init__(self, model: AdaptedModel, card: ModelCard, tokenizer: Any) -> None:
         self.model, self.card, self.tokenizer = model, card, tokenizer
 
     @property
@@ -57,7 +63,8 @@ class Predictor:
 
         Args:
             task: Name of the task.
-            texts: One text, or several; a pair is a tuple (or list) of two strings inside the list.
+            texts: One text, or several; a pair is a tuple (or list) of two strings inside the list. For a chat task
+                a text is the user's message, or the messages so far as a list of `role` and `content`.
             batch_size: Rows per forward.
 
         Returns:
@@ -67,6 +74,9 @@ class Predictor:
             UserError: Unknown task, an empty text, or a pair where one text is wanted.
         """
         index = self.card.index_of(task)
+        if isinstance(self.model, LanguageModel):
+            return self._answer(self.model.specs[index], [texts] if isinstance(texts, str) else list(texts))
+        assert isinstance(self.model, MultiTaskModel)
         rows = [_as_row(text) for text in ([texts] if isinstance(texts, str) else texts)]
         spec = self.model.specs[index]
         _check_rows(rows, spec.num_texts)
@@ -80,14 +90,33 @@ class Predictor:
                 answers += [_classified(p, spec.labels) for p in outputs.float().softmax(-1)]
         return answers
 
+    def _answer(self, spec: LanguageSpec, texts: list[Any]) -> list[Prediction]:
+        texts = [text[0] if isinstance(text, tuple) and len(text) == 1 else text for text in texts]
+        _check_rows([(text,) if isinstance(text, str) else (str(text),) for text in texts], 1)
+        rows = [ask(spec.kind, text) for text in texts]
+        with self.precision():
+            if spec.labels is None:
+                return [Prediction(text=text) for text in self.asking.write(spec, rows)]
+            scores = torch.from_numpy(self.asking.choose(spec, rows))
+        return [_classified(p, spec.labels) for p in scores.softmax(-1)]
+
+    @property
+    def asking(self) -> Answering:
+        """Asks the language model."""
+        assert isinstance(self.model, LanguageModel)
+        return Answering(self.model, self.tokenizer, self.card.max_length)
+
+    def precision(self) -> torch.autocast:
+        """As in training: a bfloat16 backbone multiplies in bfloat16, the adapter's float32 weights included."""
+        device = next(self.model.parameters()).device
+        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.card.dtype == "bfloat16")
+
     def _outputs(self, task: int, rows: list[tuple[str, ...]]) -> Tensor:
         inputs = encode(self.tokenizer, rows, self.card.max_length)
         batch = self.tokenizer.pad(inputs, return_tensors="pt")
-        device = self.model.head(0).linear.weight.device
+        device = next(self.model.parameters()).device
         ids = torch.full((len(rows),), task)
-        # As in training: a bfloat16 backbone multiplies in bfloat16, the adapter's float32 weights included.
-        dtype = getattr(torch, self.card.dtype)
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype is torch.bfloat16):
+        with self.precision():
             return self.model({k: v.to(device) for k, v in batch.items()}, ids)[task]
 
 

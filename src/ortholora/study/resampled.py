@@ -7,7 +7,8 @@ A resample is a vector of counts (row r was drawn c_r times), so every metric is
 - Pearson needs weighted moments, in two passes (mean first), which is stable;
 - Spearman is the Pearson correlation of mid-ranks. On the expanded rows the values equal to v have the mid-rank
   (number drawn below v) + (number drawn equal + 1) / 2, which is one cumulative sum over the sorted distinct
-  values.
+  values;
+- metrics of written answers are means of the rows' scores.
 
 Definitions, the degenerate ones included, are those of `ortholora.training.metrics`, row by expanded row.
 """
@@ -17,8 +18,8 @@ from __future__ import annotations
 import numpy as np
 from scipy import sparse
 
-from ortholora.config import REGRESSION_METRICS
-from ortholora.training.metrics import CONSTANT_SPREAD, unit_scale
+from ortholora.config import ANSWER_METRICS, REGRESSION_METRICS
+from ortholora.training.metrics import CONSTANT_SPREAD, score_mean, unit_scale
 
 
 def resampled_metric(
@@ -28,7 +29,7 @@ def resampled_metric(
 
     Args:
         metric: Name of the metric.
-        targets: Class indices or regression targets, `[rows]`.
+        targets: Class indices, regression targets, or the weights of scores, `[rows]`.
         predictions: Predictions of each run, `[runs, rows]`.
         num_labels: Number of classes; `None` for regression.
         counts: How often each row was drawn, float, `[rows, resamples]`; every column has the same positive sum.
@@ -36,6 +37,8 @@ def resampled_metric(
     Returns:
         The metric as a fraction, `[runs, resamples]`.
     """
+    if metric in ANSWER_METRICS:
+        return score_mean(metric, targets @ counts, predictions @ counts)
     if metric in REGRESSION_METRICS:
         return _correlations(metric, targets.astype(np.float64), predictions.astype(np.float64), counts)
     assert num_labels is not None

@@ -8,8 +8,8 @@ import numpy as np
 
 from ortholora.data.task import TaskData
 from ortholora.errors import UserError
-from ortholora.models import HeadSpec, Predictor
-from ortholora.training import metrics
+from ortholora.models import HeadSpec, LanguageSpec, Predictor
+from ortholora.training.scoring import evaluate_heads, evaluate_language
 
 
 def evaluate(predictor: Predictor, tasks: Sequence[TaskData]) -> dict[str, dict[str, float]]:
@@ -30,20 +30,20 @@ def evaluate(predictor: Predictor, tasks: Sequence[TaskData]) -> dict[str, dict[
 
 def _evaluate(predictor: Predictor, task: TaskData) -> dict[str, float]:
     spec = _spec_of(predictor, task)
+    if isinstance(spec, LanguageSpec):
+        with predictor.precision():
+            return evaluate_language(task.spec, spec, task.dev, predictor.asking).scores
     rows = predictor.predict(task.name, list(task.dev.texts))
-    targets = np.asarray(task.dev.targets)
     if spec.labels is not None:
         index = {label: i for i, label in enumerate(spec.labels)}
         predictions = np.asarray([index[str(row.label)] for row in rows])
     else:
         predictions = np.asarray([row.value for row in rows], dtype=np.float64)
     count = len(spec.labels) if spec.labels is not None else None
-    assert task.spec.metric is not None
-    main = metrics.compute(task.spec.metric, targets, predictions, count)
-    return {"main": main, **metrics.details(spec.kind, targets, predictions, count)}
+    return evaluate_heads(task.spec, task.dev.targets, predictions, count).scores
 
 
-def _spec_of(predictor: Predictor, task: TaskData) -> HeadSpec:
+def _spec_of(predictor: Predictor, task: TaskData) -> HeadSpec | LanguageSpec:
     specs = {spec.name: spec for spec in predictor.card.tasks}
     found = specs.get(task.name)
     if found is None or found.labels != task.labels:

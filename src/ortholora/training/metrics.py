@@ -7,19 +7,20 @@ The definitions are scikit-learn's and scipy's. Where those are undefined and on
 - a correlation with constant predictions (or targets): 0. A model that says the same for every row
   knows nothing about the order of the rows.
 
+Metrics of written answers come from a score for every row: the mean of the scores (`exact_match`, `rouge_l`), or
+exp(−mean) of the losses (`inverse_perplexity`), weighted.
+
 `study/resampled.py` computes the same numbers for many bootstrap resamples at once and is tested against this
 module; change them together.
 """
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
-from ortholora.config import REGRESSION_METRICS, MetricName
+from ortholora.config import ANSWER_METRICS, REGRESSION_METRICS, MetricName
 from ortholora.errors import UserError
 
 #: Spread (standard deviation over root mean square) up to which values count as constant: float64 rounding.
@@ -31,9 +32,9 @@ def compute(metric: MetricName, targets: np.ndarray, predictions: np.ndarray, nu
 
     Args:
         metric: Name of the metric; `accuracy_f1` and `pearson_spearman` are the means of the two.
-        targets: Class indices or regression targets, `[rows]`.
-        predictions: Predicted class indices or values, `[rows]`.
-        num_labels: Number of classes; `None` for regression. F1 takes class 1 of two as the positive one.
+        targets: Class indices, regression targets, or the weights of scores, `[rows]`.
+        predictions: Predicted class indices or values, or scores times their weights, `[rows]`.
+        num_labels: Number of classes; `None` for regression and scores. F1 takes class 1 of two as the positive one.
 
     Returns:
         The metric as a fraction: 1 is perfect (not per cent).
@@ -42,6 +43,8 @@ def compute(metric: MetricName, targets: np.ndarray, predictions: np.ndarray, nu
         UserError: There is no row, a value is NaN or infinite, or the metric does not fit the task.
     """
     targets, predictions = _checked(metric, targets, predictions, num_labels)
+    if metric in ANSWER_METRICS:
+        return float(score_mean(metric, targets.sum(), predictions.sum()))
     if metric == "accuracy_f1":
         return (_one("accuracy", targets, predictions) + _one("f1", targets, predictions)) / 2
     if metric == "pearson_spearman":
@@ -49,8 +52,14 @@ def compute(metric: MetricName, targets: np.ndarray, predictions: np.ndarray, nu
     return _one(metric, targets, predictions)
 
 
+def score_mean(metric: str, weight: np.ndarray, total: np.ndarray) -> np.ndarray:
+    """A metric of written answers, from the sums of the weights and of the weighted scores (arrays of any shape)."""
+    mean = total / weight
+    return np.exp(-mean) if metric == "inverse_perplexity" else mean
+
+
 def details(
-    kind: Literal["classification", "regression"],
+    kind: str,
     targets: np.ndarray,
     predictions: np.ndarray,
     num_labels: int | None,
@@ -58,7 +67,7 @@ def details(
     """Compute every metric that fits the task.
 
     Args:
-        kind: The task's kind.
+        kind: `"classification"` or `"regression"`.
         targets: Class indices or regression targets, `[rows]`.
         predictions: Predicted class indices or values, `[rows]`.
         num_labels: Number of classes; `None` for regression.
@@ -99,7 +108,7 @@ def _checked(
                 if what == "predictions"
                 else "remove the rows whose label is not a number",
             )
-    if metric in REGRESSION_METRICS:
+    if metric in REGRESSION_METRICS or metric in ANSWER_METRICS:
         return targets.astype(np.float64), predictions.astype(np.float64)
     assert num_labels is not None, "a classification metric needs the number of labels"
     if metric in ("f1", "accuracy_f1") and num_labels != 2:

@@ -6,19 +6,30 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
 import numpy as np
 import torch
 from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback
 
-from ortholora.config import Config
+from ortholora.config import ANSWER_METRICS, Config
 from ortholora.data.encoded import EncodedTask, encode_task
 from ortholora.data.mixing import StepSampler, quotas
 from ortholora.data.planner import Planner
 from ortholora.data.task import TaskData
 from ortholora.errors import UserError
-from ortholora.models import HeadSpec, ModelCard, MultiTaskModel, add_lora, load_encoder, load_tokenizer, save_model
+from ortholora.models import (
+    AdaptedModel,
+    HeadSpec,
+    LanguageSpec,
+    ModelCard,
+    add_lora,
+    check_is_language_model,
+    load_backbone,
+    load_tokenizer,
+    save_model,
+    wrap,
+)
 from ortholora.training import checkpoints
 from ortholora.training.arguments import training_arguments
 from ortholora.training.cost import peak_memory_bytes, reset_peak_memory
@@ -26,6 +37,7 @@ from ortholora.training.method import Method
 from ortholora.training.progress import Progress, ProgressCallback, Silent, Stopped
 from ortholora.training.provenance import fingerprint, provenance
 from ortholora.training.runfile import claim_folder, describe
+from ortholora.training.text_metrics import check_rouge
 from ortholora.training.trainer import OrthoTrainer
 
 
@@ -67,6 +79,8 @@ class Workspace:
 
     def __init__(self, config: Config, tasks: Sequence[TaskData]) -> None:
         self.config, self.tasks = config, list(tasks)
+        if config.is_language:
+            check_is_language_model(config.backbone, config.revision)
         self.tokenizer = load_tokenizer(config.backbone, config.revision)
         self._encoded: dict[str, EncodedTask] = {}
 
@@ -210,7 +224,7 @@ def check_plans(workspace: Workspace) -> None:
         StepSampler(together, lengths, quota, 0, _planner(config, quota, len(names)))
 
 
-def build_model(config: Config, card: ModelCard, seed: int) -> MultiTaskModel:
+def build_model(config: Config, card: ModelCard, seed: int) -> AdaptedModel:
     """Backbone, LoRA adapter and heads, all drawn from the seed."""
     lora = config.lora
     options = {
@@ -221,8 +235,19 @@ def build_model(config: Config, card: ModelCard, seed: int) -> MultiTaskModel:
         "use_rslora": lora.rslora,
         **lora.options,
     }
-    encoder = load_encoder(config.backbone, getattr(torch, config.dtype), config.revision)
-    return MultiTaskModel(add_lora(encoder, options, seed), card.tasks, config.pooling, config.head_dropout, seed)
+    dtype = getattr(torch, config.dtype)
+    backbone = load_backbone(config.backbone, dtype, config.revision, language=config.is_language)
+    task_type = "CAUSAL_LM" if config.is_language else "FEATURE_EXTRACTION"
+    return wrap(add_lora(backbone, options, seed, task_type), card, config.head_dropout, seed)
+
+
+def language_spec(data: TaskData) -> LanguageSpec:
+    """What a language model needs to know of a task."""
+    spec = data.spec
+    if spec.metric == "rouge_l":
+        check_rouge()
+    assert spec.kind in ("completion", "chat")
+    return LanguageSpec(data.name, spec.kind, data.labels, spec.metric, spec.max_new_tokens, spec.turns)
 
 
 def head_spec(data: TaskData) -> HeadSpec:
@@ -234,6 +259,7 @@ def head_spec(data: TaskData) -> HeadSpec:
         shift, scale = float(values.mean()), float(values.std())
     pair = isinstance(spec.text, list) and len(spec.text) == 2
     num_texts = len(data.train.texts[0]) if len(data.train) else 1 + pair
+    assert spec.kind in ("classification", "regression")
     return HeadSpec(data.name, spec.kind, data.labels, shift, scale, spec.metric, num_texts)
 
 
@@ -246,7 +272,7 @@ def _card(config: Config, tasks: Sequence[EncodedTask]) -> ModelCard:
         dtype=config.dtype,
         pooling=config.pooling,
         max_length=config.max_length,
-        tasks=tuple(head_spec(task.data) for task in tasks),
+        tasks=tuple((language_spec if task.data.spec.is_language else head_spec)(task.data) for task in tasks),  # type: ignore[arg-type]
     )
 
 
@@ -310,15 +336,15 @@ def _last_checkpoint(out: Path) -> Path | None:
 
 def _result(trainer: OrthoTrainer, scores: dict[str, float], peak: int, origin: dict[str, Any]) -> RunResult:
     names = [task.data.name for task in trainer.tasks]
-    kinds = {task.data.name: task.data.spec.kind for task in trainer.tasks}
+    evaluations = trainer.evaluations
     real, padded, launches = (int(n) for n in trainer.tokens)
     return RunResult(
         metrics={name: scores[f"eval_{name}"] for name in names},
         metric_names={t.data.name: str(t.data.spec.metric) for t in trainer.tasks},
-        num_labels={t.data.name: len(t.data.labels) if t.data.labels else None for t in trainer.tasks},
+        num_labels={t.data.name: _num_labels(t.data) for t in trainer.tasks},
         details={name: _details(scores, name) for name in names},
-        targets={t.data.name: _targets(t, kinds[t.data.name]) for t in trainer.tasks},
-        predictions=dict(trainer.evaluations),
+        targets={name: found.targets for name, found in evaluations.items()},
+        predictions={name: found.predictions for name, found in evaluations.items()},
         step_seconds=trainer.timer.median,
         peak_memory_bytes=peak,
         padding=1 - real / padded if padded else 0.0,
@@ -331,7 +357,8 @@ def _result(trainer: OrthoTrainer, scores: dict[str, float], peak: int, origin: 
 def _how(trainer: OrthoTrainer) -> dict[str, Any]:
     """How gradients were captured and steps cut: of interest beside the result, no part of what decides it."""
     capture = "none" if trainer.ortho is None else trainer.ortho.summary()
-    return {"capture": capture.splitlines(), "micro_batches": asdict(trainer.planner)}
+    cut = {task.data.name: task.train.cut + task.dev.cut for task in trainer.tasks if task.train.cut + task.dev.cut}
+    return {"capture": capture.splitlines(), "micro_batches": asdict(trainer.planner), "cut_rows": cut}
 
 
 def _details(scores: dict[str, float], name: str) -> dict[str, float]:
@@ -339,6 +366,6 @@ def _details(scores: dict[str, float], name: str) -> dict[str, float]:
     return {key.removeprefix(prefix): value for key, value in scores.items() if key.startswith(prefix)}
 
 
-def _targets(task: EncodedTask, kind: Literal["classification", "regression"]) -> np.ndarray:
-    dtype = np.int64 if kind == "classification" else np.float64
-    return np.asarray(cast(Any, task.dev.targets), dtype=dtype)
+def _num_labels(data: TaskData) -> int | None:
+    """Number of classes that the task's metric is about."""
+    return None if data.labels is None or data.spec.metric in ANSWER_METRICS else len(data.labels)

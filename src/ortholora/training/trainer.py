@@ -16,7 +16,8 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerState, TrainingA
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import TrainOutput
 
-from ortholora.data.encoded import Collator, EncodedSplit, EncodedTask, MicroBatches, MixedDataset
+from ortholora.data.encoded import Collator, EncodedTask, MicroBatches, MixedDataset
+from ortholora.data.language import LanguageCollator
 from ortholora.data.mixing import StepSampler
 from ortholora.data.planner import Planner
 from ortholora.engine import OrthoLora, Rule, StepStats
@@ -24,12 +25,24 @@ from ortholora.engine.distributed import barrier, summed, world_size
 from ortholora.engine.gram import Block
 from ortholora.engine.layers import find_matrices
 from ortholora.errors import NonFiniteLossError, UserError
-from ortholora.models import ModelCard, MultiTaskModel, has_flash_attention, is_packed, load_weights, save_model
-from ortholora.training import checkpoints, metrics
+from ortholora.models import (
+    AdaptedModel,
+    Answering,
+    LanguageModel,
+    LanguageSpec,
+    ModelCard,
+    MultiTaskModel,
+    has_flash_attention,
+    is_packed,
+    load_weights,
+    save_model,
+)
+from ortholora.training import checkpoints
 from ortholora.training.conflicts import ConflictTracker
 from ortholora.training.cost import StepTimer
 from ortholora.training.launch import launch_tokens
 from ortholora.training.mixin import ResolveMixin
+from ortholora.training.scoring import Evaluation, evaluate_heads, evaluate_language
 
 STATE_FILE = "ortholora_state.pt"
 
@@ -45,21 +58,21 @@ class StepLoader(DataLoader[Any]):
 
 
 class OrthoTrainer(ResolveMixin, Trainer):
-    """Trains a `MultiTaskModel` on mixed batches, resolving conflicts once per optimizer step.
+    """Trains a `MultiTaskModel` or a `LanguageModel` on mixed batches, resolving conflicts once per optimizer step.
 
     Works with ordinary `TrainingArguments`: bf16 / fp16, checkpoints and resume, logging, best model
     (`metric_for_best_model="average"`) and early stopping. A step's rows follow from `quota`, not from
     `per_device_train_batch_size`; `planner` cuts them into micro-batches inside of the step. With
     `gradient_accumulation_steps` above 1 it cuts exactly so many, and the Trainer accumulates them.
 
-    A task's loss is the mean over its own rows in the whole step (all micro-batches) times its weight, so
-    that a weight means the same however the step is cut.
+    A task's loss is the mean over its own rows in the whole step (all micro-batches; for a language model over their
+    target tokens) times its weight, so that a weight means the same however the step is cut.
 
     Several processes (torchrun, accelerate launch: DDP) share out the rows of every step, which stays the same as
     in one process. FSDP and DeepSpeed are refused.
 
     Args:
-        model: The shared encoder with its heads.
+        model: The shared encoder with its heads, or the shared language model.
         args: Training arguments.
         tasks: The tasks with their tokenised rows, in the order of the model's heads.
         tokenizer: Pads batches.
@@ -77,7 +90,7 @@ class OrthoTrainer(ResolveMixin, Trainer):
 
     def __init__(
         self,
-        model: MultiTaskModel,
+        model: AdaptedModel,
         args: TrainingArguments,
         *,
         tasks: Sequence[EncodedTask],
@@ -96,7 +109,8 @@ class OrthoTrainer(ResolveMixin, Trainer):
         _check_wrappers(args)
         self.tasks, self.card, self.quota = list(tasks), card, list(quota)
         self.head_learning_rate = head_learning_rate
-        self.collator = Collator(tokenizer, padding_multiple(args))
+        collator = LanguageCollator if isinstance(model, LanguageModel) else Collator
+        self.collator = collator(tokenizer, padding_multiple(args))
         self.timer = StepTimer()
         super().__init__(
             model=model,
@@ -119,22 +133,21 @@ class OrthoTrainer(ResolveMixin, Trainer):
             self.collator.packed = True
             model.find_way()  # a backbone that cannot do it is refused now
         self.conflicts = ConflictTracker(names)
-        self.evaluations: dict[str, np.ndarray] = {}
-        self._rows_in_step = torch.tensor(self.quota, dtype=torch.float32)
+        self.evaluations: dict[str, Evaluation] = {}
         self._task_losses = torch.zeros(len(names), dtype=torch.float64)  # of this rank
         self._task_losses_of_all = torch.zeros(len(names), dtype=torch.float64)
         self._loss_steps = 0
         self.tokens = np.zeros(3, dtype=np.int64)  # real, padded, micro-batches; of all ranks
         self._own_tokens = np.zeros(3, dtype=np.int64)  # of this rank, since they were last added up
 
-    def _complete(self, planner: Planner, model: MultiTaskModel) -> Planner:
+    def _complete(self, planner: Planner, model: AdaptedModel) -> Planner:
         """Decide what the planner left open. Not by the rule: every method gets the same cuts."""
         layout = planner.layout
         if layout == "auto":
             layout = "by-length"
             if any(matrix.task_pure for matrix in find_matrices(model)):
                 layout = "by-task"
-            elif self.args.device.type != "cpu" and has_flash_attention(model.encoder):
+            elif self.args.device.type != "cpu" and has_flash_attention(model.backbone):
                 layout = "padding-free"
         launch = planner.launch_tokens
         if launch is None:
@@ -154,6 +167,7 @@ class OrthoTrainer(ResolveMixin, Trainer):
             accumulate=self.args.gradient_accumulation_steps,
             rank=self.args.process_index,
             world_size=self.args.world_size,
+            weights=[task.train.weights for task in self.tasks],
         )
         assert isinstance(self.train_dataset, MixedDataset)
         # Not prepared by accelerate, which would deal whole batches to the ranks: the sampler deals out rows.
@@ -167,8 +181,9 @@ class OrthoTrainer(ResolveMixin, Trainer):
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
         """The Trainer's optimizer, with parameter groups of their own for the heads where their rate differs."""
         made = super().create_optimizer(*args, **kwargs)
-        if self.head_learning_rate is not None:
-            heads = {id(parameter) for parameter in self._bare_model().heads.parameters()}
+        model = self._bare_model()
+        if self.head_learning_rate is not None and isinstance(model, MultiTaskModel):
+            heads = {id(parameter) for parameter in model.heads.parameters()}
             for group in list(made.param_groups):
                 own = [p for p in group["params"] if id(p) in heads]
                 group["params"] = [p for p in group["params"] if id(p) not in heads]
@@ -225,9 +240,10 @@ class OrthoTrainer(ResolveMixin, Trainer):
     def compute_loss(
         self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """`Σ_t w_t · (Σ of the task's row losses here) / (its rows in the step)`."""
+        """`Σ_t w_t · (Σ of the task's losses here) / (its rows, or target tokens, in the step)`."""
         outputs = model(inputs["inputs"], inputs["task_ids"])
-        losses = self._losses_by_task(outputs, inputs)
+        losses = self._bare_model().sum_losses(outputs, inputs)
+        losses = losses / inputs["weights"].to(losses.device).clamp_min(1)
         self._check_finite(losses.detach())
         if model.training:
             self._task_losses += losses.detach().double().cpu()
@@ -236,17 +252,6 @@ class OrthoTrainer(ResolveMixin, Trainer):
         # DDP averages .grad over ranks; the normaliser above is already global.
         loss = (weights * losses).sum() * world_size()
         return (loss, outputs) if return_outputs else loss
-
-    def _losses_by_task(self, outputs: dict[int, Tensor], inputs: Any) -> Tensor:
-        device = inputs["targets"].device
-        ids = torch.tensor(inputs["task_ids"])
-        losses = torch.zeros(len(self.tasks), device=device)
-        for task, out in outputs.items():
-            rows = (ids == task).nonzero().squeeze(1).to(device)
-            spec = self.card.tasks[task]
-            total = spec.row_losses(out, inputs["targets"].index_select(0, rows)).sum()
-            losses = losses.index_add(0, torch.tensor([task], device=device), total[None])
-        return losses / self._rows_in_step.to(device)
 
     def _check_finite(self, losses: Tensor) -> None:
         if bool(losses.isfinite().all()):
@@ -277,42 +282,50 @@ class OrthoTrainer(ResolveMixin, Trainer):
 
         Returns:
             `{prefix}_{task}` (the task's metric), `{prefix}_{task}/{metric}` for all that fit it, and
-            `{prefix}_average`. Predictions stay in `self.evaluations`.
+            `{prefix}_average`. Targets and predictions stay in `self.evaluations`.
         """
         result: dict[str, float] = {}
+        model = self._bare_model()
+        was_training = model.training
+        model.eval()
         for index, task in enumerate(self.tasks):
-            predictions = self.predict_rows(index, task.dev)
-            self.evaluations[task.data.name] = predictions
-            result |= self._score(task, predictions, metric_key_prefix)
+            found = self._evaluation(model, index)
+            self.evaluations[task.data.name] = found
+            key = f"{metric_key_prefix}_{task.data.name}"
+            result[key] = found.scores["main"]
+            result |= {f"{key}/{name}": value for name, value in found.scores.items() if name != "main"}
+        model.train(was_training)
         main = [result[f"{metric_key_prefix}_{task.data.name}"] for task in self.tasks]
         result[f"{metric_key_prefix}_average"] = float(np.mean(main))
         self.log(dict(result))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, result)
         return result
 
-    def _score(self, task: EncodedTask, predictions: np.ndarray, prefix: str) -> dict[str, float]:
-        spec, targets = task.data.spec, np.asarray(task.dev.targets)
-        labels = len(task.data.labels) if task.data.labels is not None else None
-        assert spec.metric is not None
-        scores = {f"{prefix}_{spec.name}": metrics.compute(spec.metric, targets, predictions, labels)}
-        details = metrics.details(spec.kind, targets, predictions, labels)
-        return scores | {f"{prefix}_{spec.name}/{name}": value for name, value in details.items()}
-
     @torch.no_grad()
-    def predict_rows(self, task: int, split: EncodedSplit) -> np.ndarray:
-        """Predict all rows of a task, longest first, and return them in their own order.
+    def _evaluation(self, model: AdaptedModel, index: int) -> Evaluation:
+        data = self.tasks[index].data
+        if isinstance(model, MultiTaskModel):
+            labels = len(data.labels) if data.labels is not None else None
+            return evaluate_heads(data.spec, data.dev.targets, self._predict_rows(model, index), labels)
+        assert isinstance(model, LanguageModel)
+        card = self.card.tasks[index]
+        assert isinstance(card, LanguageSpec)
+        asking = Answering(model, self.collator.tokenizer, self.card.max_length)
+        share = slice(self.args.process_index, None, self.args.world_size)
+        with self.compute_loss_context_manager(), self.accelerator.autocast():
+            return evaluate_language(data.spec, card, data.dev, asking, share, self._gather)
+
+    def _predict_rows(self, model: MultiTaskModel, task: int) -> np.ndarray:
+        """Predict all dev rows of a task, longest first, and return them in their own order.
 
         Returns:
             Class indices (int64) or regression values (float64), `[rows]`.
         """
-        model = self.accelerator.unwrap_model(self.model)
-        was_training = model.training
-        model.eval()
+        split, spec = self.tasks[task].dev, model.specs[task]
         rows = MixedDataset([split])
         order = np.argsort(-np.asarray(split.lengths), kind="stable")
         size = self.args.per_device_eval_batch_size
-        classes = self.card.tasks[task].kind == "classification"
-        result = np.zeros(len(order), dtype=np.int64 if classes else np.float64)
+        result = np.zeros(len(order), dtype=np.int64 if spec.kind == "classification" else np.float64)
         padded = Collator(self.collator.tokenizer, self.collator.multiple)
         for start in range(size * self.args.process_index, len(order), size * self.args.world_size):
             own = order[start : start + size]
@@ -320,10 +333,12 @@ class OrthoTrainer(ResolveMixin, Trainer):
             inputs = self._prepare_inputs(batch["inputs"])
             with self.compute_loss_context_manager(), self.accelerator.autocast():
                 outputs = model(inputs, [task] * len(own))[task]
-            result[own] = self.card.tasks[task].predictions(outputs).cpu().numpy()
-        model.train(was_training)
-        # Every row was predicted by one rank; it is zero on the others.
-        return summed(torch.from_numpy(result), self.args.device).numpy()
+            result[own] = spec.predictions(outputs).cpu().numpy()
+        return self._gather(result)
+
+    def _gather(self, values: np.ndarray) -> np.ndarray:
+        """Every row was predicted by one rank; it is zero on the others."""
+        return summed(torch.from_numpy(values), self.args.device).numpy()
 
     # ---- logs ----------------------------------------------------------------------------------------
 
@@ -422,9 +437,9 @@ class OrthoTrainer(ResolveMixin, Trainer):
     def _folder(self) -> Path:
         return Path(str(self.args.output_dir))
 
-    def _bare_model(self) -> MultiTaskModel:
+    def _bare_model(self) -> AdaptedModel:
         model = self.accelerator.unwrap_model(self.model)
-        assert isinstance(model, MultiTaskModel)
+        assert isinstance(model, AdaptedModel)
         return model
 
 
@@ -446,10 +461,10 @@ def _read_state(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def _check_heads(model: MultiTaskModel, tasks: Sequence[EncodedTask]) -> None:
+def _check_heads(model: AdaptedModel, tasks: Sequence[EncodedTask]) -> None:
     names = [task.data.name for task in tasks]
     if model.task_names != names:
-        raise ValueError(f"tasks should match the model's heads {model.task_names}. Found {names}.")
+        raise ValueError(f"tasks should match the model's {model.task_names}. Found {names}.")
 
 
 def _check_wrappers(args: TrainingArguments) -> None:

@@ -1,0 +1,88 @@
+"""Rows of language-model tasks out of a table: prompts with completions, and chats."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ortholora.config import TaskConfig
+from ortholora.data.table import Table, check_texts, require_columns, row_numbers
+from ortholora.errors import UserError
+from ortholora.prompts import Row, answer_of, dump_messages
+from ortholora.suggest import did_you_mean, listing
+
+
+def columns_of(spec: TaskConfig) -> tuple[tuple[str, ...], str]:
+    """The text columns and the label column that a task's rows are read from."""
+    if spec.kind == "completion":
+        return (spec.prompt,), spec.completion
+    if spec.kind == "chat":
+        return (spec.messages,), spec.messages
+    return (spec.text,) if isinstance(spec.text, str) else tuple(spec.text), spec.label
+
+
+def check_dialogues(spec: TaskConfig, table: Table) -> list[Row]:
+    """Check a table's columns and turn them into rows.
+
+    Raises:
+        UserError: A column is missing, there are no rows, or a prompt, an answer or a message is not as it should be.
+    """
+    if spec.kind == "completion":
+        require_columns(table, [("prompt", table.text[0]), ("completion", table.label)])
+        prompts = check_texts(table, table.text[0], "prompt")
+        return list(zip(prompts, check_texts(table, table.label, "completion"), strict=True))
+    require_columns(table, [("messages", table.text[0])])
+    chats = table.columns[table.text[0]]
+    problems = [_problem(chat) for chat in chats]
+    bad = [i for i, problem in enumerate(problems) if problem is not None]
+    if bad:
+        raise UserError(
+            f"{table.shown}, column `{table.text[0]}`: not a chat",
+            expected="a list of messages, each with a `role` and a `content` that is text, the last from the assistant",
+            found=f"{problems[bad[0]]} in {row_numbers(bad, len(chats))}",
+            todo="correct these rows, or point the task's `messages` to another column",
+        )
+    return [(dump_messages([_without_nulls(message) for message in chat]),) for chat in chats]  # type: ignore[attr-defined]
+
+
+def answer_indices(spec: TaskConfig, table: Table, rows: list[Row]) -> list[int]:
+    """Index of every row's answer in the closed set; zeros for open answers.
+
+    Raises:
+        UserError: A row has another answer.
+    """
+    if spec.labels is None:
+        return [0] * len(rows)
+    answers = [answer_of(spec.kind, row) for row in rows]
+    index = {label: i for i, label in enumerate(spec.labels)}
+    unknown = [i for i, answer in enumerate(answers) if answer not in index]
+    if unknown:
+        answer = answers[unknown[0]]
+        raise UserError(
+            f"{table.shown}: an answer that is not among the task's `labels`",
+            expected=f"one of {', '.join(map(repr, spec.labels))}",
+            found=f"{answer!r} in {row_numbers([i for i in unknown if answers[i] == answer], len(rows))}",
+            todo="mind spaces: `labels` are written as in the data"
+            if answer.strip() in {label.strip() for label in spec.labels}
+            else did_you_mean(answer, spec.labels, "correct the rows or `labels`; without `labels` answers are open"),
+        )
+    return [index[answer] for answer in answers]
+
+
+def _problem(chat: Any) -> str | None:
+    """What is wrong with a chat."""
+    if not isinstance(chat, list) or not chat:
+        return "no list" if not isinstance(chat, list) else "an empty list"
+    for message in chat:
+        if not isinstance(message, dict) or not {"role", "content"} <= set(message):
+            found = listing(message) if isinstance(message, dict) else type(message).__name__
+            return f"a message without `role` and `content` ({found})"
+        if not isinstance(message["content"], str) or not isinstance(message["role"], str):
+            return f"a message whose content is a {type(message['content']).__name__}"
+    if len(chat) < 2 or chat[-1]["role"] != "assistant":
+        return f"a chat that ends with a message of {chat[-1]['role']!r}" if len(chat) > 1 else "a single message"
+    return None if chat[-1]["content"].strip() else "an empty answer"
+
+
+def _without_nulls(message: dict[str, Any]) -> dict[str, Any]:
+    """Parquet fills the keys that some messages lack with null; a template would show them."""
+    return {key: value for key, value in message.items() if value is not None}

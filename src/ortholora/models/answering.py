@@ -1,0 +1,94 @@
+"""What a language model answers: the likelihood of given answers, or an answer of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import GenerationConfig
+
+from ortholora.models.language import LanguageModel, LanguageSpec
+from ortholora.padding import Features, pad_left
+from ortholora.prompts import Marked, Row, mark, prompt_ids, with_answer
+
+
+@dataclass(frozen=True)
+class Answering:
+    """Asks a language model.
+
+    Attributes:
+        model: The model, in evaluation mode.
+        tokenizer: Its tokenizer.
+        max_length: Most tokens of a row.
+        max_tokens: Most padded tokens of a forward.
+    """
+
+    model: LanguageModel
+    tokenizer: Any
+    max_length: int
+    max_tokens: int = 8192
+
+    @torch.inference_mode()
+    def losses(self, rows: Sequence[Marked]) -> np.ndarray:
+        """Negative log-likelihood of every row's target tokens, summed, `[rows]` float64."""
+        result = np.zeros(len(rows))
+        for chosen in self._batches([len(row.ids) for row in rows]):
+            inputs = self._pad([{"input_ids": rows[i].ids, "labels": rows[i].labels} for i in chosen])
+            result[chosen] = self.model(inputs).double().cpu().numpy()
+        return result
+
+    def choose(self, spec: LanguageSpec, rows: Sequence[Row]) -> np.ndarray:
+        """Log-likelihood of each of the task's answers, its end included, `[rows, answers]`.
+
+        Every answer is followed by the token that ends it, so that none is ahead for being another's beginning.
+        """
+        assert spec.labels is not None
+        asked = [self._mark(spec, with_answer(spec.kind, row, label)) for row in rows for label in spec.labels]
+        return -self.losses(asked).reshape(len(rows), len(spec.labels))
+
+    @torch.inference_mode()
+    def write(self, spec: LanguageSpec, rows: Sequence[Row]) -> list[str]:
+        """Answers, written greedily: the likeliest token each time, up to the end or `max_new_tokens`."""
+        prompts = [prompt_ids(self.tokenizer, spec.kind, row, self.max_length, spec.max_new_tokens) for row in rows]
+        answers = [""] * len(rows)
+        for chosen in self._batches([len(ids) + spec.max_new_tokens for ids in prompts]):
+            inputs = self._pad([{"input_ids": prompts[i], "labels": prompts[i]} for i in chosen])
+            given = {key: inputs[key] for key in ("input_ids", "attention_mask")}
+            tokens = self.model.decoder.generate(**given, generation_config=self._greedy(spec.max_new_tokens))
+            written = tokens[:, given["input_ids"].shape[1] :]
+            for i, text in zip(chosen, self.tokenizer.batch_decode(written, skip_special_tokens=True), strict=True):
+                answers[i] = text
+        return answers
+
+    def _mark(self, spec: LanguageSpec, row: Row) -> Marked:
+        # The last turn is the answer, also of a task that learned from all turns.
+        return mark(self.tokenizer, spec.kind, row, self.max_length, turns="last")
+
+    def _greedy(self, max_new_tokens: int) -> GenerationConfig:
+        ends = getattr(self.model.decoder.generation_config, "eos_token_id", None)
+        ends = [ends] if isinstance(ends, int) else list(ends or [])
+        return GenerationConfig(
+            do_sample=False,
+            max_new_tokens=max_new_tokens,
+            eos_token_id=sorted({*ends, self.tokenizer.eos_token_id}),
+            pad_token_id=self.tokenizer.pad_token_id,
+        )
+
+    def _batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
+        """Rows of like length together, longest first, under the token budget."""
+        batch: list[int] = []
+        for i in np.argsort(-np.asarray(lengths), kind="stable"):
+            if batch and (len(batch) + 1) * lengths[batch[0]] > self.max_tokens:
+                yield batch
+                batch = []
+            batch.append(int(i))
+        if batch:
+            yield batch
+
+    def _pad(self, features: Features) -> dict[str, Tensor]:
+        device = next(self.model.parameters()).device
+        return {key: value.to(device) for key, value in pad_left(features, self.tokenizer.pad_token_id).items()}

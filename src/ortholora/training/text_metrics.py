@@ -1,0 +1,47 @@
+"""Scores of generated answers, row by row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ortholora.errors import UserError
+
+
+def exact_match(wanted: Sequence[str], written: Sequence[str]) -> np.ndarray:
+    """1 where the answers are the same but for spaces at the ends and between words, `[rows]`."""
+    pairs = zip(wanted, written, strict=True)
+    return np.asarray([float(right.split() == answer.split()) for right, answer in pairs])
+
+
+def rouge_l(wanted: Sequence[str], written: Sequence[str]) -> np.ndarray:
+    """ROUGE-L (Lin 2004): F1 of the longest common subsequence of words, stemmed, `[rows]`.
+
+    Computed by the package `rouge-score`, as most published figures are.
+
+    Raises:
+        UserError: The package is not installed.
+    """
+    check_rouge()
+    from rouge_score.rouge_scorer import RougeScorer
+
+    scorer = RougeScorer(["rougeL"], use_stemmer=True)
+    return np.asarray([scorer.score(a, b)["rougeL"].fmeasure for a, b in zip(wanted, written, strict=True)])
+
+
+def check_rouge() -> None:
+    """Check that the package is there.
+
+    Raises:
+        UserError: It is not.
+    """
+    from importlib.util import find_spec
+
+    if find_spec("rouge_score") is None:
+        raise UserError(
+            "metric `rouge_l` cannot be computed",
+            expected="the package rouge-score",
+            found="no such package in this environment",
+            todo='pip install "ortholora[lm]", or use the metric inverse_perplexity',
+        )

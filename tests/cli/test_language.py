@@ -1,0 +1,90 @@
+"""Language-model tasks from the command line: train, evaluate, predict, compare, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from command_line import Cli
+
+from tiny_language import language_config
+
+
+@pytest.fixture(scope="module")
+def language_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with model, data and a run of 60 steps; not to be changed."""
+    home = tmp_path_factory.mktemp("language")
+    config = language_config(home, training={"steps": 60, "save_every": 0})
+    Cli(home).ok("train", config, "--out", home / "run")
+    return home
+
+
+@pytest.fixture
+def run(language_home: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(language_home / "run", tmp_path / "run"))
+
+
+def test_evaluate_repeats_what_training_found(language_home: Path, cli: Cli) -> None:
+    scores = json.loads(cli.ok("evaluate", language_home / "run", "--json"))
+    result = json.loads((language_home / "run" / "result.json").read_text())
+    for task, value in result["metrics"].items():
+        assert scores[task]["main"] == pytest.approx(value, abs=1e-6)
+        assert scores[task]["loss"] == pytest.approx(result["details"][task]["loss"], abs=1e-6)
+    assert {"accuracy", "macro_f1", "loss", "inverse_perplexity"} <= set(scores["colour"])
+    assert {"exact_match", "rouge_l"} <= set(scores["sound"])
+    assert scores["colour"]["main"] > 0.5  # four answers: chance is a quarter
+
+
+def test_predict_chooses_from_a_closed_set(language_home: Path, cli: Cli) -> None:
+    line = json.loads(cli.ok("predict", language_home / "run", "--task", "colour", "sky in colour :", "--json"))
+    assert line["label"] in line["scores"]
+    assert sum(line["scores"].values()) == pytest.approx(1.0)
+    assert set(line["scores"]) == {"black", "blue", "green", "white"}
+
+
+def test_predict_writes_open_answers(language_home: Path, cli: Cli) -> None:
+    assert cli.ok("predict", language_home / "run", "--task", "sound", "a cat sound :").split("\t")[0] == "meow"
+    line = json.loads(cli.ok("predict", language_home / "run", "--task", "chat", "repeat 1", "--json"))
+    assert line["text"] == "repeat 1"
+    assert isinstance(line["answer"], str)
+
+
+def test_the_run_is_a_plain_adapter_without_heads(run: Path) -> None:
+    names = {path.name for path in run.iterdir()}
+    assert {"adapter_config.json", "adapter_model.safetensors", "ortholora.json"} <= names
+    assert "heads.safetensors" not in names
+    assert json.loads((run / "adapter_config.json").read_text())["task_type"] == "CAUSAL_LM"
+
+
+def test_compare_a_file_that_holds_several_tasks(language_home: Path, cli: Cli, tmp_path: Path) -> None:
+    qa = {"name": "qa", "kind": "completion", "train": "train-qa.jsonl", "dev": "dev-qa.jsonl", "split_by": "task"}
+    config = language_config(language_home, "split", tasks=[qa], training={"steps": 2, "save_every": 0})
+    shown = cli.ok("compare", config, "--out", tmp_path / "out")
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert set(summary["tasks"]) == {"qa.colour", "qa.sound"}
+    assert summary["tasks"]["qa.sound"]["metric"] == "inverse_perplexity"
+    assert "qa.sound" in shown
+    only = cli.complaint("train", config, "--tasks", "qa.smell", "--out", tmp_path / "other")
+    assert "qa.colour" in only
+
+
+def test_rows_that_are_cut_are_told(language_home: Path, cli: Cli, tmp_path: Path) -> None:
+    config = language_config(language_home, "short", max_length=6, training={"steps": 1, "save_every": 0})
+    assert "longer than 6 tokens" in cli.ok("train", config, "--out", tmp_path / "out")
+
+
+def test_an_encoder_is_refused(language_home: Path, cli: Cli, home: Path) -> None:
+    config = language_config(language_home, "bert", backbone=str(home / "backbone"))
+    assert "no language model" in cli.complaint("train", config)
+
+
+def test_rouge_needs_its_package(language_home: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib.util
+
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "rouge_score" else real(name, *a))
+    settings = {"name": "s", "kind": "completion", "train": "train-count.jsonl", "dev": "dev-count.jsonl"}
+    config = language_config(language_home, "rouge", tasks=[{**settings, "metric": "rouge_l"}])
+    assert "ortholora[lm]" in cli.complaint("train", config)

