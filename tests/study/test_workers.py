@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import time
 
 import pytest
 from toy_work import Toy
@@ -98,6 +99,15 @@ def test_a_request_to_stop_reaches_every_worker(tmp_path, monkeypatch):
     assert sorted(left) == list(LABELS.values())
     assert sorted(left[:2]) == ["run 0", "run 1"]  # those that had begun come first
     assert [name for name in names(tmp_path) if "begun" not in name] == ["stopped-0", "stopped-1"]
+
+
+def test_a_worker_that_is_still_loading_is_not_waited_for(tmp_path):
+    class Impatient(Heard):
+        stop_requested = property(lambda self: (tmp_path / "loading").exists(), lambda self, value: None)
+
+    began = time.monotonic()
+    assert work_off(LABELS, Toy(tmp_path, loading=100.0), TWO, Impatient()) == list(LABELS.values())
+    assert time.monotonic() - began < 50
 
 
 def test_a_second_interrupt_ends_them_at_once(tmp_path):

@@ -20,13 +20,18 @@ class Toy:
         folder: Where the files go.
         told: Item → `fail`, `crash`, `no_room`, `die`, `terminate`, or `stop` (let the parent be interrupted).
         endless: Items that take steps until they are asked to stop.
+        loading: Seconds before the first item.
     """
 
     folder: Path
     told: dict[int, str] = field(default_factory=dict)
     endless: tuple[int, ...] = ()
+    loading: float = 0.0
 
     def __call__(self) -> Work:
+        if self.loading:
+            (self.folder / "loading").touch()
+            time.sleep(self.loading)
         return self.do
 
     def do(self, item: int, progress: Relay) -> bool:

@@ -96,7 +96,8 @@ def compare(
         out: The study's folder.
         progress: Is told what happens.
         base: Folder that relative data files start from; kept with the runs for `evaluate`.
-        jobs: Runs at once. With more than one, each is done in a process of its own (`study/sharing.py`).
+        jobs: Runs at once. With more than one, each is done in a process of its own (`study/sharing.py`); a
+            script that calls this needs the usual `if __name__ == "__main__"`.
         set_up: Is called first in every such process; a function of a module.
 
     Returns:

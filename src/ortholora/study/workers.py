@@ -94,7 +94,10 @@ class _Worker:
             self.connection.send(item)
 
     def ask_to_stop(self) -> None:
-        if not self.asked_to_stop:
+        if self.item is None and not self.connection.closed:
+            self.process.kill()  # it is loading libraries or data, and has nothing to save
+            self.dismiss()
+        elif not self.asked_to_stop:
             self.asked_to_stop = True
             with suppress(OSError):
                 self.connection.send(None)
@@ -128,8 +131,7 @@ class _Pool:
                 self._hear(busy[connection])  # type: ignore[index]
             if self._stopping:
                 for worker in busy.values():
-                    if worker.item is not None:
-                        worker.ask_to_stop()
+                    worker.ask_to_stop()
         self.left += [self._items[item] for item in self._waiting]
 
     @property
