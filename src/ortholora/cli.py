@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from ortholora.errors import UserError
+from ortholora.errors import UserError, file_error
 from ortholora.suggest import did_you_mean
 
 if TYPE_CHECKING:
@@ -47,6 +47,15 @@ SetOption = Annotated[
 SeedsOption = Annotated[str | None, typer.Option("--seeds", metavar="0,1,2", help="Seeds, separated by commas.")]
 TasksOption = Annotated[
     str | None, typer.Option("--tasks", metavar="A,B", help="Only these tasks of the file, separated by commas.")
+]
+JobsOption = Annotated[
+    int,
+    typer.Option(
+        "--jobs",
+        min=1,
+        help="Runs at once, each in a process of its own: on GPUs one after the other of them, on the CPU with its "
+        "share of the cores. Steps that were timed so are no measure of cost.",
+    ),
 ]
 StepsOption = Annotated[int | None, typer.Option("--max-steps", min=1, help="Optimizer steps, instead of the file's.")]
 
@@ -100,6 +109,7 @@ def compare(
     seeds: SeedsOption = None,
     max_steps: StepsOption = None,
     only: TasksOption = None,
+    jobs: JobsOption = 1,
 ) -> None:
     """Train each task alone, all jointly, and with each rule; print and save the comparison."""
     with _user_errors():
@@ -108,10 +118,13 @@ def compare(
         folder = out or _default_out(config)
         from ortholora.study.compare import compare as run_study
         from ortholora.study.report import to_table
+        from ortholora.study.sharing import describe, divide_this_machine
 
         tasks = _read(settings, base, data_dir)
+        if jobs > 1:
+            _say(describe(divide_this_machine(jobs)))
         with _progress() as progress:
-            summary = run_study(settings, tasks, folder, progress, data_dir or base)
+            summary = run_study(settings, tasks, folder, progress, data_dir or base, jobs, _quiet)
         console.print(to_table(summary))
         for sentence in summary["verdict"]:
             console.print(f"• {sentence}", highlight=False)
@@ -420,14 +433,7 @@ def _user_errors() -> Iterator[None]:
     except UserError as error:
         raise _refused(error) from None
     except OSError as error:
-        raise _refused(
-            UserError(
-                f"{error.filename or 'A file'} could not be read or written",
-                expected="files and folders that may be read and written, on a disk with room",
-                found=str(error.strerror or error),
-                todo="make room or correct the path, and start the same command again; finished runs are kept",
-            )
-        ) from None
+        raise _refused(file_error(error)) from None
     except KeyboardInterrupt:
         errors.print("Stopped. Start the same command again to go on from the last checkpoint.")
         raise typer.Exit(130) from None

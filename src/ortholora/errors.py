@@ -26,6 +26,16 @@ def _rebuild(cls: type[UserError], what: str, expected: str, found: str, todo: s
     return cls(what, expected=expected, found=found, todo=todo)
 
 
+def file_error(error: OSError) -> UserError:
+    """Say what to do about a full disk or a file that may not be touched."""
+    return UserError(
+        f"{error.filename or 'A file'} could not be read or written",
+        expected="files and folders that may be read and written, on a disk with room",
+        found=str(error.strerror or error),
+        todo="make room or correct the path, and start the same command again; finished runs are kept",
+    )
+
+
 class NonFiniteLossError(UserError):
     """A task's loss became NaN or infinite; names the step and the task."""
 

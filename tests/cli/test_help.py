@@ -47,12 +47,19 @@ def test_no_command_shows_the_help(cli):
     assert all(command in result.output for command in COMMANDS)
 
 
+def test_compare_says_what_jobs_do(cli):
+    shown = " ".join(cli.ok("compare", "--help").split())
+    assert "--jobs" in shown
+    assert "Runs at once" in shown
+
+
 @pytest.mark.parametrize(
     "words",
     [
         ["train"],
         ["trian", "tiny.yaml"],
         ["train", "tiny.yaml", "--max-steps", "0"],
+        ["compare", "tiny.yaml", "--jobs", "0"],
         ["predict", "run"],
         ["train", "--x"],
     ],

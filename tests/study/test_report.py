@@ -95,6 +95,31 @@ def test_what_differs_between_runs_is_said():
     assert "ortho ran with settings of its own (training.steps = 9)" in text
 
 
+def test_times_of_runs_side_by_side_are_marked_and_have_no_ratio(monkeypatch, tmp_path):
+    def beside(*methods):
+        def change(record):
+            return dataclasses.replace(record, provenance={"jobs": 2 if record.method in methods else 1})
+
+        return summary_of(change, rows=50)
+
+    text = to_markdown(beside("ortho"))
+    assert "| ortho | 1 | 200.0 ms (2 at once) | – | 200 MiB | 1.00 × |" in text
+    assert "| single | 2 | 200.0 ms | 1.00 × |" in text
+    assert "no measure of cost" in text
+    costs = beside("joint")["cost"]
+    assert all(cost["relative_step_seconds"] is None for cost in costs.values())
+    assert all(cost["relative_peak_memory"] for cost in costs.values())
+    text = to_markdown(beside())
+    assert "at once" not in text
+    assert "| ortho | 1 | 200.0 ms | 1.00 × |" in text
+    drawn = []
+    monkeypatch.setattr(picture.Figure, "text", lambda figure, x, y, text, **options: drawn.append(text))
+    picture.draw(beside("joint"), tmp_path / "a.png")
+    (footnote,) = (text for text in drawn if text.startswith("Cost of a step"))
+    assert "single 0.50 × memory" in footnote
+    assert "time" not in footnote
+
+
 def test_all_three_files_and_nothing_beside(tmp_path):
     summary = summary_of(rows=60)
     write_summary(tmp_path / "new", summary)

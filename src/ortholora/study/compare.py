@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,16 @@ from ortholora.errors import UserError
 from ortholora.study.conflict import conflict_sentences, summarise_conflict
 from ortholora.study.methods import methods_of
 from ortholora.study.record import RESULT_FILE, RunRecord, read_record, write_record
+from ortholora.study.sharing import divide_this_machine
 from ortholora.study.statistics import summarise
+from ortholora.study.worker import Relay, Work
+from ortholora.study.workers import work_off
 from ortholora.study.write import write_summary
+from ortholora.training.lock import check_unlocked, lock
 from ortholora.training.method import SINGLE, Method
-from ortholora.training.progress import Progress, Silent
+from ortholora.training.progress import Progress, Silent, Stopped
 from ortholora.training.run import RunResult, Workspace, check_plans, check_settings, claim, train_run
-from ortholora.training.runfile import RUN_FILE
+from ortholora.training.runfile import RUN_FILE, note_jobs
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,13 @@ def plan(config: Config, out: Path) -> list[PlannedRun]:
 
 
 def compare(
-    config: Config, tasks: Sequence[TaskData], out: Path, progress: Progress | None = None, base: Path | None = None
+    config: Config,
+    tasks: Sequence[TaskData],
+    out: Path,
+    progress: Progress | None = None,
+    base: Path | None = None,
+    jobs: int = 1,
+    set_up: Callable[[], None] | None = None,
 ) -> dict[str, Any]:
     """Run what is missing, and summarise. Finished runs are kept, a stopped one is resumed.
 
@@ -86,6 +96,9 @@ def compare(
         out: The study's folder.
         progress: Is told what happens.
         base: Folder that relative data files start from; kept with the runs for `evaluate`.
+        jobs: Runs at once. With more than one, each is done in a process of its own (`study/sharing.py`); a
+            script that calls this needs the usual `if __name__ == "__main__"`.
+        set_up: Is called first in every such process; a function of a module.
 
     Returns:
         The summary; it is also written to `out` as JSON, Markdown and a picture.
@@ -102,11 +115,14 @@ def compare(
         # All before the first: a folder of another study is refused at once, not after hours.
         if run.folder.exists():
             claim(workspaces.of(run.method), run.method, run.tasks, run.seed, run.folder)
+            check_unlocked(run.folder)
     for method in {run.method.name: run.method for run in runs if not run.finished}.values():
         check_plans(workspaces.of(method))
         if method.overrides:
             check_settings(workspaces.of(method))
     progress.plan([(run.label, len(run.tasks), run.finished) for run in runs])
+    if jobs > 1:
+        _run_at_once(_Study(config, list(tasks), out, base, jobs, set_up), runs, progress)
     records = [ensure_record(run, workspaces.of(run.method), progress, base) for run in runs]
     summary = _summary(config, records, runs)
     write_summary(out, summary)
@@ -143,16 +159,64 @@ class _Workspaces:
         return self._own[method.name]
 
 
-def ensure_record(run: PlannedRun, workspace: Workspace, progress: Progress, base: Path | None) -> RunRecord:
-    """The record of a run: read if it is finished, trained (or resumed) and written if not."""
+@dataclass(frozen=True)
+class _Study:
+    """What a worker process needs to do runs of a study; called there, it reads and checks nothing again."""
+
+    config: Config
+    tasks: list[TaskData]
+    out: Path
+    base: Path | None
+    jobs: int
+    set_up: Callable[[], None] | None
+
+    def __call__(self) -> Work:
+        if self.set_up is not None:
+            self.set_up()
+        runs, workspaces = plan(self.config, self.out), _Workspaces(self.config, self.tasks)
+
+        def do(item: int, progress: Relay) -> bool:
+            try:
+                ensure_record(runs[item], workspaces.of(runs[item].method), progress, self.base, self.jobs)
+            except Stopped:
+                return False
+            return True
+
+        return do
+
+
+def _run_at_once(study: _Study, runs: Sequence[PlannedRun], progress: Progress) -> None:
+    """Have worker processes do the runs that are not finished."""
+    items = {number: run.label for number, run in enumerate(runs) if not run.finished}
+    if left := work_off(items, study, divide_this_machine(study.jobs), progress):
+        raise Stopped(", ".join(left[: study.jobs]))
+
+
+def ensure_record(
+    run: PlannedRun, workspace: Workspace, progress: Progress, base: Path | None, jobs: int = 1
+) -> RunRecord:
+    """The record of a run: read if it is finished, trained (or resumed) and written if not.
+
+    Raises:
+        UserError: See `train_run`; also another process that does this run now.
+        Stopped: The progress asked to stop.
+    """
     if not run.finished:
-        result = train_run(workspace, run.method, run.tasks, run.seed, run.folder, progress, run.label, base)
-        write_record(run.folder, record_of(run.method, run.seed, run.tasks, result))
+        with lock(run.folder):
+            if not run.finished:  # nor by whoever held the folder until now
+                _do(run, workspace, progress, base, jobs)
     return read_record(run.folder)
 
 
-def record_of(method: Method, seed: int, tasks: Sequence[str], result: RunResult) -> RunRecord:
-    """A run's result in the form that is kept."""
+def _do(run: PlannedRun, workspace: Workspace, progress: Progress, base: Path | None, jobs: int) -> None:
+    claim(workspace, run.method, run.tasks, run.seed, run.folder)
+    jobs = note_jobs(run.folder, jobs)
+    result = train_run(workspace, run.method, run.tasks, run.seed, run.folder, progress, run.label, base)
+    write_record(run.folder, record_of(run.method, run.seed, run.tasks, result, jobs))
+
+
+def record_of(method: Method, seed: int, tasks: Sequence[str], result: RunResult, jobs: int = 1) -> RunRecord:
+    """A run's result in the form that is kept; `jobs` runs shared the machine meanwhile."""
     return RunRecord(
         method=method.name,
         rule=method.rule,
@@ -170,7 +234,7 @@ def record_of(method: Method, seed: int, tasks: Sequence[str], result: RunResult
         micro_batches=result.micro_batches,
         details=result.details,
         conflict=result.conflict,
-        provenance={**result.provenance, "settings": method.overrides},
+        provenance={**result.provenance, "settings": method.overrides, "jobs": jobs},
     )
 
 

@@ -159,9 +159,9 @@ def _footnote(summary: dict[str, Any]) -> str:
     parts = []
     for method, cost in summary["cost"].items():
         if method != "joint":
-            memory = cost["relative_peak_memory"]
-            with_memory = "" if memory is None else f", {times(memory)} memory"
-            parts.append(f"{method} {times(cost['relative_step_seconds'])} time{with_memory}")
+            ratios = {"time": cost["relative_step_seconds"], "memory": cost["relative_peak_memory"]}
+            known = [f"{times(ratio)} {name}" for name, ratio in ratios.items() if ratio is not None]
+            parts.append(f"{method} {', '.join(known) or 'not measured'}")
     seeds = len(summary["seeds"])
     drawn = "1 seed: evaluation rows resampled only" if seeds == 1 else f"{seeds} seeds"
     # Four to a line, so that many rules do not run off the page.

@@ -140,7 +140,7 @@ def _cost(summary: dict[str, Any]) -> str:
             [
                 method,
                 str(cost["adapters"]),
-                "–" if seconds is None else f"{1000 * seconds:.1f} ms",
+                "–" if seconds is None else f"{1000 * seconds:.1f} ms{_beside(cost)}",
                 times(cost["relative_step_seconds"]),
                 f"{memory / 2**20:.0f} MiB" if memory else "–",
                 times(cost["relative_peak_memory"]),
@@ -152,7 +152,18 @@ def _cost(summary: dict[str, Any]) -> str:
         "Against joint. For single: the sum over tasks of a step of each run, and the largest memory of any. "
         "Padding is its share of all tokens computed."
     )
+    if any(_beside(cost) for cost in summary["cost"].values()):
+        text += (
+            " A step marked “N at once” was timed while up to N runs shared the machine: it is no measure of cost and "
+            "has no ratio. Runs of `--jobs 1` measure it."
+        )
     return text + "\n\n" + _table(header, rows, left=1)
+
+
+def _beside(cost: dict[str, Any]) -> str:
+    """Mark times that were measured while other runs shared the machine."""
+    jobs = cost.get("jobs", 1)
+    return f" ({jobs} at once)" if jobs > 1 else ""
 
 
 def _provenance(provenance: dict[str, Any]) -> str:

@@ -153,6 +153,9 @@ def _costs(grid: Grid) -> dict[str, Any]:
             # 0 bytes means not measured.
             joint = costs["joint"][key]
             known = cost[key] is not None and joint
+            # Times of steps that other runs disturbed are no measure of what a method costs.
+            if key == "step_seconds" and max(cost["jobs"], costs["joint"]["jobs"]) > 1:
+                known = False
             cost["relative_" + key.removesuffix("_bytes")] = cost[key] / joint if known and cost[key] else None
     return costs
 
@@ -166,4 +169,5 @@ def _cost(grid: Grid, method: str) -> dict[str, Any]:
         "micro_batches": float(np.mean([sum(record.micro_batches for record in records) for records in runs])),
         "padding": float(np.mean([record.padding for records in runs for record in records])),
         "adapters": len(runs[0]),
+        "jobs": max(record.provenance.get("jobs", 1) for records in runs for record in records),
     }

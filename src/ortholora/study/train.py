@@ -10,6 +10,7 @@ from ortholora.data.task import TaskData
 from ortholora.study.compare import PlannedRun, ensure_record
 from ortholora.study.methods import check_rule
 from ortholora.study.record import RunRecord
+from ortholora.training.lock import check_unlocked
 from ortholora.training.method import Method
 from ortholora.training.progress import Progress
 from ortholora.training.run import Workspace, claim
@@ -40,5 +41,6 @@ def train_seeds(
     for run in runs:
         if run.folder.exists():
             claim(workspace, method, names, run.seed, run.folder)
+            check_unlocked(run.folder)
     progress.plan([(run.label, len(run.tasks), run.finished) for run in runs])
     return {run.folder: ensure_record(run, workspace, progress, base) for run in runs}

@@ -8,14 +8,8 @@ from typing import Any, Protocol
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 
-class Progress(Protocol):
-    """What a run reports to."""
-
-    #: Set from outside to stop after the current step, with a checkpoint.
-    stop_requested: bool
-
-    def plan(self, runs: Sequence[tuple[str, int, bool]]) -> None:
-        """The runs to come: label, number of tasks (its share of the work), and whether it is finished."""
+class RunProgress(Protocol):
+    """What one run after another reports to."""
 
     def start(self, label: str, steps: int, done: int) -> None:
         """A run of `steps` steps begins, `done` of which a checkpoint has."""
@@ -25,6 +19,19 @@ class Progress(Protocol):
 
     def finish(self, label: str, metrics: dict[str, float]) -> None:
         """The run is finished."""
+
+
+class Progress(RunProgress, Protocol):
+    """What the runs of a command report to."""
+
+    #: Set from outside to stop after the current step, with a checkpoint.
+    stop_requested: bool
+
+    def plan(self, runs: Sequence[tuple[str, int, bool]]) -> None:
+        """The runs to come: label, number of tasks (its share of the work), and whether it is finished."""
+
+    def line(self) -> RunProgress:
+        """A line of its own, for runs that go on at the same time as others."""
 
 
 class Silent:
@@ -43,6 +50,10 @@ class Silent:
 
     def finish(self, label: str, metrics: dict[str, float]) -> None:
         """Do nothing."""
+
+    def line(self) -> Silent:
+        """Return itself."""
+        return self
 
 
 class Stopped(Exception):  # noqa: N818 - not an error: the user asked for it

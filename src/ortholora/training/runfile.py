@@ -45,8 +45,22 @@ def claim_folder(out: Path, fingerprint: str, config: Config) -> None:
 def describe(out: Path, fingerprint: str, config: Config, base: Path | None) -> None:
     """Keep the run's own configuration beside it, and where its data files are, for `evaluate`."""
     (out / CONFIG_FILE).write_text(dump_config(config), encoding="utf-8")
-    content = {"fingerprint": fingerprint, "data_base": str(base.resolve()) if base else None}
+    place = str(base.resolve()) if base else None
+    content = {**_read(out / RUN_FILE), "fingerprint": fingerprint, "data_base": place}
     (out / RUN_FILE).write_text(json.dumps(content) + "\n", encoding="utf-8")
+
+
+def note_jobs(out: Path, jobs: int) -> int:
+    """Keep with a claimed folder how many runs shared the machine, over all the sittings it takes to finish.
+
+    Returns:
+        The most of any sitting.
+    """
+    content = _read(out / RUN_FILE)
+    before = content.get("jobs", 1)
+    if jobs > before:
+        (out / RUN_FILE).write_text(json.dumps({**content, "jobs": jobs}) + "\n", encoding="utf-8")
+    return max(jobs, before)
 
 
 def data_base(out: Path) -> Path:
@@ -102,7 +116,7 @@ def _refuse_foreign(out: Path) -> None:
             )
 
 
-def _read(path: Path) -> dict[str, str]:
+def _read(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         return content if isinstance(content, dict) else {}
