@@ -139,7 +139,10 @@ def test_a_missing_file_and_a_folder_name_the_files_that_are_there(write, tmp_pa
         (with_task("lable: x"), ["tasks.cola.lable", "found:    the unknown key `lable`", "did you mean `label`?"]),
         (with_task("zzz: x"), ["to do:    remove it"]),
         (with_task("metric: acuracy"), ["tasks.cola.metric", "did you mean `accuracy`?"]),
-        (with_task("metric: pearson"), ["run.yaml: tasks.cola\n", "a metric for classification", "use accuracy, f1"]),
+        (
+            with_task("metric: pearson"),
+            ["run.yaml: tasks.cola\n", "a metric for classification", "use one of accuracy, f1"],
+        ),
         (with_task("text: 3"), ["tasks.cola.text\n", "expected: text (in quotes", "or a list"]),
         (with_task("labels: [yes, no]"), ["tasks.cola.labels", "in quotes", "YAML reads them"]),
         (with_task("labels: [a, a]"), ["at least two different `labels`"]),

@@ -64,10 +64,26 @@ def test_a_step_holds_its_quota_however_it_is_cut(layout: Any, micro_batches: in
     planner = Planner(layout, None if layout == "by-task" else micro_batches, launch_tokens=3)
     for step in range(9):
         cuts = sampler(planner).step(step)
-        rows = [row for cut in cuts for row in cut]
+        rows = [row for cut in cuts for row in cut.rows]
         assert Counter(task for task, _ in rows) == {0: 2, 1: 1, 2: 4}
-        assert sorted(rows) == sorted(sampler().step(step)[0])
-        assert all([task for task, _ in cut] == sorted(task for task, _ in cut) for cut in cuts)
+        assert sorted(rows) == sorted(sampler().step(step)[0].rows)
+        assert all([task for task, _ in cut.rows] == sorted(task for task, _ in cut.rows) for cut in cuts)
+        assert all(cut.weights == (2, 1, 4) for cut in cuts)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_weights_are_those_of_the_whole_step_on_every_rank(ranks: int) -> None:
+    weights = [[10 * length for length in task] for task in LENGTHS]
+    names, planner = ["a", "b", "c"], Planner("by-length", 2)
+    for step in range(4):
+        parts = [
+            StepSampler(names, LENGTHS, [2, 1, 4], 0, planner, 1, rank, ranks, weights).step(step)
+            for rank in range(ranks)
+        ]
+        rows = [row for cuts in parts for cut in cuts for row in cut.rows]
+        expected = tuple(sum(weights[t][row] for of, row in rows if of == t) for t in range(3))
+        assert {cut.weights for cuts in parts for cut in cuts} == {expected}
+        assert len(rows) == len(set(rows)) == 7
 
 
 def test_epochs_follow_each_other() -> None:

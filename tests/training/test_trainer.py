@@ -247,7 +247,7 @@ def test_single_sees_the_rows_that_joint_sees(tmp_path: Path) -> None:
         trainer = workspaces.trainer(tmp_path / str(len(names)), JOINT, names)
         sampler = trainer.get_train_dataloader().batch_sampler
         index = names.index(task)
-        return [[row for t, row in sampler.step(step)[0] if t == index] for step in range(30)]  # type: ignore[union-attr]
+        return [[row for t, row in sampler.step(step)[0].rows if t == index] for step in range(30)]  # type: ignore[union-attr]
 
     assert rows(TASKS, "pair") == rows(("pair",), "pair")
 
