@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -20,8 +20,6 @@ from trl.trainer import dpo_trainer
 
 import language
 from language import ROWS, TASKS, adapted, assert_close, lora_weights, named, pairs, recorded, settings, tokenizer
-from ortholora import OrthoLora, ResolveMixin
-from ortholora.training.task_column import TaskCollator, number_tasks
 
 # transformers 5 renamed the argument; both names work.
 pytestmark = pytest.mark.filterwarnings("ignore:.gradient_checkpointing.* is deprecated:FutureWarning")
@@ -29,19 +27,16 @@ pytestmark = pytest.mark.filterwarnings("ignore:.gradient_checkpointing.* is dep
 BETA = 0.5
 
 
-class OrthoDPOTrainer(ResolveMixin, DPOTrainer):
-    def __init__(self, *args: Any, train_dataset: Any, rule: str = "ortho", **kwargs: Any) -> None:
-        train_dataset, tasks = number_tasks(train_dataset)
-        super().__init__(*args, train_dataset=train_dataset, **kwargs)
-        self.data_collator = TaskCollator(self.data_collator, len(tasks))
-        self.ortho = OrthoLora(self.model, tasks, rule, seed=self.args.seed)
+def documented() -> type:
+    """The class that docs/trainers.md shows."""
+    page = Path(__file__).parent.parent.parent / "docs" / "trainers.md"
+    code = re.search(r"```python\n(import numpy.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)[1]
+    names: dict[str, Any] = {"__name__": "documented"}
+    exec(code, names)
+    return names["OrthoDPOTrainer"]
 
-    def _set_signature_columns_if_needed(self) -> None:
-        super()._set_signature_columns_if_needed()
-        self._signature_columns = [*self._signature_columns, "task_ids"]
 
-    def task_ids_of(self, inputs: dict[str, Any]) -> Any:
-        return np.tile(inputs.pop("task_ids"), 2)  # all chosen texts, then all rejected ones
+OrthoDPOTrainer = documented()
 
 
 def trainer(folder: Path, reference: str, made_of: type = OrthoDPOTrainer, **changes: Any) -> Any:
