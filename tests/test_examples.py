@@ -154,6 +154,13 @@ def fresh_generator(example: ModuleType) -> Tensor:
     return OrthoLora(fresh(example), example.TASKS).state_dict()["generator"]
 
 
+def test_lightning_in_half_precision_is_refused(example: ModuleType) -> None:
+    model = fresh(example)
+    model._trainer = type("Trainer", (), {"precision": "16-mixed"})()
+    with pytest.raises(ValueError, match="bf16-mixed"):
+        model.attach(example.TASKS, "ortho")
+
+
 @for_lightning
 def test_the_lightning_example_says_what_it_does(
     example: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
