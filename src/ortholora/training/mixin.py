@@ -70,6 +70,8 @@ class ResolveMixin:
     def _save_rng_state(self, output_dir: str) -> None:
         # Part of every checkpoint that can be resumed, and before trainer_state.json, which makes it complete.
         super()._save_rng_state(output_dir)  # type: ignore[misc]
+        if type(self)._load_from_checkpoint is not ResolveMixin._load_from_checkpoint:
+            return  # it restores a state of its own, and so saves one (`OrthoTrainer`)
         state = self.resume_state()
         if self.args.should_save:  # type: ignore[attr-defined]
             write_state(Path(output_dir), state)
