@@ -33,6 +33,7 @@ ALLOWED: dict[str, set[str]] = {
     "data": LEAVES,
     "models": {"engine"} | LEAVES,
     "training": {"engine", "data", "models"} | LEAVES,
+    "trl": {"training", "errors"},
     "study": {"training", "data", "models", "engine"} | LEAVES,
     **dict.fromkeys(LEAVES, LEAVES),
 }

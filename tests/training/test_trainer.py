@@ -262,13 +262,13 @@ def test_a_nan_loss_names_step_and_task_and_keeps_the_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = workspaces.trainer(tmp_path)
-    own = OrthoTrainer._losses_by_task
+    own = MultiTaskModel.sum_losses
 
-    def poisoned(self: OrthoTrainer, outputs: Any, inputs: Any) -> Tensor:
-        losses = own(self, outputs, inputs)
-        return losses * torch.tensor([1.0, math.nan if self.state.global_step == 4 else 1.0, 1.0])
+    def poisoned(self: MultiTaskModel, outputs: Any, batch: Any) -> Tensor:
+        losses = own(self, outputs, batch)
+        return losses * torch.tensor([1.0, math.nan if trainer.state.global_step == 4 else 1.0, 1.0])
 
-    monkeypatch.setattr(OrthoTrainer, "_losses_by_task", poisoned)
+    monkeypatch.setattr(MultiTaskModel, "sum_losses", poisoned)
     with pytest.raises(NonFiniteLossError, match=r"'pair' became nan in step 5(.|\n)*checkpoint-4"):
         trainer.train()
     kept = checkpoints.checkpoints(tmp_path / "checkpoints")

@@ -1,15 +1,18 @@
-"""What makes a `transformers.Trainer` an Ortho-LoRA trainer: resolve on the last micro-batch."""
+"""What makes a `transformers.Trainer` an Ortho-LoRA trainer: resolve on the last micro-batch, save with checkpoints."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ortholora.engine import OrthoLora, StepStats
+from ortholora.training.resume import read_state, write_state
 
 
 class ResolveMixin:
@@ -17,7 +20,7 @@ class ResolveMixin:
 
     Batches must carry `task_ids` (a list of ints or a CPU tensor; see `OrthoLora.batch`). `training_step`
     is the place: callbacks before the optimizer run after clipping, which would clip the wrong gradient.
-    Save `self.ortho.state_dict()` with your checkpoints, or a resumed run visits tasks in another order.
+    Checkpoints carry `self.ortho`'s state, so that a resumed run is the uninterrupted one.
     """
 
     ortho: OrthoLora | None = None
@@ -54,3 +57,33 @@ class ResolveMixin:
 
     def on_resolved(self, stats: StepStats) -> None:
         """Called with what happened in each step."""
+
+    def resume_state(self) -> dict[str, Any]:
+        """What a checkpoint keeps; extend it together with `load_resume_state`. Every rank calls it, one writes."""
+        return {"ortho": None if self.ortho is None else self.ortho.state_dict()}
+
+    def load_resume_state(self, state: dict[str, Any]) -> None:
+        """Restore `resume_state()`."""
+        if self.ortho is not None and state["ortho"] is not None:
+            self.ortho.load_state_dict(state["ortho"])
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        # Part of every checkpoint that can be resumed, and before trainer_state.json, which makes it complete.
+        super()._save_rng_state(output_dir)  # type: ignore[misc]
+        if type(self)._load_from_checkpoint is not ResolveMixin._load_from_checkpoint:
+            return  # it restores a state of its own, and so saves one (`OrthoTrainer`)
+        state = self.resume_state()
+        if self.args.should_save:  # type: ignore[attr-defined]
+            write_state(Path(output_dir), state)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
+        state = read_state(Path(resume_from_checkpoint))
+        if state is not None:
+            self.load_resume_state(state)
+        elif self.ortho is not None:
+            warnings.warn(
+                f"{resume_from_checkpoint} was not saved by an Ortho-LoRA trainer: visit orders and the rule's "
+                "memory start anew",
+                stacklevel=2,
+            )
