@@ -10,7 +10,6 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from engine import _models as models
-
 from workspaces import CHECKPOINTING, JOINT, ORTHO
 
 from ._runs import Loop, assert_same_run, trainer_run
