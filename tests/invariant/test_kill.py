@@ -60,7 +60,9 @@ def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
 def _train(home: Path, out: str, log: str, **environment: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "ortholora", "train", "kill.yaml", "--out", out]
-    settings = {**os.environ, "OMP_NUM_THREADS": "1", "WATCHED": str(home / log), **environment}
+    # One thread and no GPU: bytes are compared.
+    settings = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "WATCHED": str(home / log)}
+    settings |= environment
     return subprocess.Popen(
         command, cwd=home, env=settings, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )

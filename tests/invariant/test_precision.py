@@ -122,7 +122,9 @@ def test_float16_with_a_scaler_in_the_trainer(
         trainer = trainer_with(tmp_path / "found", method, training=dict(CONSTANT))
         patch.setitem(AcceleratorState._shared_state, "_mixed_precision", "fp16")
         trainer.accelerator.native_amp = True
-        trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**30, backoff_factor=2.0**-8)
+        trainer.accelerator.scaler = torch.amp.GradScaler(
+            trainer.args.device.type, init_scale=2.0**30, backoff_factor=2.0**-8
+        )
         skipped = Skipped(trainer.accelerator)
         trainer.add_callback(skipped)
         found = train(trainer)
