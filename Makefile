@@ -4,11 +4,15 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 
-.PHONY: help demo test lint types check clean
+OLDEST := .venv-oldest
+OLDEST_PIP := $(OLDEST)/bin/python -m pip install --disable-pip-version-check --quiet -c constraints-oldest.txt
+
+.PHONY: help demo test test-oldest lint types check clean
 
 help:
 	@echo "make demo    train and compare single / joint / Ortho-LoRA on three real tasks (about 10 minutes on 2 cores)"
 	@echo "make test    run the tests"
+	@echo "make test-oldest   run engine, model and training tests with the oldest supported peft and transformers"
 	@echo "make check   lint and types"
 	@echo "make clean   remove the virtual environment and the demo's results"
 
@@ -41,6 +45,18 @@ test: $(VENV)/.dev
 	@echo "== Running the tests"
 	@$(BIN)/python -m pytest -n 2
 
+# No [dev]: its packages follow the newest transformers.
+$(OLDEST)/.installed: constraints-oldest.txt pyproject.toml
+	@echo "== Making a virtual environment in $(OLDEST) with the oldest supported versions"
+	@$(PYTHON) -m venv $(OLDEST)
+	@$(OLDEST_PIP) torch==2.13.0
+	@$(OLDEST_PIP) -e ".[cli,tensorboard]" hypothesis pytest pytest-xdist torchjd
+	@touch $@
+
+test-oldest: $(OLDEST)/.installed
+	@echo "== Running the tests of engine, models and training with the oldest supported versions"
+	@$(OLDEST)/bin/python -m pytest -n 2 -m "not slow" tests/engine tests/models tests/training tests/invariant
+
 lint: $(VENV)/.dev
 	@echo "== Lint"
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -52,4 +68,4 @@ types: $(VENV)/.dev
 check: lint types
 
 clean:
-	rm -rf $(VENV) demo-run
+	rm -rf $(VENV) $(OLDEST) demo-run

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
@@ -21,3 +23,9 @@ torch.set_num_threads(1)
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _no_precision_left_over() -> None:
+    """`TrainingArguments(bf16=True)` of transformers 4 sets it for the whole process, and so for the next test."""
+    os.environ.pop("ACCELERATE_MIXED_PRECISION", None)

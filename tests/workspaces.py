@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from transformers import TrainingArguments
 
 from ortholora.config import Config
 from ortholora.config_file import load_config
@@ -18,6 +21,12 @@ from tiny import tiny_config
 
 JOINT, ORTHO, SUM = Method("joint"), Method("ortho", "ortho"), Method("sum", "sum")
 TASKS = ("topic", "pair", "score")
+#: transformers 5 renamed the argument.
+CHECKPOINTING = next(
+    name
+    for name in ("activation_checkpointing", "gradient_checkpointing")
+    if name in inspect.signature(TrainingArguments).parameters
+)
 
 
 @functools.cache

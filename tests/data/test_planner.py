@@ -38,8 +38,9 @@ def test_an_even_cut_shares_every_task(tasks: list[int], data: st.DataObject) ->
     assert all(cuts)
 
 
-@given(st.data(), st.sampled_from(LAYOUTS))
-def test_a_plan_is_complete_and_under_the_budget(data: st.DataObject, layout: Any) -> None:
+@pytest.mark.parametrize("layout", LAYOUTS)
+@given(data=st.data())
+def test_a_plan_is_complete_and_under_the_budget(layout: Any, data: st.DataObject) -> None:
     lengths = data.draw(st.lists(st.integers(1, 40), min_size=1, max_size=25))
     tasks = [data.draw(st.integers(0, 3)) for _ in lengths]
     budget, multiple = data.draw(st.integers(40, 300)), data.draw(st.sampled_from([1, 8]))

@@ -16,10 +16,10 @@ from transformers import (
     BertModel,
     GPT2Config,
     GPT2Model,
+    Llama4TextConfig,
+    Llama4TextModel,
     LlamaConfig,
     LlamaModel,
-    MixtralConfig,
-    MixtralModel,
 )
 
 VOCAB = 19
@@ -85,6 +85,14 @@ def peft(base: nn.Module, targets: list[str] | None, **config: Any) -> nn.Module
     model = get_peft_model(base, LoraConfig(**{**defaults, **config}))
     draw_lora(model)
     return model.train()
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """The base without its adapter; PEFT 0.18 leaves its configuration behind and warns of it later."""
+    base = model.unload()
+    if hasattr(base, "peft_config"):
+        del base.peft_config
+    return base
 
 
 def draw_lora(model: nn.Module) -> None:
@@ -173,10 +181,11 @@ def gpt2(rows: int, tokens: int, **config: Any) -> Sample:
     return Sample(model, {"input_ids": _words(rows, tokens)}, _target(rows, tokens))
 
 
-def mixtral(rows: int, tokens: int) -> Sample:
-    """Build a mixture of experts whose experts are 3-D parameters (`target_parameters`)."""
-    base = MixtralModel(MixtralConfig(num_key_value_heads=1, num_local_experts=2, num_experts_per_tok=1, **_decoder()))
-    names = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
+def experts(rows: int, tokens: int) -> Sample:
+    """Build a mixture of experts whose experts are 3-D parameters (`target_parameters`) in every transformers."""
+    sizes = {"intermediate_size_mlp": 12, "head_dim": 4, "pad_token_id": 0, "num_key_value_heads": 1}
+    base = Llama4TextModel(Llama4TextConfig(num_local_experts=2, num_experts_per_tok=1, **sizes, **_decoder()))
+    names = ["feed_forward.experts.gate_up_proj", "feed_forward.experts.down_proj"]
     model = peft(base, [], target_parameters=names)
     return Sample(model, {"input_ids": _words(rows, tokens)}, _target(rows, tokens))
 
@@ -226,7 +235,7 @@ def convolution(rows: int, tokens: int) -> Sample:
 TASK_PURE: dict[str, Callable[[int, int], Sample]] = {
     "embedding": embedding,
     "DoRA": dora,
-    "target_parameters": mixtral,
+    "target_parameters": experts,
     "MultiheadAttention": attention,
     "Conv2d": convolution,
 }

@@ -51,7 +51,7 @@ class Means:
     def __call__(self, gram: Tensor, context: RuleContext) -> Tensor:
         self.grams.append(gram.clone())
         count = len(context.tasks)
-        weights = torch.zeros(gram.shape[:2])
+        weights = gram.new_zeros(gram.shape[:2])
         weights[:, count:] = 1
         return weights
 

@@ -63,7 +63,7 @@ def test_first_step_of_a_real_adapter(block: Any) -> None:
     """B = 0, so that every gradient of A is zero."""
     torch.manual_seed(0)
     sample = models.bert(8, 3)
-    base = sample.model.unload()
+    base = models.bare(sample.model)
     model = get_peft_model(base, LoraConfig(r=2, target_modules=["query", "value"])).train()
     sample = models.Sample(model, sample.inputs, sample.target)
     original = sample.fork()

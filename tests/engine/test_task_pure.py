@@ -120,7 +120,7 @@ def test_a_parameter_replaced_between_steps_is_captured_anew() -> None:
 
 def test_adalora_is_task_pure() -> None:
     sample = models.stack(4, 3, [5, 6])
-    base = sample.model.unload()
+    base = models.bare(sample.model)
     model = get_peft_model(base, AdaLoraConfig(target_modules=["layers.0"], total_step=9, init_r=3)).train()
     models.draw_lora(model)
     torch.nn.init.normal_(model.base_model.model.layers[0].lora_E["default"])  # 0 at first, and all gradients with it

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
+from packaging import version
 
 import workspaces
 from ortholora.data.planner import share
@@ -69,6 +71,10 @@ def test_several_processes_are_one(ranks: int, method: str, mixing: Any, tmp_pat
     assert_same_run(run(tmp_path, ranks, method, mixing), alone(method))
 
 
+@pytest.mark.skipif(
+    version.parse(transformers.__version__).major < 5,
+    reason="transformers 4 cannot load an optimizer onto `cpu:0`, the device of several processes without a GPU",
+)
 def test_a_resumed_run_of_two_processes_is_the_run_of_one(tmp_path: Path) -> None:
     mixing = {"layout": "mixed", "rows_per_task": 4}
     run(tmp_path, 2, "ortho", mixing, stop_after=4, training={"save_every": 2})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import json
 import math
 from pathlib import Path
@@ -21,15 +20,9 @@ from ortholora.training import arguments, checkpoints
 from ortholora.training.progress import Silent, Stopped
 from ortholora.training.run import train_run
 from ortholora.training.trainer import OrthoTrainer
-from workspaces import JOINT, ORTHO, SUM, TASKS
+from workspaces import CHECKPOINTING, JOINT, ORTHO, SUM, TASKS
 
 NO_DROPOUT = {"head_dropout": 0.0}
-#: transformers 5 renamed the argument.
-CHECKPOINTING = next(
-    name
-    for name in ("activation_checkpointing", "gradient_checkpointing")
-    if name in inspect.signature(TrainingArguments).parameters
-)
 
 
 def largest_difference(first: dict[str, Tensor], second: dict[str, Tensor]) -> float:

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from ortholora.errors import UserError
 
-#: How attention is kept inside of a text.
-Way = Literal["lengths", "mask", "positions"]
+#: How attention is kept inside of a text. `square` is `mask` for the encoders of transformers 4, which take `[1, S, S]`
+#: and add the dimension of the heads themselves.
+Way = Literal["lengths", "mask", "square", "positions"]
 
 #: Relative difference allowed between packed and separate states: other kernels round otherwise.
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}
@@ -32,7 +33,7 @@ def find_way(encoder: nn.Module) -> Way:
     Raises:
         UserError: In every way a text's states depend on what is packed beside it.
     """
-    ways: Sequence[Way] = ("lengths",) if has_flash_attention(encoder) else ("mask", "positions")
+    ways: Sequence[Way] = ("lengths",) if has_flash_attention(encoder) else ("mask", "square", "positions")
     was_training = encoder.training
     encoder.eval()
     try:
@@ -78,16 +79,20 @@ def attention_arguments(encoder: nn.Module, way: Way, lengths: Sequence[int], de
         stops = torch.tensor([0, *lengths]).cumsum(0).to(device, torch.int32)
         longest = max(lengths)
         arguments |= {"cu_seq_lens_q": stops, "cu_seq_lens_k": stops, "max_length_q": longest, "max_length_k": longest}
-    elif way == "mask":
+    elif way in ("mask", "square"):
         text = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
-        allowed = (text[:, None] == text[None, :])[None, None].to(device)
-        if _kernel(encoder) == "eager":  # adds its mask
-            dtype = next(encoder.parameters()).dtype
-            allowed = torch.zeros(allowed.shape, dtype=dtype, device=device).masked_fill(
-                ~allowed, torch.finfo(dtype).min
-            )
-        arguments["attention_mask"] = allowed
+        allowed = (text[:, None] == text[None, :])[None].to(device)
+        arguments["attention_mask"] = allowed if way == "square" else _for_heads(encoder, allowed)
     return arguments
+
+
+def _for_heads(encoder: nn.Module, allowed: Tensor) -> Tensor:
+    """A mask `[1, 1, S, S]` in the form that the backbone's attention takes as it is."""
+    allowed = allowed[None]
+    if _kernel(encoder) != "eager":
+        return allowed
+    dtype = next(encoder.parameters()).dtype  # it adds its mask
+    return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill(~allowed, torch.finfo(dtype).min)
 
 
 def _keeps_apart(encoder: nn.Module, way: Way) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback
+from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback, TrainingArguments
 
 from ortholora.config import ANSWER_METRICS, Config
 from ortholora.data.encoded import EncodedTask, encode_task
@@ -178,7 +178,7 @@ def build_trainer(
     rows = [quota[name] for name in names]
     arguments = training_arguments(config, out / "checkpoints", seed, sum(rows))
     if config.training.tensorboard:
-        _log_to(out / "logs")
+        _log_to(out / "logs", arguments)
     trainer = OrthoTrainer(
         build_model(config, card, seed),
         arguments,
@@ -293,9 +293,11 @@ def _callbacks(config: Config, progress: Progress) -> list[TrainerCallback]:
     return callbacks
 
 
-def _log_to(folder: Path) -> None:
-    """TensorBoard's folder: newer versions of transformers read it from the environment only."""
+def _log_to(folder: Path, arguments: TrainingArguments) -> None:
+    """TensorBoard's folder: transformers 5 reads it from the environment only, transformers 4 from its arguments."""
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder)
+    if hasattr(arguments, "logging_dir"):
+        arguments.logging_dir = str(folder)
 
 
 def claim(workspace: Workspace, method: Method, names: Sequence[str], seed: int, out: Path) -> str:
