@@ -28,6 +28,7 @@ from ortholora.engine.silence import (
     refuse_wrappers,
 )
 from ortholora.engine.stats import StepStats
+from ortholora.engine.summary import describe
 from ortholora.errors import CaptureError, RuleError
 
 #: Steps at whose end captured gradients are compared with `.grad` (one host synchronisation each): the
@@ -225,21 +226,8 @@ class OrthoLora:
         self._means.load_state_dict(state["means"])
 
     def summary(self) -> str:
-        """How every LoRA layer is captured, one line a kind."""
-        pure = [m for m in self.matrices if m.task_pure]
-        lines = [
-            f"{len(self.matrices) - len(pure)} LoRA matrices in one pass: "
-            f"{len(self._fused)} layers fused, {len(self._not_fused)} by the general path"
-        ]
-        reasons = list(self._not_fused.values())
-        lines += [f"general path: {reasons.count(why)} layers ({why})" for why in dict.fromkeys(reasons)]
-        kinds: dict[str | None, list[str]] = {}
-        for matrix in pure:
-            kinds.setdefault(matrix.task_pure, []).append(matrix.name)
-        for why, names in kinds.items():
-            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            lines.append(f"task-pure micro-batches only: {names[0]}{more} ({why})")
-        return "\n".join(lines)
+        """How every trainable parameter gets its gradient, one line a kind."""
+        return describe(self._model, self.matrices, len(self._fused), self._not_fused)
 
     # ------------------------------------------------------------------------------------------------
 
