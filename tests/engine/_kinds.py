@@ -1,4 +1,4 @@
-"""Every kind of LoRA that PEFT offers and the engine captures, each as a tiny model; `docs/every-lora.md` is its table."""
+"""Every kind of LoRA that the engine captures, each as a tiny model; `docs/every-lora.md` is its table."""
 
 from __future__ import annotations
 
