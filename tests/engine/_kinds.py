@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
+from peft.tuners.lora import config as peft_config
 from torch import Tensor, nn
 from transformers import (
     BertConfig,
@@ -179,6 +180,20 @@ def attention() -> Case:
     return Case(sample, bare)
 
 
+def bdlora() -> Case:
+    blocks = peft_config.BdLoraConfig(target_modules_bd_a=["layers.0"], target_modules_bd_b=["layers.1"], nblocks=2)
+    return stack((8, 8, 8), use_bdlora=blocks)
+
+
+def alora() -> Case:
+    """The adapter works from the last invocation token (4, in every other row) on."""
+    base = LlamaForCausalLM(LlamaConfig(num_key_value_heads=1, **models._decoder()))
+    settings = {"task_type": "CAUSAL_LM", "alora_invocation_tokens": [4]}
+    case = words(base, models.VOCAB, target_modules=["q_proj", "v_proj"], **settings)
+    case.sample.inputs["input_ids"][:, 0] = 4
+    return case
+
+
 #: Name in the table → kind.
 KINDS: dict[str, Kind] = {
     "LoRA": Kind(llama),
@@ -206,4 +221,14 @@ KINDS: dict[str, Kind] = {
     "embedding": Kind(embeddings, TASK_PURE),
     "Conv2d": Kind(resnet, TASK_PURE),
     "nn.MultiheadAttention": Kind(attention, TASK_PURE),
+    "KaSA": Kind(lambda: stack(kasa_config=peft_config.KasaConfig()), TASK_PURE, joint=("lora_diag",)),
+    "VeLoRA": Kind(lambda: stack((8, 8, 8), velora_config=peft_config.VeloraConfig()), TASK_PURE),
+    "MonteCLoRA": Kind(
+        lambda: stack((8, 8, 8), monteclora_config=peft_config.MontecloraConfig()),
+        TASK_PURE,
+        joint=("lora_monteclora_sampler",),
+    ),
+    "MiCA": Kind(lambda: stack(init_lora_weights="mica", draw=False), TASK_PURE),
+    "BD-LoRA": Kind(bdlora, TASK_PURE),
+    "aLoRA": Kind(alora, TASK_PURE),
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from peft.tuners.lora.layer import LoraLayer
@@ -30,7 +30,7 @@ class Watch:
 
     def __init__(self, model: nn.Module, matrices: Sequence[Matrix]) -> None:
         self._model, self._matrices = model, matrices
-        self._layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+        self._layers = [(layer, _containers(layer)) for layer in model.modules() if isinstance(layer, LoraLayer)]
         self._signature = self._sign()
         self._parameters = [weakref.ref(m.parameter) for m in matrices]
         self._former: list[tuple[weakref.ref[nn.Parameter], Matrix]] = []
@@ -63,20 +63,22 @@ class Watch:
         self._stepped.update(id(p) for group in optimizer.param_groups for p in group["params"])
 
     def _sign(self) -> list[Any]:
-        return [part for layer in self._layers for part in _signature(layer)]
+        return [part for layer, containers in self._layers for part in _signature(layer, containers)]
 
     def _check_optimizers(self) -> None:
-        for i, matrix in enumerate(self._matrices):
-            if self._parameters[i]() is not matrix.parameter:
-                self._former.append((self._parameters[i], matrix))
+        for i, (matrix, known) in enumerate(zip(self._matrices, self._parameters, strict=True)):
+            if known() is not matrix.owner._parameters.get(matrix.key):
+                self._former.append((known, matrix))
                 self._parameters[i] = weakref.ref(matrix.parameter)
         stepped, self._stepped = self._stepped, set()
         resolved, self._resolved = self._resolved, True
+        if not stepped:
+            return
         for reference, matrix in self._former:
             parameter = reference()
             if parameter is not None and id(parameter) in stepped:
                 raise _stale(matrix)
-        if resolved and stepped and not self._warned and not any(id(m.parameter) in stepped for m in self._matrices):
+        if resolved and not self._warned and not any(id(m.parameter) in stepped for m in self._matrices):
             self._warned = True
             warnings.warn(
                 f"An optimizer took a step, but none holds {self._matrices[0].name} or any other LoRA matrix: "
@@ -94,21 +96,24 @@ def _noter(watch: weakref.ref[Watch]) -> Any:
     return note
 
 
-def _signature(layer: LoraLayer) -> Iterator[Any]:
+def _containers(layer: LoraLayer) -> list[Mapping[str, Any]]:
+    """The plain dictionaries under a layer's adapters: `ModuleDict` and `ParameterDict` take ten times as long."""
+    found = (layer.lora_A, layer.lora_B, layer.lora_embedding_A, layer.lora_embedding_B)
+    return [c._parameters if isinstance(c, nn.ParameterDict) else c._modules for c in found]
+
+
+def _signature(layer: LoraLayer, containers: Sequence[Mapping[str, Any]]) -> Iterator[Any]:
     """What changes when an adapter is replaced, frozen, activated or merged; `.to()` and casts do not change it."""
-    yield layer.merged
+    yield bool(layer.merged_adapters)
     for adapter in layer.active_adapters:
         yield adapter
-        for modules in (layer.lora_A, layer.lora_B):
-            if adapter in modules and isinstance(modules, nn.ModuleDict):
-                module = modules[adapter]
-                yield id(module)
-                yield module.weight.requires_grad
-            elif adapter in modules:  # AdaLoRA
-                yield modules[adapter].requires_grad
-        for parameters in (layer.lora_embedding_A, layer.lora_embedding_B):
-            if adapter in parameters:
-                yield parameters[adapter].requires_grad
+        for container in containers:
+            held = container.get(adapter)
+            if isinstance(held, nn.Parameter):
+                yield held.requires_grad
+            elif held is not None:
+                yield id(held)
+                yield held._parameters["weight"].requires_grad
 
 
 def _stale(matrix: Matrix) -> CaptureError:
