@@ -132,7 +132,7 @@ def embeddings() -> Case:
 
 
 def language_model() -> Case:
-    """LoRA on embeddings and head of a model that ties both (their adapters are not tied)."""
+    """LoRA on the output head of a language model."""
     base = LlamaForCausalLM(LlamaConfig(num_key_value_heads=1, **models._decoder()))
     return words(base, models.VOCAB, target_modules=["q_proj", "lm_head"])
 
@@ -211,7 +211,7 @@ KINDS: dict[str, Kind] = {
     "repeated layer": Kind(lambda: stack(repeat=True)),
     "tied matrices": Kind(layer_twice),
     "layer_replication": Kind(lambda: llama(layer_replication=[(0, 2), (0, 2)])),
-    "tied word embeddings": Kind(language_model),
+    "lm_head": Kind(language_model),
     "modules_to_save": Kind(classifier, joint=("classifier.modules_to_save",)),
     "trainable_token_indices": Kind(tokens, joint=("trainable_tokens_delta",)),
     "MoE, attention": Kind(lambda: mixtral(target_modules=["q_proj", "v_proj"])),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,8 @@ def test_trained_and_read_by_plain_peft(config: dict[str, Any], tmp_path: Path) 
     case = quantised(**config)
     model = case.sample.model
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    start = outputs(model, case.sample)
+    # On a copy: on CPUs with AVX512-BF16 a 4-bit layer that ran in eval mode stays repacked, and trains no more.
+    start = outputs(copy.deepcopy(model), case.sample)
     train(case, KIND)
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, before[name]) != parameter.requires_grad, name
