@@ -64,7 +64,7 @@ def task_losses(losses: Tensor, ids: Tensor | int, tasks: int) -> list[Tensor]:
     """Each task's part of the loss of a batch; an absent task's is zero."""
     if isinstance(ids, int):
         ids = torch.full(losses.shape[:1], ids)
-    of_token = ids if ids.dim() == 2 else ids[:, None].expand_as(losses)
+    of_token = ids if ids.dim() == losses.dim() else ids[:, None].expand_as(losses)
     of_token = of_token.to(losses.device)
     return [(losses * (of_token == t)).sum() / losses.numel() for t in range(tasks)]
 

@@ -231,7 +231,8 @@ def test_variants_are_not_fused() -> None:
     ortho = OrthoLora(one(5, 6, use_dora=True), ["a", "b"])
     assert "0 layers fused, 0 by the general path" in ortho.summary()
     assert "layer.lora_A.default.weight and 1 more (the variant DoraLinearVariant" in ortho.summary()
-    assert len(ortho.summary().splitlines()) == 2
+    assert "plain joint gradient: base_model.model.layer.lora_magnitude_vector" in ortho.summary()
+    assert len(ortho.summary().splitlines()) == 3
 
 
 def same_as_plain(model: Any, use: Callable[[Any], Any]) -> None:

@@ -138,9 +138,12 @@ class PureHook:
         parameter = self._slot.matrix.parameter
         if parameter is not self._parameter:
             self.remove()
-            _refuse_second_hook(parameter, self._slot.matrix.name)
-            self._parameter = parameter
-            self._handle = parameter.register_hook(self._take)
+            if (
+                parameter.requires_grad
+            ):  # else nothing can be hooked; the watch says at the end of the step what happened
+                _refuse_second_hook(parameter, self._slot.matrix.name)
+                self._parameter = parameter
+                self._handle = parameter.register_hook(self._take)
 
     def remove(self) -> None:
         """Remove the hook."""

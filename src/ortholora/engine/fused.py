@@ -170,7 +170,7 @@ class FusedLayer:
             not layer.disable_adapters
             and not layer.merged
             and layer.active_adapters == [self._adapter]
-            and layer.base_layer is self._parts[0]
+            and _parts_of(layer, self._adapter) == self._parts  # none was replaced since (modules compare by identity)
             and why_parts_not_fused(self._parts) is None
         )
 

@@ -49,6 +49,13 @@ class Matrix:
     def parameter(self) -> nn.Parameter:
         """The parameter as it is now. Looked up each time: `.to()` and casts may replace it."""
         if isinstance(self.owner, nn.ParameterDict):
+            if self.key not in self.owner:
+                raise CaptureError(
+                    f"{self.name} is gone",
+                    expected="the adapter that was there when OrthoLora was built",
+                    found=f"adapters {sorted(self.owner)}",
+                    todo="call ortho.detach() and build OrthoLora anew after delete_adapter",
+                )
             return self.owner[self.key]
         return getattr(self.owner, self.key)
 

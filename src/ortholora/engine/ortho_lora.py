@@ -20,14 +20,18 @@ from ortholora.engine.memory import RunningMeans
 from ortholora.engine.rules import Rule, RuleContext, get_rule
 from ortholora.engine.rules.base import memory_of, restore_state, state_of
 from ortholora.engine.silence import (
+    batch_norms,
     check_capture_is_complete,
-    check_same_matrices,
+    check_rows_are_apart,
     check_untouched,
     check_unused,
     check_weights,
+    refuse_shared_storage,
     refuse_wrappers,
 )
 from ortholora.engine.stats import StepStats
+from ortholora.engine.summary import describe
+from ortholora.engine.watch import Watch
 from ortholora.errors import CaptureError, RuleError
 
 #: Steps at whose end captured gradients are compared with `.grad` (one host synchronisation each): the
@@ -85,6 +89,8 @@ class OrthoLora:
         refuse_wrappers(model)
         self._model = model
         self.matrices = find_matrices(model)
+        refuse_shared_storage(self.matrices)
+        self._norms = batch_norms(model)
         self._groups, slots = group_by_shape(self.matrices, len(self.tasks), _check_dtype(buffer_dtype))
         self._blocks = Blocks(self._groups, [m.name for m in self.matrices], block)
         self._settings = {"rule": _name_of(self.rule), "block": block}
@@ -98,6 +104,7 @@ class OrthoLora:
         self._hooks: list[PureHook] = []
         self._fused: dict[str, FusedLayer] = {}
         self._not_fused: dict[str, str] = {}  # layers with one-pass matrices, and why
+        self._watch = Watch(model, self.matrices)
         self._install(slots)
         self._fuse(slots, fused)
 
@@ -125,6 +132,8 @@ class OrthoLora:
             )
         grouping = Grouping(task_ids, len(self.tasks))
         self._check_pure(grouping)
+        if not grouping.pure:
+            check_rows_are_apart(self._norms)
         self._current.grouping = grouping
         self._present[grouping.tasks] = True
         try:
@@ -148,13 +157,13 @@ class OrthoLora:
 
     def _resolve(self) -> StepStats:
         present = reduce_mean(self._groups, self._present)
+        self._watch.check(thoroughly=self._check_due())
         # Checked after the reduction: DDP writes `.grad` on ranks that did not run the layer, too.
         self._check_something_captured()
         incomplete = [group for group in self._groups if not all(group.touched)]  # in most steps none
         check_untouched(incomplete)
         check_unused(incomplete)
         if self._check_due():
-            check_same_matrices(self.matrices, find_matrices(self._model))
             check_capture_is_complete(self._groups)
         stacks = self._means.stack(present)
         gram = self._blocks.gram(stacks)
@@ -191,6 +200,7 @@ class OrthoLora:
 
     def detach(self) -> None:
         """Give the model back exactly as it was."""
+        self._watch.stop()
         for module in self._captured:
             uninstall(module)
         for hook in self._hooks:
@@ -225,21 +235,8 @@ class OrthoLora:
         self._means.load_state_dict(state["means"])
 
     def summary(self) -> str:
-        """How every LoRA layer is captured, one line a kind."""
-        pure = [m for m in self.matrices if m.task_pure]
-        lines = [
-            f"{len(self.matrices) - len(pure)} LoRA matrices in one pass: "
-            f"{len(self._fused)} layers fused, {len(self._not_fused)} by the general path"
-        ]
-        reasons = list(self._not_fused.values())
-        lines += [f"general path: {reasons.count(why)} layers ({why})" for why in dict.fromkeys(reasons)]
-        kinds: dict[str | None, list[str]] = {}
-        for matrix in pure:
-            kinds.setdefault(matrix.task_pure, []).append(matrix.name)
-        for why, names in kinds.items():
-            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            lines.append(f"task-pure micro-batches only: {names[0]}{more} ({why})")
-        return "\n".join(lines)
+        """How every trainable parameter gets its gradient, one line a kind."""
+        return describe(self._model, self.matrices, len(self._fused), self._not_fused)
 
     # ------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -71,19 +71,87 @@ def check_unused(groups: Sequence[ShapeGroup]) -> None:
                 )
 
 
-def check_same_matrices(attached: Sequence[Matrix], present: Sequence[Matrix]) -> None:
-    """No matrix may have become trainable since OrthoLora was built.
+def check_same_matrices(attached: Sequence[Matrix], search: Callable[[], Sequence[Matrix]]) -> None:
+    """The matrices that train must be those that are captured.
+
+    Args:
+        attached: What was trainable when OrthoLora was built.
+        search: Finds what is trainable now.
 
     Raises:
-        CaptureError: An adapter was added, activated or unfrozen since; it would train jointly, in silence.
+        CaptureError: An adapter was added, activated or unfrozen since (it would train jointly), replaced or
+            frozen (it would not train), all in silence.
     """
-    new = sorted({m.name for m in present} - {m.name for m in attached})
+    frozen = next((m for m in attached if not m.parameter.requires_grad), None)
+    try:
+        present = search()
+    except CaptureError:
+        if frozen is None:
+            raise
+        present = []  # all of them are frozen
+    # By owner, not by name: a layer may have been wrapped in another module since.
+    known, names = {(m.owner, m.key) for m in attached}, {m.name for m in attached}
+    new = [m for m in present if (m.owner, m.key) not in known]
     if new:
+        how, found = ("replaced", "another module") if new[0].name in names else ("added or activated", "a new one")
+        raise _changed(
+            new[0], attached, how, f"{found}, and {len(new) - 1} more such among {len(present)} trainable ones"
+        )
+    if frozen is not None:
+        raise _changed(frozen, attached, "frozen", "one that does not require gradients now")
+
+
+def _changed(matrix: Matrix, attached: Sequence[Matrix], how: str, found: str) -> CaptureError:
+    return CaptureError(
+        f"{matrix.name} was {how} after OrthoLora was built",
+        expected=f"the {len(attached)} matrices that were trainable then",
+        found=found,
+        todo="call ortho.detach() and build OrthoLora anew after add_adapter, set_adapter, delete_adapter or "
+        "requires_grad_",
+    )
+
+
+def refuse_shared_storage(matrices: Sequence[Matrix]) -> None:
+    """Two parameters over one memory cannot be one block, and an optimizer would step it twice.
+
+    Raises:
+        CaptureError: Names both (PEFT's `ensure_weight_tying` makes such pairs).
+    """
+    seen: dict[int, Matrix] = {}
+    for matrix in matrices:
+        parameter = matrix.parameter
+        if type(parameter) is not nn.Parameter or parameter.is_meta or parameter.data_ptr() == 0:
+            continue
+        other = seen.setdefault(parameter.data_ptr(), matrix)
+        if other.parameter is not parameter:
+            raise CaptureError(
+                f"{matrix.name} shares its memory with {other.name}",
+                expected="one parameter for each LoRA matrix (the very same one where layers are tied)",
+                found="two parameters over one memory: two gradients that cannot be added up before the rule "
+                "decides, and two optimizer steps on the same numbers",
+                todo="leave `ensure_weight_tying` out of the LoraConfig, or target only one of the two modules",
+            )
+
+
+def batch_norms(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The modules that mix the rows of a batch while they train, by name."""
+    return [(name, m) for name, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+
+
+def check_rows_are_apart(norms: Sequence[tuple[str, nn.Module]]) -> None:
+    """In a mixed batch no row's loss may depend on another task's rows.
+
+    Raises:
+        CaptureError: Names the first BatchNorm in training mode.
+    """
+    name = next((name for name, module in norms if module.training), None)
+    if name is not None:
         raise CaptureError(
-            f"{new[0]} was added or activated after OrthoLora was built ({len(new)} such matrices)",
-            expected=f"the {len(attached)} matrices that were trainable then",
-            found=f"{len(present)} trainable matrices",
-            todo="call ortho.detach() and build OrthoLora anew after add_adapter / set_adapter",
+            f"{name} mixes the rows of a batch: their gradients cannot be told apart by task",
+            expected="task-pure micro-batches (all rows of one task), or BatchNorm in eval mode",
+            found="a micro-batch of several tasks and a BatchNorm in training mode",
+            todo="accumulate one micro-batch per task (ortho.batch(task_index)), or keep the module in eval mode "
+            "(override train() of the model: trainers call model.train() in every step)",
         )
 
 
