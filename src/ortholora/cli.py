@@ -6,6 +6,7 @@ Nothing here imports torch before a command runs, so that `--help` and configura
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shlex
 import sys
@@ -412,7 +413,6 @@ def _progress() -> Iterator[Any]:
 
 def _quiet() -> None:
     """Turn off the chatter of the libraries; what matters is said here or raised."""
-    import logging
     import warnings
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -428,6 +428,8 @@ def _quiet() -> None:
 @contextmanager
 def _user_errors() -> Iterator[None]:
     """Show a user's mistake as one message and exit with 2; a wanted stop exits with 130."""
+    # PEFT imports it where it is installed, and on a CPU it complains of a kernel that is not needed.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         yield
     except UserError as error:
