@@ -1,4 +1,4 @@
-"""Started by `test_ranks.py` with torchrun or accelerate launch: trains the same cases on every rank, in several ways."""
+"""Started by `test_ranks.py` with torchrun or accelerate launch: every rank trains the same cases, in several ways."""
 
 from __future__ import annotations
 
@@ -169,6 +169,30 @@ def accelerated(case: ranks.Case) -> list[ranks.Step]:
     return steps_of(case, wrap=accelerator.prepare, sync=sync_ddp)
 
 
+def accelerated_fsdp2(case: ranks.Case) -> list[ranks.Step]:
+    """Accelerate's own way to `fully_shard`, which it takes on GPUs only: its state is told so here."""
+    from accelerate import Accelerator
+    from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+
+    accelerator = Accelerator(cpu=True)
+    plugin = FullyShardedDataParallelPlugin(
+        fsdp_version=2,
+        reshard_after_forward=True,
+        auto_wrap_policy="transformer_based_wrap",
+        transformer_cls_names_to_wrap=["BertLayer"],
+        cpu_ram_efficient_loading=False,
+    )
+    with mock.patch.multiple(accelerator.state, distributed_type=DistributedType.FSDP, fsdp_plugin=plugin, create=True):
+
+        def wrap(model: nn.Module) -> nn.Module:
+            optimizer = torch.optim.SGD(models.lora_parameters(model).values())
+            model, _ = accelerator.prepare(model, optimizer)
+            assert {type(p).__name__ for p in models.lora_parameters(model).values()} == {"DTensor"}
+            return model
+
+        return steps_of(case, wrap=wrap, sync=sync_fsdp)
+
+
 def results(world: int) -> dict[str, Any]:
     # Three ranks cut B's 8 rows into 3, 3 and 2, and A's 2 into 1, 1 and none; two cut A's 3 into 2 and 1.
     case = ranks.Case(rank=2 if world == 3 else 3)
@@ -190,6 +214,7 @@ def results(world: int) -> dict[str, Any]:
             "memory": with_memory(ranks.Case(rule="engine._rules:Means")),
             "fsdp kept": steps_of(case, wrap=lambda m: sharded(m, reshard_after_forward=False), sync=sync_fsdp),
             "fsdp checkpointing": steps_of(ranks.Case(checkpointing=True), wrap=sharded, sync=sync_fsdp),
+            "accelerate fsdp": accelerated_fsdp2(case),
             "fsdp replicas": steps_of(case, wrap=lambda m: sharded(m, mesh=replicas), sync=sync_fsdp),
             "fsdp never resharded": never_resharded(case),
             "leftover": {"ddp": leftover_gradient(ddp), "fsdp": leftover_gradient(sharded)},

@@ -14,6 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from test_scaling import scaling
+
 from . import _models as models
 from . import _ranks as ranks
 from ._asserts import assert_close, assert_same
@@ -21,14 +23,14 @@ from ._asserts import assert_close, assert_same
 pytestmark = pytest.mark.slow
 
 SCRIPT = Path(__file__).with_name("ranks_script.py")
+EXAMPLES = Path(__file__).parents[2] / "examples" / "accelerate"
 LAUNCHERS = {
     2: ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"],
-    3: ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=3", "--num_machines=1"]
-    + ["--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0"],
+    3: ["-m", "accelerate.commands.launch", f"--config_file={EXAMPLES / 'ddp.yaml'}", "--num_processes=3"],
 }
 #: Everything that both numbers of ranks run; the second list, two ranks only.
 WAYS = ["accelerate", "fsdp", "fsdp general path", "fsdp after"]
-MORE_WAYS = ["fsdp kept", "fsdp checkpointing", "fsdp replicas", "fsdp never resharded"]
+MORE_WAYS = ["accelerate fsdp", "fsdp kept", "fsdp checkpointing", "fsdp replicas", "fsdp never resharded"]
 
 
 @functools.cache
@@ -139,28 +141,27 @@ def test_task_gradients_are_full_and_of_this_rank(of_ranks: Any, world: int) -> 
 
 @pytest.mark.parametrize("world", [2, 3])
 def test_one_reduction_per_step(of_ranks: Any, world: int) -> None:
-    """However many micro-batches; and no more bytes than the formula of docs/scaling.md."""
+    """However many micro-batches; and the bytes of benchmarks/scaling.py."""
     for rank in of_ranks(world):
         steps, traffic, shapes = rank["counted"]
         assert_steps(steps, alone(world, case_of(world))[0])
-        matrices, tasks = sum(n for n, _ in shapes), len(ranks.TASKS)
-        whole, spread = [n % world * numel for n, numel in shapes], [n // world * world * numel for n, numel in shapes]
-        ring = 4 * (world - 1) / world
-        flags = 2 * ring * (tasks + matrices)
+        tasks = len(ranks.TASKS)
+        formula = scaling().sent(shapes, tasks, world)
+        flags = scaling().flags(sum(n for n, _ in shapes), tasks, world)
         for k, (calls, sent) in enumerate(traffic):
             if k < 2:  # compared with `.grad`: everything everywhere
                 assert calls == {"all_reduce": 1 + len(shapes)}
-                assert sent == pytest.approx(flags + 2 * ring * tasks * (sum(whole) + sum(spread)))
+                assert sent == pytest.approx(formula["whole"] + flags)
                 continue
-            scattered = sum(numel > 0 for numel in spread)
+            scattered, left = sum(n >= world for n, _ in shapes), sum(n % world > 0 for n, _ in shapes)
+            assert scattered > 0
+            assert (left > 0) == (world == 3)
             assert calls == {
-                "all_reduce": 2 + sum(numel > 0 for numel in whole),
+                "all_reduce": 2 + left,  # flags, Gram, and the matrices that are left over
                 "reduce_scatter_single": scattered,
                 "all_gather_single": scattered,
             }
-            gram = 2 * ring * matrices * tasks**2
-            expected = flags + gram + ring * (2 * tasks * sum(whole) + (tasks + 1) * sum(spread))
-            assert sent == pytest.approx(expected)
+            assert sent == pytest.approx(formula["spread"] + flags)
 
 
 def test_a_gradient_that_was_not_captured(of_ranks: Any) -> None:

@@ -19,6 +19,7 @@ from ortholora.engine.layers import find_matrices
 from ortholora.engine.memory import RunningMeans
 from ortholora.engine.rules import Rule, RuleContext, get_rule
 from ortholora.engine.rules.base import memory_of, restore_state, state_of
+from ortholora.engine.sharded import local, part_of, refuse_layouts, sharding_modules
 from ortholora.engine.silence import (
     check_capture_is_complete,
     check_same_matrices,
@@ -27,7 +28,6 @@ from ortholora.engine.silence import (
     check_weights,
     refuse_wrappers,
 )
-from ortholora.engine.sharded import local, part_of, refuse_layouts, sharding_modules
 from ortholora.engine.stats import StepStats
 from ortholora.errors import CaptureError, RuleError
 

@@ -17,14 +17,14 @@ from ortholora.engine.layers import Matrix
 from ortholora.errors import CaptureError
 
 
-def is_sharded(tensor: Tensor) -> bool:
+def is_sharded(tensor: object) -> bool:
     """Whether a tensor is a DTensor. By its attribute: torch may be built without `torch.distributed`."""
     return hasattr(tensor, "placements")
 
 
 def local(tensor: Tensor) -> Tensor:
     """This rank's part of a DTensor, sharing its memory; a plain tensor itself."""
-    return tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[operator]
+    return tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def part_of(full: Tensor, parameter: Tensor) -> Tensor:
