@@ -21,6 +21,9 @@ from torch import Tensor
 from ortholora.engine.buffers import ShapeGroup
 from ortholora.engine.gram import inner_products, weighted_sum
 
+#: Backends whose reduce-scatter is an all-reduce in disguise: with gloo it sends as many bytes and takes longer.
+ALL_REDUCE_ONLY = {"gloo"}
+
 
 def world_size() -> int:
     """Ranks that train together; 1 without torch.distributed."""
@@ -87,12 +90,14 @@ def reduce_mean(groups: Sequence[ShapeGroup], whole: bool) -> list[Share]:
 
     Args:
         groups: The shape groups, after `agree`.
-        whole: Leave all of the mean on every rank (for the comparison with `.grad`, and for running means).
+        whole: Leave all of the mean on every rank (for the comparison with `.grad`, and for running means). So it
+            is in any case where the backend has no reduce-scatter of its own.
 
     Returns:
         For each group, where its buffer holds the mean. Other rows hold this rank's own gradients.
     """
     ranks = world_size()
+    whole = whole or ranks == 1 or dist.get_backend() in ALL_REDUCE_ONLY
     shares = [share_of(len(group.matrices), 1 if whole else ranks, _rank()) for group in groups]
     if ranks > 1:
         for group, share in zip(groups, shares, strict=True):
