@@ -30,7 +30,7 @@ def leave(ending: str) -> None:
     """End a process that trained under DDP; `teardown.py` measures the ways that are not used here."""
     torch.distributed.barrier()
     if ending == "exit":
-        # The teardown of gloo and DDP aborts or hangs now and then (LOG.md); this is about what was trained.
+        # A gloo thread may abort a process that leaves (docs/scaling.md); this is about what was trained.
         sys.stdout.flush()
         os._exit(0)
     if ending == "collect":
