@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -25,7 +26,20 @@ class StopAfter(TrainerCallback):
         control.should_training_stop = control.should_training_stop or state.global_step == self.step
 
 
-def main(out: str, method: str, settings: str, stop_after: str) -> None:
+def leave(ending: str) -> None:
+    """End a process that trained under DDP; `teardown.py` measures the ways that are not used here."""
+    torch.distributed.barrier()
+    if ending == "exit":
+        # A gloo thread may abort a process that leaves (docs/scaling.md); this is about what was trained.
+        sys.stdout.flush()
+        os._exit(0)
+    if ending == "collect":
+        gc.collect()
+    if ending in ("collect", "destroy"):
+        torch.distributed.destroy_process_group()
+
+
+def main(out: str, method: str, settings: str, stop_after: str, ending: str = "exit") -> None:
     torch.set_num_threads(1)
     trainer = workspaces.trainer(Path(out) / "run", METHODS[method], head_dropout=0.0, **json.loads(settings))
     checkpoints = sorted((Path(out) / "run" / "checkpoints").glob("checkpoint-*"))
@@ -39,10 +53,9 @@ def main(out: str, method: str, settings: str, stop_after: str) -> None:
         result = {"weights": weights, "scores": scores, "losses": losses, "tokens": trainer.tokens.tolist()}
         torch.save(result, Path(out) / "result.pt")
     if torch.distributed.is_initialized():
-        torch.distributed.barrier()
-        # The teardown of gloo and DDP aborts or hangs now and then (LOG.md); this is about what was trained.
-        sys.stdout.flush()
-        os._exit(0)
+        if ending == "collect":
+            del trainer
+        leave(ending)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from ortholora.engine.buffers import Slot
 from ortholora.engine.grouping import Grouping
+from ortholora.engine.sharded import refuse_task_pure
 from ortholora.errors import CaptureError
 
 
@@ -134,8 +135,13 @@ class PureHook:
         self._handle: torch.utils.hooks.RemovableHandle | None = None
 
     def renew(self) -> None:
-        """Hook the parameter as it is now (it may have been replaced since)."""
+        """Hook the parameter as it is now (it may have been replaced since).
+
+        Raises:
+            CaptureError: It is sharded by FSDP2, or another OrthoLora has hooked it.
+        """
         parameter = self._slot.matrix.parameter
+        refuse_task_pure(self._slot.matrix)
         if parameter is not self._parameter:
             self.remove()
             if (

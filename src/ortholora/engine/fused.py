@@ -22,6 +22,7 @@ from ortholora.engine.buffers import Slot
 from ortholora.engine.capture import CurrentBatch, exactly, not_compiled
 from ortholora.engine.grouping import THIN, Grouping
 from ortholora.engine.layers import Matrix
+from ortholora.engine.sharded import is_sharded
 
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -171,6 +172,7 @@ class FusedLayer:
             and not layer.merged
             and layer.active_adapters == [self._adapter]
             and _parts_of(layer, self._adapter) == self._parts  # none was replaced since (modules compare by identity)
+            and not any(is_sharded(part.weight) for part in self._parts[:3])  # FSDP2 did not gather them for this call
             and why_parts_not_fused(self._parts) is None
         )
 
@@ -222,7 +224,7 @@ def _is_plain_base(base: nn.Module) -> bool:
         return False
     weight, bias = base.weight, base.bias
     frozen = not weight.requires_grad and (bias is None or not bias.requires_grad)
-    return frozen and type(weight) is nn.Parameter and weight.dtype in _FLOATS
+    return frozen and (type(weight) is nn.Parameter or is_sharded(weight)) and weight.dtype in _FLOATS
 
 
 def _is_watched(module: nn.Module) -> bool:

@@ -47,19 +47,10 @@ class Blocks:
         self._of_matrix = torch.tensor([number[key(m)] for m in matrices])
         self._sizes = [len(group.matrices) for group in groups]
 
-    def gram(self, stacks: Sequence[Tensor]) -> Tensor:
-        """Inner products of the task gradients of every block.
-
-        Args:
-            stacks: `[n, S, numel]` for each shape group.
-
-        Returns:
-            `[N, S, S]` float32, on the device of the first group.
-        """
-        device = stacks[0].device
-        grams = torch.cat([inner_products(stack).to(device) for stack in stacks])
+    def gram(self, grams: Tensor) -> Tensor:
+        """Add the inner products of every block's matrices: `[Σ n, S, S]`, group after group → `[N, S, S]`."""
         result = grams.new_zeros(len(self.names), *grams.shape[1:])
-        return result.index_add_(0, self._index(device), grams)
+        return result.index_add_(0, self._index(grams.device), grams)
 
     def per_group(self, weights: Tensor) -> tuple[Tensor, ...]:
         """Spread weights of blocks `[N, S]` over the matrices: `[n, S]` for each shape group."""

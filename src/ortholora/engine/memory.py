@@ -23,7 +23,7 @@ class RunningMeans:
     """
 
     def __init__(self, groups: Sequence[ShapeGroup], decay: float | None) -> None:
-        self._groups, self._decay = groups, decay
+        self._groups, self.decay = groups, decay
         self._sums: list[Tensor] | None = None
         self._seen = torch.zeros(groups[0].num_tasks)
 
@@ -36,7 +36,7 @@ class RunningMeans:
         Returns:
             For each group `[n, T, numel]`, or `[n, 2T, numel]` (current, then means) with a memory.
         """
-        if self._decay is None:
+        if self.decay is None:
             return [group.buffer for group in self._groups]
         if self._sums is None:
             self._sums = [torch.zeros_like(group.buffer, dtype=torch.float32) for group in self._groups]
@@ -45,8 +45,8 @@ class RunningMeans:
         moves = present if finite else torch.zeros_like(present)
         self._seen += moves
         # β for present tasks, 1 for absent ones: those keep their mean.
-        keep = torch.where(moves, self._decay, 1.0)
-        correction = (1 - self._decay**self._seen).clamp_min(torch.finfo(torch.float32).tiny)
+        keep = torch.where(moves, self.decay, 1.0)
+        correction = (1 - self.decay**self._seen).clamp_min(torch.finfo(torch.float32).tiny)
         stacks = []
         for group, total in zip(self._groups, self._sums, strict=True):
             factor = keep.to(total.device)[:, None]

@@ -11,14 +11,15 @@ from torch import Tensor, nn
 
 from ortholora.engine.buffers import ShapeGroup, Slot, group_by_shape
 from ortholora.engine.capture import CurrentBatch, PureHook, install, uninstall
-from ortholora.engine.distributed import reduce_mean
+from ortholora.engine.distributed import Reduced, agree, reduce_mean
 from ortholora.engine.fused import FusedLayer, why_not_fused
-from ortholora.engine.gram import Block, Blocks, unit_trace, weighted_sum
+from ortholora.engine.gram import Block, Blocks, unit_trace
 from ortholora.engine.grouping import Grouping, TaskIds
 from ortholora.engine.layers import find_matrices
 from ortholora.engine.memory import RunningMeans
 from ortholora.engine.rules import Rule, RuleContext, get_rule
 from ortholora.engine.rules.base import memory_of, restore_state, state_of
+from ortholora.engine.sharded import local, part_of, refuse_layouts, sharding_modules
 from ortholora.engine.silence import (
     batch_norms,
     check_capture_is_complete,
@@ -91,6 +92,7 @@ class OrthoLora:
         self.matrices = find_matrices(model)
         refuse_shared_storage(self.matrices)
         self._norms = batch_norms(model)
+        refuse_layouts(self.matrices)
         self._groups, slots = group_by_shape(self.matrices, len(self.tasks), _check_dtype(buffer_dtype))
         self._blocks = Blocks(self._groups, [m.name for m in self.matrices], block)
         self._settings = {"rule": _name_of(self.rule), "block": block}
@@ -100,6 +102,7 @@ class OrthoLora:
         self._present = torch.zeros(len(self.tasks), dtype=torch.bool)
         self._step = 0
         self._checks_left = CHECKED_STEPS  # from the attachment on, also in a resumed run
+        self._sharding: list[nn.Module] = []
         self._captured: list[nn.Linear] = []
         self._hooks: list[PureHook] = []
         self._fused: dict[str, FusedLayer] = {}
@@ -156,20 +159,30 @@ class OrthoLora:
             return self._resolve()
 
     def _resolve(self) -> StepStats:
-        present = reduce_mean(self._groups, self._present)
-        self._watch.check(thoroughly=self._check_due())
+        checked = self._check_due()
+        if checked:
+            self._sharding = sharding_modules(self._model)
+        for module in self._sharding:
+            # After `set_reshard_after_backward(False)` the matrices would still be the gathered ones, and not those
+            # that the optimizer holds. No communication, and nothing to do otherwise.
+            module.reshard()  # type: ignore[operator]
+        present = agree(self._groups, self._present)
+        self._watch.check(thoroughly=checked)
         # Checked after the reduction: DDP writes `.grad` on ranks that did not run the layer, too.
         self._check_something_captured()
         incomplete = [group for group in self._groups if not all(group.touched)]  # in most steps none
         check_untouched(incomplete)
         check_unused(incomplete)
-        if self._check_due():
+        # Running means are kept whole on every rank, so that any rank's state_dict() is complete.
+        shares = reduce_mean(self._groups, whole=checked or self._means.decay is not None)
+        if checked:
+            refuse_layouts(self.matrices)
             check_capture_is_complete(self._groups)
-        stacks = self._means.stack(present)
-        gram = self._blocks.gram(stacks)
+        reduced = Reduced(self._means.stack(present), shares)
+        gram = self._blocks.gram(reduced.inner_products())
         context = RuleContext(self.tasks, present, self._step, self._generator)
         weights, combination = self._decide(gram, context)
-        self._write(stacks, weights)
+        self._write(reduced, weights)
         self._step += 1
         self._checks_left = max(0, self._checks_left - 1)
         self.discard()
@@ -319,10 +332,10 @@ class OrthoLora:
             todo="correct the rule; docs/rules.md shows one",
         )
 
-    def _write(self, stacks: Sequence[Tensor], weights: Tensor) -> None:
+    def _write(self, reduced: Reduced, weights: Tensor) -> None:
         # One shape at a time, so that no more than one shape's result is alive beside the task gradients.
-        for group, stack, part in zip(self._groups, stacks, self._blocks.per_group(weights), strict=True):
-            _write_group(group, weighted_sum(part, stack))
+        for i, (group, part) in enumerate(zip(self._groups, self._blocks.per_group(weights), strict=True)):
+            _write_group(group, reduced.weighted_sum(i, part))
 
 
 def _write_group(group: ShapeGroup, rows: Tensor) -> None:
@@ -334,10 +347,9 @@ def _write_group(group: ShapeGroup, rows: Tensor) -> None:
             continue
         parameter = matrix.parameter
         if parameter.grad is None:
-            parameter.grad = value.to(parameter.dtype, copy=True)
-        else:
-            gradients.append(parameter.grad)
-            values.append(value)
+            parameter.grad = torch.empty_like(parameter)
+        gradients.append(local(parameter.grad))
+        values.append(part_of(value, parameter))
     if gradients:
         torch._foreach_copy_(gradients, values)
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ortholora.engine.buffers import ShapeGroup
 from ortholora.engine.layers import Matrix
+from ortholora.engine.sharded import local, part_of
 from ortholora.errors import CaptureError, RuleError
 
 #: Relative difference allowed between `.grad` and the sum of the task gradients (bf16 accumulation rounds).
@@ -18,8 +19,8 @@ TOLERANCE = 0.05
 REFUSED_WRAPPERS = {
     "DataParallel": "it copies the modules for every forward; use DistributedDataParallel",
     "DeepSpeedEngine": "DeepSpeed owns the gradients; use DDP or a single process",
-    "FullyShardedDataParallel": "FSDP1 moves gradients into flat parameters; use DDP or a single process",
-    "FSDPModule": "FSDP2 shards the gradients; use DDP or a single process",
+    "FullyShardedDataParallel": "FSDP1 moves gradients into flat parameters; use FSDP2 (fully_shard), DDP or a "
+    "single process",
 }
 
 
@@ -27,14 +28,14 @@ def refuse_wrappers(model: nn.Module) -> None:
     """Refuse models whose gradients the engine could not write.
 
     Raises:
-        CaptureError: The model, or a part of it, is wrapped in DataParallel, DeepSpeed or FSDP.
+        CaptureError: The model, or a part of it, is wrapped in DataParallel, DeepSpeed or FSDP1.
     """
     for module in model.modules():
         name = next((cls.__name__ for cls in type(module).__mro__ if cls.__name__ in REFUSED_WRAPPERS), None)
         if name is not None:
             raise CaptureError(
                 f"{name} is not supported",
-                expected="a plain PEFT model, or one wrapped in DistributedDataParallel",
+                expected="a plain PEFT model, one wrapped in DistributedDataParallel, or one after fully_shard (FSDP2)",
                 found=f"a model inside {name}: {REFUSED_WRAPPERS[name]}",
                 todo="build OrthoLora on the unwrapped model and train it with torchrun / accelerate (DDP)",
             )
@@ -50,7 +51,7 @@ def check_untouched(groups: Sequence[ShapeGroup]) -> None:
         for row, matrix in enumerate(group.matrices):
             gradient = matrix.parameter.grad
             # The look at the values synchronises, but only in the case that should not happen.
-            if not group.touched[row] and gradient is not None and bool(gradient.any()):
+            if not group.touched[row] and gradient is not None and bool(local(gradient).any()):
                 raise _unseen(matrix, "a gradient, but no task gradient")
 
 
@@ -185,7 +186,8 @@ def check_capture_is_complete(groups: Sequence[ShapeGroup]) -> None:
             gradient = matrix.parameter.grad
             if group.touched[row] and gradient is not None:
                 size = float(group.buffer[row].norm())
-                _compare(matrix, gradient.flatten().to(total.device).float(), total[row], size)
+                expected = part_of(total[row].view(group.shape), matrix.parameter)
+                _compare(matrix, local(gradient).to(total.device).float(), expected, size)
 
 
 def _compare(matrix: Matrix, gradient: Tensor, total: Tensor, size: float) -> None:
