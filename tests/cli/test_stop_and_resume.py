@@ -20,7 +20,8 @@ from tiny import tiny_config
 
 #: `ortholora` in a process of its own that sends itself a signal, after a step of a run or while it saves.
 STOPPED = """
-import os, signal, sys
+import logging, os, signal, sys
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # as the command line does before it imports anything
 import torch
 from ortholora.models import save_model
 from ortholora.training.progress import ProgressCallback
