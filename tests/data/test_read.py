@@ -303,6 +303,20 @@ def read_hub_task(**keys: Any) -> TaskData:
     return read_task(hub_task(**keys), base=Path(), data_dir=None, seed=0)
 
 
+def test_hub_rows_for_a_language_model(monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    chat = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
+    rows = {"channel": ["a", "b", "a"], "messages": [chat] * 3, "question": ["q"] * 3, "answer": [" r"] * 3}
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **kwargs: datasets.Dataset.from_dict(rows))
+    read = {"hub": {"path": "org/set", "text": "messages"}, "kind": "chat", "split_by": "channel", "only": "a"}
+    task = read_task(TaskConfig.model_validate({"name": "t", **read}), base=Path(), data_dir=None, seed=0)
+    assert len(task.train) == 2
+    assert json.loads(task.train.texts[0][0]) == chat
+    read = {"hub": {"path": "org/set", "text": "question", "label": "answer"}, "kind": "completion"}
+    task = read_task(TaskConfig.model_validate({"name": "t", **read}), base=Path(), data_dir=None, seed=0)
+    assert task.train.texts[0] == ("q", " r")
+
+
 def test_hub_keeps_the_order_of_its_classes_that_occur(hub):
     data = read_hub_task()
     assert data.labels == ("no", "maybe", "yes")

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
+import language_workspaces
 import workspaces
 from ortholora.training.method import Method
 
@@ -41,13 +42,18 @@ def leave(ending: str) -> None:
 
 def main(out: str, method: str, settings: str, stop_after: str, ending: str = "exit") -> None:
     torch.set_num_threads(1)
-    trainer = workspaces.trainer(Path(out) / "run", METHODS[method], head_dropout=0.0, **json.loads(settings))
+    sections = json.loads(settings)
+    if sections.pop("language", False):
+        trainer = language_workspaces.trainer(Path(out) / "run", METHODS[method], **sections)
+    else:
+        trainer = workspaces.trainer(Path(out) / "run", METHODS[method], head_dropout=0.0, **sections)
+    first = f"loss/{trainer.tasks[0].data.name}"
     checkpoints = sorted((Path(out) / "run" / "checkpoints").glob("checkpoint-*"))
     if int(stop_after):
         trainer.add_callback(StopAfter(int(stop_after)))
     trainer.train(resume_from_checkpoint=str(checkpoints[-1]) if checkpoints else None)
     scores = trainer.evaluate()
-    losses = [entry["loss/topic"] for entry in trainer.state.log_history if "loss/topic" in entry]
+    losses = [entry[first] for entry in trainer.state.log_history if first in entry]
     if trainer.args.process_index == 0:
         weights = {name: p.detach() for name, p in trainer._bare_model().named_parameters() if p.requires_grad}
         result = {"weights": weights, "scores": scores, "losses": losses, "tokens": trainer.tokens.tolist()}

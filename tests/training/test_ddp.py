@@ -42,9 +42,9 @@ def run(out: Path, ranks: int, method: str, mixing: Any, stop_after: int = 0, **
 
 
 @functools.cache
-def alone(method: str) -> dict[str, Any]:
+def alone(method: str, **sections: Any) -> dict[str, Any]:
     """One process, one mixed batch a step."""
-    return run(Path(tempfile.mkdtemp()), 1, method, {"layout": "mixed", "rows_per_task": 4})
+    return run(Path(tempfile.mkdtemp()), 1, method, {"layout": "mixed", "rows_per_task": 4}, **sections)
 
 
 def assert_same_run(found: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -69,6 +69,16 @@ def assert_same_run(found: dict[str, Any], expected: dict[str, Any]) -> None:
 )
 def test_several_processes_are_one(ranks: int, method: str, mixing: Any, tmp_path: Path) -> None:
     assert_same_run(run(tmp_path, ranks, method, mixing), alone(method))
+
+
+@pytest.mark.parametrize("layout", ["by-length", "padding-free"])
+def test_a_language_model_too(layout: str, tmp_path: Path) -> None:
+    """Target tokens are counted over all ranks, and what one rank generates or chooses is known to all."""
+    mixing = {"layout": layout, "rows_per_task": 4}
+    found, expected = run(tmp_path, 2, "ortho", mixing, language=True), alone("ortho", language=True)
+    assert_same_run(found, expected)
+    for key in ("eval_colour/accuracy", "eval_sound/exact_match", "eval_count/loss"):
+        assert found["scores"][key] == pytest.approx(expected["scores"][key], abs=0.01)
 
 
 @pytest.mark.skipif(
