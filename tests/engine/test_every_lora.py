@@ -6,8 +6,10 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
+from packaging import version
 from peft import PeftModel
 from torch import Tensor, nn
 
@@ -18,6 +20,9 @@ from . import _models as models
 from ._asserts import assert_capture_is_exact, assert_close, joint_step, run_step
 from ._kinds import KINDS, ONE_PASS, ROWS, TASK_PURE, Case, Kind
 
+pytestmark = pytest.mark.skipif(
+    version.parse(peft.__version__) < version.parse("0.21"), reason="docs/every-lora.md is about PEFT 0.21 and later"
+)
 TASKS = ["a", "b", "c"]
 
 #: PEFT's own words while saving: embeddings go along; the second is a false alarm (a bias is 1-D).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 
 import numpy as np
@@ -30,15 +31,18 @@ def rouge_l(wanted: Sequence[str], written: Sequence[str]) -> np.ndarray:
     return np.asarray([scorer.score(a, b)["rougeL"].fmeasure for a, b in zip(wanted, written, strict=True)])
 
 
+def has_rouge() -> bool:
+    """Whether the package is there."""
+    return importlib.util.find_spec("rouge_score") is not None
+
+
 def check_rouge() -> None:
     """Check that the package is there.
 
     Raises:
         UserError: It is not.
     """
-    from importlib.util import find_spec
-
-    if find_spec("rouge_score") is None:
+    if not has_rouge():
         raise UserError(
             "metric `rouge_l` cannot be computed",
             expected="the package rouge-score",
