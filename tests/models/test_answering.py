@@ -7,6 +7,7 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 import language_workspaces
 from ortholora.config_file import load_config
@@ -73,6 +74,20 @@ def test_losses_come_back_in_the_rows_order(asking: Answering) -> None:
     together = asking.losses(rows)
     np.testing.assert_allclose(together, [asking.losses([row])[0] for row in rows], atol=1e-4)
     assert len(set(together.round(3))) == 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_backbone_is_what_plain_transformers_loads(dtype: torch.dtype) -> None:
+    folder = language_workspaces.folder() / "llama"
+    language_workspaces.workspace()  # writes it
+    ours = load_language_model(str(folder), dtype)
+    plain = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    tensors = dict(plain.named_parameters()) | dict(plain.named_buffers())
+    found = dict(ours.named_parameters()) | dict(ours.named_buffers())
+    assert {name: t.dtype for name, t in found.items()} == {name: t.dtype for name, t in tensors.items()}
+    assert found["model.rotary_emb.inv_freq"].dtype == torch.float32
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
+    assert ours.lm_head.weight is ours.model.embed_tokens.weight  # still tied
 
 
 def test_an_encoder_is_no_language_model(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -129,7 +129,7 @@ def load_encoder(backbone: str, dtype: torch.dtype, revision: str | None = None)
         options["add_pooling_layer"] = False
     options |= _file_of(backbone)
     model = _guarded(backbone, lambda path: _quietly(lambda: AutoModel.from_pretrained(path, **options)))
-    return model.to(dtype)
+    return cast_weights(model, dtype)
 
 
 def load_language_model(backbone: str, dtype: torch.dtype, revision: str | None = None) -> nn.Module:
@@ -139,7 +139,22 @@ def load_language_model(backbone: str, dtype: torch.dtype, revision: str | None 
         UserError: It cannot be found or read, or it is none.
     """
     # Unpacking a quantised file takes half a minute, and a study needs it many times.
-    return copy.deepcopy(_unpacked(backbone)).to(dtype) if _file_of(backbone) else _causal(backbone, revision).to(dtype)
+    model = copy.deepcopy(_unpacked(backbone)) if _file_of(backbone) else _causal(backbone, revision)
+    return cast_weights(model, dtype)
+
+
+def cast_weights(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Cast what is saved with a model, as `from_pretrained(dtype=...)` does, and nothing else.
+
+    `model.to(dtype)` would also round what is computed anew, such as the frequencies of rotary positions: in bfloat16
+    they turn positions by whole radians. What a model keeps in float32 by name stays there.
+    """
+    kept = tuple(getattr(model, "_keep_in_fp32_modules_strict", None) or ())
+    saved = set(model.state_dict())
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if tensor.is_floating_point() and name in saved and not any(part in name.split(".") for part in kept):
+            tensor.data = tensor.data.to(dtype)
+    return model
 
 
 @lru_cache(maxsize=1)
