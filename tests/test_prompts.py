@@ -37,7 +37,7 @@ def test_a_completion_is_prompt_then_answer_then_end(tokenizer: Any) -> None:
 
 def test_what_the_tokenizer_puts_last_does_not_end_the_prompt(tokenizer: Any) -> None:
     class EndsTexts:
-        eos_token_id, sep_token_id = 3, None
+        eos_token_id, sep_token_id, bos_token_id = 3, None, 2
 
         def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
             ids = tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"]
@@ -65,19 +65,53 @@ def test_generation_starts_where_the_answer_would(tokenizer: Any) -> None:
     start = prompts.prompt_ids(tokenizer, "chat", row, 40)
     assert marked.ids[: len(start)] == start
     assert tokenizer.decode(marked.ids[len(start) :]) == "2 </s>"
-    assert prompts.prompt_ids(tokenizer, "chat", row, 40, max_new_tokens=35) == start[-5:]
+    assert prompts.prompt_ids(tokenizer, "chat", row, 30, max_new_tokens=14) == start  # 16 tokens
+    assert prompts.prompt_ids(tokenizer, "chat", row, 12, max_new_tokens=5) == start[-7:]
+    assert prompts.prompt_ids(tokenizer, "chat", row, 12, max_new_tokens=50) == start[-6:]  # never less than half
+
+
+def test_a_border_inside_of_the_text_is_kept_where_it_is_one_between_tokens() -> None:
+    """Tokenizers that start every text with a space of their own would put it into the middle of a word."""
+
+    class StartsWithSpace:
+        eos_token_id, sep_token_id, bos_token_id = 0, None, None
+
+        def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
+            return {"input_ids": [ord(c) for c in " " + text]}
+
+    marked = prompts.mark(StartsWithSpace(), "completion", ("a:", " b"), 20)
+    assert "".join(map(chr, marked.ids[:-1])) == " a: b"
+    assert marked.labels[-3:] == [ord(" "), ord("b"), 0]
+
+
+def test_the_end_of_a_turn_need_not_be_the_end_of_a_text(tokenizer: Any) -> None:
+    kept = tokenizer.chat_template
+    tokenizer.chat_template = kept.replace("</s>", "<pad>")
+    try:
+        marked = prompts.mark(tokenizer, "chat", chat("repeat 1", "1"), 40)
+        assert targets(tokenizer, marked) == "1 <pad>"
+        assert prompts.ends(tokenizer, "chat") == [0, 3]
+    finally:
+        tokenizer.chat_template = kept
+    assert prompts.ends(tokenizer, "completion") == prompts.ends(tokenizer, "chat") == [3]
+
+
+def test_a_chat_that_the_assistant_opens(tokenizer: Any) -> None:
+    messages = [{"role": "assistant", "content": "say"}, *prompts.messages_of(chat("repeat 1", "1"))]
+    marked = prompts.mark(tokenizer, "chat", (prompts.dump_messages(messages),), 40)
+    assert targets(tokenizer, marked) == "1 </s>"
 
 
 def test_a_long_prompt_loses_its_beginning(tokenizer: Any) -> None:
     marked = prompts.mark(tokenizer, "completion", ("a and the of in sky :", "blue"), 5)
     assert marked.was_cut
-    assert tokenizer.decode(marked.ids) == "in sky : blue </s>"
+    assert tokenizer.decode(marked.ids) == "<s> sky : blue </s>"
     assert targets(tokenizer, marked) == "blue </s>"
 
 
 def test_a_long_answer_loses_its_end_but_keeps_half(tokenizer: Any) -> None:
     marked = prompts.mark(tokenizer, "completion", ("in sky :", "0 1 2 3 4 5 6 7"), 6)
-    assert tokenizer.decode(marked.ids) == "in sky : 0 1 2"
+    assert tokenizer.decode(marked.ids) == "<s> sky : 0 1 2"
     assert targets(tokenizer, marked) == "0 1 2"
     assert len(marked.labels) == len(marked.ids) == 6
 
@@ -140,7 +174,7 @@ def test_a_template_that_raises_is_the_users_error(tokenizer: Any) -> None:
 
 def test_a_tokenizer_without_an_end_is_refused() -> None:
     class Endless:
-        eos_token_id = sep_token_id = None
+        eos_token_id = sep_token_id = bos_token_id = None
 
         def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
             return {"input_ids": [1, 2]}

@@ -166,7 +166,13 @@ def predict(
         list[str] | None,
         typer.Argument(metavar="TEXT...", help="Texts; for a pair task two after two. Without: standard input."),
     ] = None,
-    file: Annotated[Path | None, typer.Option("--file", help="One text a line; a pair is separated by a tab.")] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            "--file",
+            help="One text a line; a pair is separated by a tab. For a language model also JSON: a text, or messages.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
 ) -> None:
     """Answer one task for texts given as arguments, in a file, or on standard input."""
@@ -174,7 +180,10 @@ def predict(
         from ortholora.models import load, load_card
 
         card = load_card(run)
-        rows = _rows(texts, file, card.tasks[card.index_of(task)].num_texts)
+        spec = card.tasks[card.index_of(task)]
+        rows = _rows(texts, file, spec.num_texts)
+        if card.is_language and not texts:
+            rows = [_question(row[0]) for row in rows]
         _quiet()
         for row, answer in zip(rows, load(run).predict(task, rows), strict=True):
             print(_answer(row, answer, as_json))
@@ -321,6 +330,17 @@ def _row(number: int, line: str, num_texts: int) -> tuple[str, ...]:
     return row
 
 
+def _question(line: str) -> Any:
+    """A line for a language model: a text as it is, or in JSON (a text with line breaks, or the messages of a chat)."""
+    if not line.lstrip().startswith(('"', "[")):
+        return line
+    try:
+        content = json.loads(line)
+    except json.JSONDecodeError:
+        return line  # a text that starts like this
+    return content if isinstance(content, str | list) else line
+
+
 def _lines(file: Path | None) -> list[str]:
     if file is None:
         if sys.stdin.isatty():
@@ -343,14 +363,18 @@ def _say(text: str) -> None:
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def _answer(row: tuple[str, ...], answer: Any, as_json: bool) -> str:
+def _answer(row: Any, answer: Any, as_json: bool) -> str:
     if as_json:
-        content = {"text": row[0] if len(row) == 1 else list(row), "label": answer.label, "value": answer.value}
+        content = {
+            "text": row[0] if isinstance(row, tuple) and len(row) == 1 else row,
+            "label": answer.label,
+            "value": answer.value,
+        }
         content |= {"scores": answer.scores, "answer": answer.text}
         return json.dumps({k: v for k, v in content.items() if v is not None}, ensure_ascii=False)
-    text = " | ".join(row)
+    text = " | ".join(row) if isinstance(row, tuple) else row if isinstance(row, str) else json.dumps(row)
     if answer.text is not None:
-        return f"{answer.text}\t{text}"
+        return f"{answer.text}\t{text}".replace("\n", "\\n")  # one line an answer
     if answer.value is not None:
         return f"{answer.value:.3f}\t{text}"
     return f"{answer.label} ({answer.scores[answer.label]:.0%})\t{text}"

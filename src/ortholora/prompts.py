@@ -1,7 +1,7 @@
 """Prompts and answers → tokens, with the answer marked. Used for training, evaluation and prediction alike.
 
-Prompt and answer are tokenised apart and joined: at the boundary there are then the very tokens that generation
-starts from.
+The border between prompt and answer is a border between tokens: what stands before it are the very tokens that
+generation starts from.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def mark(tokenizer: Any, kind: str, row: Row, max_length: int, turns: str = "all
         tokenizer: The backbone's tokenizer.
         kind: `"completion"` or `"chat"`.
         row: See `Row`.
-        max_length: Most tokens; a longer row loses the beginning of its prompt, down to half of `max_length`, then
-            the end of its answer.
+        max_length: Most tokens; a longer row loses the beginning of its prompt (not the token that starts a text), down
+            to half of `max_length`, then the end of its answer.
         turns: `"all"` or `"last"`: which of the assistant's messages are answers.
 
     Raises:
@@ -62,16 +62,30 @@ def mark(tokenizer: Any, kind: str, row: Row, max_length: int, turns: str = "all
         ids += tokens
         labels += tokens[:targets] + [IGNORED] * (len(tokens) - targets)
     labels[0] = IGNORED
-    return _fit(ids, labels, max_length)
+    return _fit(ids, labels, max_length, tokenizer.bos_token_id)
 
 
 def prompt_ids(tokenizer: Any, kind: str, row: Row, max_length: int, max_new_tokens: int = 0) -> list[int]:
-    """Tokens of a row's prompt: all before the (last) answer, with room left for a new one."""
+    """Tokens of a row's prompt: all before the (last) answer.
+
+    A long one is cut like that of a row with an answer of `max_new_tokens`: at its beginning, down to half of
+    `max_length`.
+    """
     if kind == "completion":
         ids = _prompt(tokenizer, row[0])
     else:
         ids = _tokens(tokenizer, _render(tokenizer, messages_of(row)[:-1], prompt=True))
-    return ids[-max(1, max_length - max_new_tokens) :]
+    room = max(max_length - max_new_tokens, max_length // 2, 1)
+    return ids if len(ids) <= room else _tail(ids, room, tokenizer.bos_token_id)
+
+
+def ends(tokenizer: Any, kind: str) -> list[int]:
+    """Tokens that end an answer: what rows of this kind end with in training, and the tokenizer's own end of text."""
+    probe = ("a", "b") if kind == "completion" else ask("chat", "a")
+    marked = mark(tokenizer, kind, with_answer(kind, probe, "b"), 4096, turns="last")
+    own = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
+    special = [token for token in marked.labels[-1:] if token in _special(tokenizer)]
+    return sorted({*own, *special})
 
 
 def with_answer(kind: str, row: Row, answer: str) -> Row:
@@ -96,7 +110,7 @@ def ask(kind: str, prompt: str | Sequence[dict[str, Any]]) -> Row:
 
 def dump_messages(messages: Sequence[dict[str, Any]]) -> str:
     """Messages as one text."""
-    return json.dumps(list(messages), ensure_ascii=False)
+    return json.dumps(list(messages), ensure_ascii=False, default=str)
 
 
 def messages_of(row: Row) -> list[dict[str, Any]]:
@@ -105,7 +119,10 @@ def messages_of(row: Row) -> list[dict[str, Any]]:
 
 
 def _completion(tokenizer: Any, row: Row) -> list[tuple[list[int], int]]:
-    prompt, answer = _prompt(tokenizer, row[0]), [*_tokens(tokenizer, row[1]), _end(tokenizer)]
+    prompt, both = _prompt(tokenizer, row[0]), _prompt(tokenizer, row[0] + row[1])
+    # Together where the border is one between tokens, too: some tokenizers start every text with a space of their own.
+    fits = both[: len(prompt)] == prompt and len(both) > len(prompt)
+    answer = [*(both[len(prompt) :] if fits else _tokens(tokenizer, row[1])), _end(tokenizer)]
     return [(prompt, 0), (answer, len(answer))]
 
 
@@ -117,7 +134,8 @@ def _prompt(tokenizer: Any, text: str) -> list[int]:
 
 def _chat(tokenizer: Any, row: Row, turns: str) -> Iterator[tuple[list[int], int]]:
     messages = messages_of(row)
-    answers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+    # A chat that the assistant opens: there is nothing yet that it could answer.
+    answers = [i for i, message in enumerate(messages) if i and message["role"] == "assistant"]
     done = ""
     for i in answers if turns == "all" else answers[-1:]:
         before = _render(tokenizer, messages[:i], prompt=True)
@@ -135,8 +153,12 @@ def _chat(tokenizer: Any, row: Row, turns: str) -> Iterator[tuple[list[int], int
 
 def _until_end(tokenizer: Any, answer: list[int]) -> int:
     """Number of tokens up to the one that ends the turn; all if the template has none."""
-    ends = [i for i, token in enumerate(answer) if token == tokenizer.eos_token_id]
-    return ends[-1] + 1 if ends else len(answer)
+    special = [i for i, token in enumerate(answer) if token in _special(tokenizer)]
+    return special[-1] + 1 if special else len(answer)
+
+
+def _special(tokenizer: Any) -> set[int]:
+    return {*tokenizer.all_special_ids} - {tokenizer.unk_token_id}
 
 
 def _render(tokenizer: Any, messages: Sequence[dict[str, Any]], prompt: bool) -> str:
@@ -185,7 +207,7 @@ def _end(tokenizer: Any) -> int:
     return int(tokenizer.eos_token_id)
 
 
-def _fit(ids: list[int], labels: list[int], max_length: int) -> Marked:
+def _fit(ids: list[int], labels: list[int], max_length: int, start: int | None) -> Marked:
     if len(ids) <= max_length:
         return Marked(ids, labels)
     last = len(ids) - 1
@@ -193,6 +215,15 @@ def _fit(ids: list[int], labels: list[int], max_length: int) -> Marked:
         last -= 1
     room = max(max_length - last, (max_length + 1) // 2)
     answer, context = slice(last, last + room), max_length - min(room, len(ids) - last)
-    ids = ids[last - context : last] + ids[answer]
     labels = labels[last - context : last] + labels[answer]
-    return Marked(ids, [IGNORED, *labels[1:]], was_cut=True)
+    ids = _tail(ids[:last], context, start) + ids[answer]
+    # What follows a start that was put over a cut has lost what it depends on.
+    kept = 2 if ids[0] == start and context < last else 1
+    return Marked(ids, [IGNORED] * kept + labels[kept:], was_cut=True)
+
+
+def _tail(ids: list[int], room: int, start: int | None) -> list[int]:
+    """The last tokens, behind the one that starts a text if there was one."""
+    if room >= len(ids):
+        return list(ids)
+    return [ids[0], *ids[len(ids) - room + 1 :]] if ids[0] == start and room > 1 else ids[len(ids) - room :]

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from command_line import Cli
 
+import ortholora
+from ortholora.errors import UserError
 from tiny_language import language_config
 
 
@@ -49,6 +51,24 @@ def test_predict_writes_open_answers(language_home: Path, cli: Cli) -> None:
     line = json.loads(cli.ok("predict", language_home / "run", "--task", "chat", "repeat 1", "--json"))
     assert line["text"] == "repeat 1"
     assert isinstance(line["answer"], str)
+
+
+def test_questions_in_json(language_home: Path, cli: Cli, tmp_path: Path) -> None:
+    messages = [{"role": "user", "content": "repeat 1"}]
+    (tmp_path / "asked.jsonl").write_text("\n".join(map(json.dumps, ["repeat\n1", messages])), encoding="utf-8")
+    shown = cli.ok("predict", language_home / "run", "--task", "chat", "--file", tmp_path / "asked.jsonl", "--json")
+    assert [json.loads(line)["text"] for line in shown.splitlines()] == ["repeat\n1", messages]
+
+
+def test_messages_from_python(language_home: Path) -> None:
+    predictor = ortholora.load(language_home / "run", "cpu")
+    messages = [{"role": "user", "content": "repeat 1"}]
+    answers = [predictor.predict("chat", texts)[0].text for texts in ("repeat 1", messages, [messages])]
+    assert len(set(answers)) == 1
+    with pytest.raises(UserError, match="cannot be answered"):
+        predictor.predict("count", [messages])
+    with pytest.raises(UserError, match="cannot be answered"):
+        predictor.predict("chat", [("a", "b")])
 
 
 def test_the_run_is_a_plain_adapter_without_heads(run: Path) -> None:

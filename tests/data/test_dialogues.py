@@ -96,6 +96,16 @@ def test_one_file_of_several_tasks(tmp_path: Path) -> None:
     assert split_config(settings, base=tmp_path, data_dir=None) == settings  # split already
 
 
+def test_rows_without_a_task_and_tasks_without_training_are_told(tmp_path: Path) -> None:
+    write(tmp_path, [{"task": "a", "prompt": "x", "completion": "x"}, {"task": None, "prompt": "x", "completion": "x"}])
+    with pytest.raises(UserError, match="rows without a split_by"):
+        split_config(config({"split_by": "task"}), base=tmp_path, data_dir=None)
+    write(tmp_path, [{"task": "a", "prompt": "x", "completion": "x"}])
+    (tmp_path / "b.jsonl").write_text(json.dumps({"task": "b", "prompt": "x", "completion": "x"}), encoding="utf-8")
+    with pytest.raises(UserError, match="no training row has"):
+        split_config(config({"split_by": "task", "dev": "b.jsonl"}), base=tmp_path, data_dir=None)
+
+
 def test_encoder_tasks_can_be_split_too(tmp_path: Path) -> None:
     write(tmp_path, [{"task": t, "text": "x y", "label": str(i % 2)} for i in range(4) for t in ("a", "b")])
     settings = config({"kind": "classification", "split_by": "task"})

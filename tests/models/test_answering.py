@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import transformers
+from packaging import version
 from transformers import AutoModelForCausalLM
 
 import language_workspaces
-from ortholora.config_file import load_config
 from ortholora.errors import UserError
 from ortholora.models import Answering, LanguageModel, LanguageSpec, load_tokenizer
 from ortholora.models.backbone import load_language_model
+from ortholora.models.trial import check_language_model
 from ortholora.prompts import mark
 from ortholora.training.run import _card, build_model
 from tiny import write_backbone
-from tiny_language import language_config
 
+#: transformers 4 called it otherwise.
+DTYPE = "dtype" if version.parse(transformers.__version__).major >= 5 else "torch_dtype"
 ROWS = [("sky in day colour :", ""), ("a a a a a grass the colour :", ""), ("coal colour :", "")]
 
 
@@ -69,6 +74,37 @@ def test_generation_is_greedy_and_stops_at_the_end(asking: Answering) -> None:
     assert asking.write(SPEC, ROWS[:1]) == [asking.tokenizer.decode(written)]
 
 
+def test_the_models_own_habits_of_generation_are_left_out(asking: Answering) -> None:
+    base = asking.model.decoder.get_base_model()
+    expected = asking.write(SPEC, ROWS)
+    kept = copy.deepcopy(base.generation_config)
+    base.generation_config.repetition_penalty = 50.0
+    base.generation_config.min_new_tokens = 5
+    try:
+        assert asking.write(SPEC, ROWS) == expected
+        assert base.generation_config.repetition_penalty == 50.0
+    finally:
+        base.generation_config = kept
+
+
+def test_a_model_that_reads_ahead_or_minds_padding_is_refused(
+    asking: Answering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_language_model(asking.model)
+    real = LanguageModel.logits
+
+    def reads_ahead(self: LanguageModel, inputs: dict[str, Any]) -> torch.Tensor:
+        return real(self, inputs) + inputs["input_ids"][:, -1:, None].float()
+
+    def minds_padding(self: LanguageModel, inputs: dict[str, Any]) -> torch.Tensor:
+        return real(self, inputs) * inputs["input_ids"].shape[1]
+
+    for broken, words in ((reads_ahead, "reads the answers"), (minds_padding, "padding changes")):
+        monkeypatch.setattr(LanguageModel, "logits", broken)
+        with pytest.raises(UserError, match=words):
+            check_language_model(asking.model)
+
+
 def test_losses_come_back_in_the_rows_order(asking: Answering) -> None:
     rows = [mark(asking.tokenizer, "completion", (prompt, "blue"), 48) for prompt, _ in ROWS]
     together = asking.losses(rows)
@@ -81,7 +117,7 @@ def test_the_backbone_is_what_plain_transformers_loads(dtype: torch.dtype) -> No
     folder = language_workspaces.folder() / "llama"
     language_workspaces.workspace()  # writes it
     ours = load_language_model(str(folder), dtype)
-    plain = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    plain = AutoModelForCausalLM.from_pretrained(folder, **{DTYPE: dtype})
     tensors = dict(plain.named_parameters()) | dict(plain.named_buffers())
     found = dict(ours.named_parameters()) | dict(ours.named_buffers())
     assert {name: t.dtype for name, t in found.items()} == {name: t.dtype for name, t in tensors.items()}
@@ -94,12 +130,6 @@ def test_an_encoder_is_no_language_model(tmp_path_factory: pytest.TempPathFactor
     folder = write_backbone(tmp_path_factory.mktemp("bert"))
     with pytest.raises(UserError, match="no language model"):
         load_language_model(str(folder), torch.float32)
-
-
-def test_settings_load_from_the_file() -> None:
-    config = load_config(language_config(language_workspaces.folder()))
-    assert config.is_language
-    assert load_tokenizer(config.backbone).pad_token == "<pad>"
 
 
 @pytest.mark.slow

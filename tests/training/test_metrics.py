@@ -45,6 +45,12 @@ def test_generated_answers_by_hand():
     assert rouge_l(wanted, written).tolist() == pytest.approx([1.0, 2 * (1 * 2 / 3) / (1 + 2 / 3), 0.0])
 
 
+def test_rouge_refuses_what_it_cannot_read():
+    pytest.importorskip("rouge_score")
+    with pytest.raises(UserError, match="Latin"):
+        rouge_l(["ok", "привет"], ["ok", "привет"])
+
+
 def test_f1_takes_class_one_as_positive():
     assert compute("f1", 1 - TARGETS, 1 - PREDICTED, 2) == pytest.approx(2 * 3 / (4 + 5))
 

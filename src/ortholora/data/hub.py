@@ -40,6 +40,9 @@ def read_hub(spec: TaskConfig, split: str) -> Table:
     found = tuple(dataset.column_names)
     wanted = dict.fromkeys([*text, label, *([spec.split_by] if spec.split_by is not None else [])])
     columns: dict[str, Sequence[object]] = {name: list(dataset[name]) for name in wanted if name in found}
+    if spec.split_by in columns and hasattr(dataset.features[spec.split_by], "names"):
+        names = dataset.features[spec.split_by].names
+        columns[str(spec.split_by)] = [_class_of(index, names) for index in columns[str(spec.split_by)]]
     classes = None
     if label in columns and hasattr(dataset.features[label], "names"):
         classes = _class_texts(dataset.features[label].names, spec.labels)

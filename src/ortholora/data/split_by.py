@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from ortholora.config import Config, TaskConfig
-from ortholora.data.table import Table, require_columns
+from ortholora.data.table import Table, check_texts, require_columns
 from ortholora.errors import UserError
 from ortholora.suggest import did_you_mean, listing
 
@@ -62,9 +62,18 @@ def _is_open(task: TaskConfig) -> bool:
 
 def _parts(task: TaskConfig, read: Reader) -> list[TaskConfig]:
     assert task.split_by is not None
-    train, _ = read(task)
+    train, dev = read(task)
     parts = []
-    for value in dict.fromkeys(_values(train, task.split_by)):
+    values = dict.fromkeys(_values(train, task.split_by))
+    untrained = [value for value in dict.fromkeys(_values(dev, task.split_by)) if value not in values]
+    if untrained:
+        raise UserError(
+            f"{dev.shown}, column `{task.split_by}`: tasks that no training row has",
+            expected=f"the values of {train.shown}: {listing(values)}",
+            found=listing(untrained),
+            todo="correct the rows, or list the tasks one by one with `split_by` and `only`",
+        )
+    for value in values:
         if not re.fullmatch(r"[A-Za-z0-9_.-]+", value):
             raise UserError(
                 f"{train.shown}, column `{task.split_by}`: no name for a task",
@@ -78,4 +87,4 @@ def _parts(task: TaskConfig, read: Reader) -> list[TaskConfig]:
 
 def _values(table: Table, column: str) -> Sequence[str]:
     require_columns(table, [("split_by", column)])
-    return [str(value) for value in table.columns[column]]
+    return check_texts(table, column, "split_by")

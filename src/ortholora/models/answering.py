@@ -13,7 +13,7 @@ from transformers import GenerationConfig
 
 from ortholora.models.language import LanguageModel, LanguageSpec
 from ortholora.padding import Features, pad_left
-from ortholora.prompts import Marked, Row, mark, prompt_ids, with_answer
+from ortholora.prompts import Marked, Row, ends, mark, prompt_ids, with_answer
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Answering:
         for chosen in self._batches([len(ids) + spec.max_new_tokens for ids in prompts]):
             inputs = self._pad([{"input_ids": prompts[i], "labels": prompts[i]} for i in chosen])
             given = {key: inputs[key] for key in ("input_ids", "attention_mask")}
-            tokens = self.model.decoder.generate(**given, generation_config=self._greedy(spec.max_new_tokens))
+            tokens = self._generate(given, spec)
             written = tokens[:, given["input_ids"].shape[1] :]
             for i, text in zip(chosen, self.tokenizer.batch_decode(written, skip_special_tokens=True), strict=True):
                 answers[i] = text
@@ -68,15 +68,23 @@ class Answering:
         # The last turn is the answer, also of a task that learned from all turns.
         return mark(self.tokenizer, spec.kind, row, self.max_length, turns="last")
 
-    def _greedy(self, max_new_tokens: int) -> GenerationConfig:
-        ends = getattr(self.model.decoder.generation_config, "eos_token_id", None)
-        ends = [ends] if isinstance(ends, int) else list(ends or [])
-        return GenerationConfig(
-            do_sample=False,
-            max_new_tokens=max_new_tokens,
-            eos_token_id=sorted({*ends, self.tokenizer.eos_token_id}),
-            pad_token_id=self.tokenizer.pad_token_id,
-        )
+    def _generate(self, given: dict[str, Tensor], spec: LanguageSpec) -> Tensor:
+        base: Any = self.model.decoder.get_base_model()
+        usual = base.generation_config
+        stops = getattr(usual, "eos_token_id", None)
+        stops = [stops] if isinstance(stops, int) else list(stops or [])
+        # What a configuration leaves open, transformers takes from the model's: a repetition penalty, for one.
+        base.generation_config = GenerationConfig()
+        try:
+            greedy = GenerationConfig(
+                do_sample=False,
+                max_new_tokens=spec.max_new_tokens,
+                eos_token_id=sorted({*stops, *ends(self.tokenizer, spec.kind)}) or None,
+                pad_token_id=self.tokenizer.pad_token_id,
+            )
+            return self.model.decoder.generate(**given, generation_config=greedy)
+        finally:
+            base.generation_config = usual
 
     def _batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
         """Rows of like length together, longest first, under the token budget."""

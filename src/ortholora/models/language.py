@@ -95,7 +95,7 @@ class LanguageModel(AdaptedModel):
         Returns:
             `[B]` float32: the negative log-likelihood of every row's target tokens, summed.
         """
-        logits = self._logits(inputs).float()
+        logits = self.logits(inputs).float()
         labels = inputs["labels"]
         losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none")
         if is_packed(inputs):
@@ -107,7 +107,7 @@ class LanguageModel(AdaptedModel):
         ids = torch.as_tensor(batch["task_ids"]).to(outputs.device)
         return outputs.new_zeros(len(self.specs)).index_add(0, ids, outputs)
 
-    def _logits(self, inputs: Mapping[str, Any]) -> Tensor:
+    def logits(self, inputs: Mapping[str, Any]) -> Tensor:
         """Logits `[B, K, V]` at the columns that predict a target."""
         columns = inputs["columns"]
         arguments: dict[str, Any] = {"input_ids": inputs["input_ids"]}

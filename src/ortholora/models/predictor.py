@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,7 @@ class Predictor:
             task: Name of the task.
             texts: One text, or several; a pair is a tuple (or list) of two strings inside the list. For a chat task
                 a text is the user's message, or the messages so far as a list of `role` and `content`.
-            batch_size: Rows per forward.
+            batch_size: Rows per forward; a language model goes by tokens instead.
 
         Returns:
             One `Prediction` a text, in order.
@@ -75,7 +75,8 @@ class Predictor:
         """
         index = self.card.index_of(task)
         if isinstance(self.model, LanguageModel):
-            return self._answer(self.model.specs[index], [texts] if isinstance(texts, str) else list(texts))
+            one = isinstance(texts, str) or (len(texts) > 0 and isinstance(texts[0], Mapping))
+            return self._answer(self.model.specs[index], [texts] if one else list(texts))
         assert isinstance(self.model, MultiTaskModel)
         rows = [_as_row(text) for text in ([texts] if isinstance(texts, str) else texts)]
         spec = self.model.specs[index]
@@ -92,7 +93,8 @@ class Predictor:
 
     def _answer(self, spec: LanguageSpec, texts: list[Any]) -> list[Prediction]:
         texts = [text[0] if isinstance(text, tuple) and len(text) == 1 else text for text in texts]
-        _check_rows([(text,) if isinstance(text, str) else (str(text),) for text in texts], 1)
+        for i, text in enumerate(texts):
+            _check_question(i, text, spec.kind)
         rows = [ask(spec.kind, text) for text in texts]
         with self.precision():
             if spec.labels is None:
@@ -148,6 +150,19 @@ def _check_rows(rows: list[tuple[str, ...]], num_texts: int) -> None:
                 found=repr(row if len(row) != 1 else row[0]),
                 todo="remove or complete it",
             )
+
+
+def _check_question(number: int, text: Any, kind: str) -> None:
+    is_text = isinstance(text, str) and bool(text.strip())
+    is_chat = isinstance(text, list) and bool(text) and all(isinstance(m, dict) and "content" in m for m in text)
+    if not (is_text or (is_chat and kind == "chat")):
+        raise UserError(
+            f"Text {number + 1} cannot be answered",
+            expected="a text that is not empty"
+            + (", or a list of messages with `role` and `content`" if kind == "chat" else ""),
+            found=repr(text)[:200],
+            todo="remove or correct it",
+        )
 
 
 def _classified(probabilities: Tensor, labels: Sequence[str]) -> Prediction:

@@ -86,6 +86,7 @@ _OWNED = {
     "num_train_epochs": "training.steps",
     "gradient_accumulation_steps": "mixing.micro_batches",
     "per_device_train_batch_size": "mixing.rows_per_task",
+    "save_only_model": "nothing: a run could not be resumed",
     "remove_unused_columns": "nothing: batches are built by the tool",
     "label_smoothing_factor": "nothing: the heads compute their own losses",
 }

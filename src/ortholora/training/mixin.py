@@ -70,20 +70,25 @@ class ResolveMixin:
     def _save_rng_state(self, output_dir: str) -> None:
         # Part of every checkpoint that can be resumed, and before trainer_state.json, which makes it complete.
         super()._save_rng_state(output_dir)  # type: ignore[misc]
-        if type(self)._load_from_checkpoint is not ResolveMixin._load_from_checkpoint:
-            return  # it restores a state of its own, and so saves one (`OrthoTrainer`)
         state = self.resume_state()
         if self.args.should_save:  # type: ignore[attr-defined]
             write_state(Path(output_dir), state)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
-        state = read_state(Path(resume_from_checkpoint))
+        self.restore(Path(resume_from_checkpoint))
+
+    def restore(self, checkpoint: Path) -> None:
+        """Restore what a checkpoint keeps beside weights, optimizer and the Trainer's own state.
+
+        Raises:
+            UserError: The file is cut off or of another kind.
+        """
+        state = read_state(checkpoint)
         if state is not None:
             self.load_resume_state(state)
         elif self.ortho is not None:
             warnings.warn(
-                f"{resume_from_checkpoint} was not saved by an Ortho-LoRA trainer: visit orders and the rule's "
-                "memory start anew",
+                f"{checkpoint} was not saved by an Ortho-LoRA trainer: visit orders and the rule's memory start anew",
                 stacklevel=2,
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,9 +23,17 @@ def rouge_l(wanted: Sequence[str], written: Sequence[str]) -> np.ndarray:
     Computed by the package `rouge-score`, as most published figures are.
 
     Raises:
-        UserError: The package is not installed.
+        UserError: The package is not installed, or an answer has no Latin letter or digit.
     """
     check_rouge()
+    unread = next((text for text in wanted if text.strip() and not re.search("[a-z0-9]", text.lower())), None)
+    if unread is not None:
+        raise UserError(
+            "metric `rouge_l` cannot read these answers",
+            expected="answers in Latin letters or digits: rouge-score sees nothing else",
+            found=repr(unread[:80]),
+            todo="use the metric exact_match or inverse_perplexity",
+        )
     from rouge_score.rouge_scorer import RougeScorer
 
     scorer = RougeScorer(["rougeL"], use_stemmer=True)

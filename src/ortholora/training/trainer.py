@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -42,9 +41,8 @@ from ortholora.training.conflicts import ConflictTracker
 from ortholora.training.cost import StepTimer
 from ortholora.training.launch import launch_tokens
 from ortholora.training.mixin import ResolveMixin
+from ortholora.training.resume import STATE_FILE
 from ortholora.training.scoring import Evaluation, evaluate_heads, evaluate_language
-
-STATE_FILE = "ortholora_state.pt"
 
 
 class StepLoader(DataLoader[Any]):
@@ -384,7 +382,6 @@ class OrthoTrainer(ResolveMixin, Trainer):
                 del self._staged_output_dir
             barrier()  # until every rank has written
             if main:
-                torch.save(self._own_state(), stage / name / STATE_FILE)
                 self._correct_best(folder, name)
                 self.state.save_to_json(str(stage / name / "trainer_state.json"))
                 checkpoints.publish(stage / name, folder / name)
@@ -403,9 +400,9 @@ class OrthoTrainer(ResolveMixin, Trainer):
         if best is not None and (best == name or (folder / best).is_dir()):
             self.state.best_model_checkpoint = str(folder / best)
 
-    def _own_state(self) -> dict[str, Any]:
-        return {
-            "ortho": None if self.ortho is None else self.ortho.state_dict(),
+    def resume_state(self) -> dict[str, Any]:
+        """Everything that a run needs to go on as if it had not stopped."""
+        return super().resume_state() | {
             "conflicts": self.conflicts.state_dict(),
             "step_seconds": self.timer.seconds,
             "tokens": self.tokens.tolist(),
@@ -413,15 +410,9 @@ class OrthoTrainer(ResolveMixin, Trainer):
             "patience": [callback.early_stopping_patience_counter for callback in self._early_stopping()],
         }
 
-    def _early_stopping(self) -> list[EarlyStoppingCallback]:
-        return [c for c in self.callback_handler.callbacks if isinstance(c, EarlyStoppingCallback)]
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        folder = Path(resume_from_checkpoint)
-        load_weights(folder, self._bare_model())
-        state = _read_state(folder / STATE_FILE)
-        if self.ortho is not None:
-            self.ortho.load_state_dict(state["ortho"])
+    def load_resume_state(self, state: dict[str, Any]) -> None:
+        """Restore `resume_state()`."""
+        super().load_resume_state(state)
         self.conflicts.load_state_dict(state["conflicts"])
         self.timer.seconds = list(state["step_seconds"])
         self.tokens = np.asarray(state["tokens"], dtype=np.int64)
@@ -429,6 +420,21 @@ class OrthoTrainer(ResolveMixin, Trainer):
         # The Trainer restores callbacks only on request, and then its own control flow with them.
         for callback, counter in zip(self._early_stopping(), state["patience"], strict=True):
             callback.early_stopping_patience_counter = counter
+
+    def _early_stopping(self) -> list[EarlyStoppingCallback]:
+        return [c for c in self.callback_handler.callbacks if isinstance(c, EarlyStoppingCallback)]
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        folder = Path(resume_from_checkpoint)
+        load_weights(folder, self._bare_model())
+        if not (folder / STATE_FILE).is_file():
+            raise UserError(
+                f"The checkpoint {folder} cannot be resumed",
+                expected=f"a complete checkpoint with {STATE_FILE}",
+                found="none (was it saved with `save_only_model`?)",
+                todo=f"delete {folder} to go on from the checkpoint before it",
+            )
+        self.restore(folder)
 
     def _load_best_model(self) -> None:
         assert self.state.best_model_checkpoint is not None
@@ -446,19 +452,6 @@ class OrthoTrainer(ResolveMixin, Trainer):
 def padding_multiple(args: TrainingArguments) -> int:
     """Matrix units of accelerators like multiples of 8; on a CPU they would only be padding."""
     return 1 if args.device.type == "cpu" else 8
-
-
-def _read_state(path: Path) -> dict[str, Any]:
-    try:
-        # Our own file, beside the optimizer's; a rule's state may hold any Python object.
-        return torch.load(path, map_location="cpu", weights_only=False)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise UserError(
-            f"The checkpoint {path.parent} cannot be resumed",
-            expected=f"a complete checkpoint with {path.name}",
-            found=f"{type(error).__name__}: {str(error)[:200]}",
-            todo=f"delete {path.parent} to go on from the checkpoint before it",
-        ) from error
 
 
 def _check_heads(model: AdaptedModel, tasks: Sequence[EncodedTask]) -> None:

@@ -1,0 +1,68 @@
+"""Try a language model out before it is trained: it must read from left to right, and padding must not matter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ortholora.errors import UserError
+from ortholora.models.language import LanguageModel
+
+#: Relative difference allowed between logits that should be the same: other shapes round otherwise.
+_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
+_HALF_TOLERANCE = 0.1
+
+
+def check_language_model(model: LanguageModel) -> None:
+    """Run a few tokens through a model.
+
+    Raises:
+        UserError: A later token changes what an earlier position predicts, or tokens of padding on the left do.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            alone = _logits(model, [5, 6, 7, 8])
+            _compare(model, alone[:3], _logits(model, [5, 6, 7, 9])[:3], _BIDIRECTIONAL)
+            _compare(model, alone, _logits(model, [5, 6, 7, 8], padding=3), _PADDING)
+    finally:
+        model.train(was_training)
+
+
+_BIDIRECTIONAL = (
+    "it reads the answers that it should predict",
+    "an encoder, such as BERT; give a causal language model",
+)
+_PADDING = (
+    "padding changes what it predicts",
+    "a model that takes no attention mask or no positions; give another one",
+)
+
+
+def _logits(model: LanguageModel, tokens: list[int], padding: int = 0) -> Tensor:
+    """Logits at every token `[tokens, V]`."""
+    device = next(model.parameters()).device
+    mask = torch.tensor([[0] * padding + [1] * len(tokens)], device=device)
+    inputs: dict[str, Any] = {
+        "input_ids": torch.tensor([[4] * padding + tokens], device=device),
+        "attention_mask": mask,
+        "position_ids": (mask.cumsum(1) - 1).clamp_min(0),
+        "columns": torch.arange(padding, padding + len(tokens), device=device),
+    }
+    return model.logits(inputs)[0].float()
+
+
+def _compare(model: LanguageModel, expected: Tensor, found: Tensor, problem: tuple[str, str]) -> None:
+    difference = float((found - expected).norm() / expected.norm().clamp_min(1e-30))
+    dtype = next(model.backbone.parameters()).dtype
+    if difference > _TOLERANCE.get(dtype, _HALF_TOLERANCE):
+        what, todo = problem
+        raise UserError(
+            f"The backbone cannot be trained as a language model: {what}",
+            expected="a model that predicts each token from those before it, padded on the left or not",
+            found=f"{type(model.decoder.get_base_model()).__name__}, whose logits differ by {difference:.1%}",
+            todo=todo,
+        )
