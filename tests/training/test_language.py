@@ -183,7 +183,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 base, run = sys.argv[1:]
 tokenizer = AutoTokenizer.from_pretrained(base)
-ids = tokenizer("sky in day colour :", return_tensors="pt")
+ids = tokenizer("sky in day colour :", return_tensors="pt", return_token_type_ids=False)
 for merge in (False, True):
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), run)
     model = model.merge_and_unload() if merge else model
