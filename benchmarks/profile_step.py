@@ -25,9 +25,9 @@ from writing import markdown, save
 
 from ortholora.engine import ortho_lora
 from ortholora.engine.buffers import Slot
-from ortholora.engine.gram import Blocks
+from ortholora.engine.distributed import Reduced
 
-RANGES = {"capture": (Slot, "capture"), "Gram": (Blocks, "gram"), "rule": (ortho_lora.OrthoLora, "_decide")}
+RANGES = {"capture": (Slot, "capture"), "Gram": (Reduced, "inner_products"), "rule": (ortho_lora.OrthoLora, "_decide")}
 RANGES |= {"write": (ortho_lora.OrthoLora, "_write"), "resolve": (ortho_lora.OrthoLora, "resolve")}
 PRODUCTS = ("aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm")
 
