@@ -38,7 +38,6 @@ def write_backbone(folder: Path, hidden: int = 32, seed: int = 0) -> Path:
     """
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
-    from transformers.utils import logging
 
     vocabulary = {word: index for index, word in enumerate([*SPECIAL, *WORDS])}
     config = BertConfig(
@@ -55,11 +54,7 @@ def write_backbone(folder: Path, hidden: int = 32, seed: int = 0) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = BertModel(config)
-    bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    model.save_pretrained(folder)
-    if bars:
-        logging.enable_progress_bar()
+    save_quietly(model, folder)
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -71,6 +66,17 @@ def write_backbone(folder: Path, hidden: int = 32, seed: int = 0) -> Path:
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, mask_token="[MASK]", model_max_length=40, **names)
     fast.save_pretrained(folder)
     return folder
+
+
+def save_quietly(model: Any, folder: Path) -> None:
+    """Save a transformers model without its progress bar."""
+    from transformers.utils import logging
+
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    model.save_pretrained(folder)
+    if bars:
+        logging.enable_progress_bar()
 
 
 def write_tasks(folder: Path, train: int = 96, dev: int = 48, seed: int = 0) -> None:
@@ -132,6 +138,11 @@ def tiny_settings(folder: Path, **sections: Any) -> dict[str, Any]:
         "training": {"steps": 6, "learning_rate": 0.01, "save_every": 2, "log_every": 2},
         "study": {"seeds": [0], "bootstrap": 100},
     }
+    return with_sections(settings, sections)
+
+
+def with_sections(settings: dict[str, Any], sections: Mapping[str, Any]) -> dict[str, Any]:
+    """Change top-level keys: a mapping is merged into the one that is there, anything else replaces it."""
     for key, value in sections.items():
         old = settings.get(key)
         settings[key] = {**old, **value} if isinstance(old, Mapping) and isinstance(value, Mapping) else value

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 import yaml
 
+from tiny import save_quietly, with_sections
+
 COLOURS = {"grass": "green", "sky": "blue", "snow": "white", "coal": "black"}
 ANIMALS = {"cat": "meow", "cow": "moo", "dog": "woof", "owl": "hoot"}
 DIGITS = [str(i) for i in range(8)]
@@ -28,7 +30,6 @@ def write_language_model(folder: Path, hidden: int = 32, seed: int = 0) -> Path:
     """Write a random Llama that `AutoModelForCausalLM` and `AutoTokenizer` load from the folder."""
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-    from transformers.utils import logging
 
     vocabulary = {word: index for index, word in enumerate([*SPECIAL, *WORDS])}
     config = LlamaConfig(
@@ -48,11 +49,7 @@ def write_language_model(folder: Path, hidden: int = 32, seed: int = 0) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlamaForCausalLM(config)
-    bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    model.save_pretrained(folder)
-    if bars:
-        logging.enable_progress_bar()
+    save_quietly(model, folder)
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[^\S\n]+"), "removed")
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 2)])
@@ -119,10 +116,7 @@ def language_settings(folder: Path, **sections: Any) -> dict[str, Any]:
         "training": {"steps": 6, "learning_rate": 0.01, "save_every": 2, "log_every": 2},
         "study": {"seeds": [0], "bootstrap": 100},
     }
-    for key, value in sections.items():
-        old = settings.get(key)
-        settings[key] = {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
-    return settings
+    return with_sections(settings, sections)
 
 
 def language_config(folder: Path, name: str = "language", **sections: Any) -> Path:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from ortholora.errors import UserError
 from ortholora.models.language import LanguageModel
+from ortholora.padding import pad_left
+from ortholora.prompts import IGNORED
 
 #: Relative difference allowed between logits that should be the same: other shapes round otherwise.
 _TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
@@ -25,9 +25,9 @@ def check_language_model(model: LanguageModel) -> None:
     model.eval()
     try:
         with torch.no_grad():
-            alone = _logits(model, [5, 6, 7, 8])
-            _compare(model, alone[:3], _logits(model, [5, 6, 7, 9])[:3], _BIDIRECTIONAL)
-            _compare(model, alone, _logits(model, [5, 6, 7, 8], padding=3), _PADDING)
+            alone = _logits(model, [5, 6, 7, 8, 5])
+            _compare(model, alone, _logits(model, [5, 6, 7, 8, 9]), _BIDIRECTIONAL)
+            _compare(model, alone, _logits(model, [5, 6, 7, 8, 5], width=8), _PADDING)
     finally:
         model.train(was_training)
 
@@ -42,16 +42,11 @@ _PADDING = (
 )
 
 
-def _logits(model: LanguageModel, tokens: list[int], padding: int = 0) -> Tensor:
-    """Logits at every token `[tokens, V]`."""
+def _logits(model: LanguageModel, tokens: list[int], width: int = 1) -> Tensor:
+    """Logits `[tokens - 1, V]` at every token but the last, in a row padded to a multiple of `width`."""
     device = next(model.parameters()).device
-    mask = torch.tensor([[0] * padding + [1] * len(tokens)], device=device)
-    inputs: dict[str, Any] = {
-        "input_ids": torch.tensor([[4] * padding + tokens], device=device),
-        "attention_mask": mask,
-        "position_ids": (mask.cumsum(1) - 1).clamp_min(0),
-        "columns": torch.arange(padding, padding + len(tokens), device=device),
-    }
+    row = {"input_ids": tokens, "labels": [IGNORED, *tokens[1:]]}
+    inputs = {key: value.to(device) for key, value in pad_left([row], 4, width).items()}
     return model.logits(inputs)[0].float()
 
 
