@@ -1,6 +1,6 @@
 """Where the time of one step goes, and what bounds it.
 
-python benchmarks/profile_step.py --out benchmarks/results/profile.json      (three minutes on 2 CPU cores)
+python benchmarks/profile_step.py --out benchmarks/results/profile.json      (seven minutes on 2 CPU cores)
 
 Parts are measured with torch's profiler: products are told apart by the ranges they run in (capture, Gram, rule,
 write) and by their shapes (a side as small as the rank: LoRA; else base). The two bounds are measured beside it:
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import statistics
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -29,6 +30,7 @@ from ortholora.engine.distributed import Reduced
 
 RANGES = {"capture": (Slot, "capture"), "Gram": (Reduced, "inner_products"), "rule": (ortho_lora.OrthoLora, "_decide")}
 RANGES |= {"write": (ortho_lora.OrthoLora, "_write"), "resolve": (ortho_lora.OrthoLora, "resolve")}
+LINES = ("joint", "general", "fused")
 PRODUCTS = ("aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm")
 
 
@@ -105,20 +107,20 @@ def addmm_flops(out: Any, a: Any, b: Any, **_: Any) -> int:
 
 
 def analyse(case: Case, measured: dict[str, float], steps: int) -> dict[str, Any]:
+    """Every line of a case: seconds of whole steps (interleaved), then its parts and its FLOPs."""
+    lines = {name: make(name, case, "cpu") for name in LINES}
+    seconds: dict[str, list[float]] = {name: [] for name in LINES}
+    for step in range(steps + 2):
+        for name, line in lines.items():
+            start = time.perf_counter()
+            line.step()
+            if step >= 2:  # the engine's own checks run in its first two steps
+                seconds[name].append(time.perf_counter() - start)
     result: dict[str, Any] = {"case": case.name}
-    for name in ("joint", "fused"):
-        line = make(name, case, "cpu")
-        for _ in range(3):
-            line.step()
-        start = time.perf_counter()
-        for _ in range(steps):
-            line.step()
-        whole = (time.perf_counter() - start) / steps
-        with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: addmm_flops}) as counter:
-            line.step()
-        result[name] = {"seconds": whole, "parts": parts(line, case.r, steps), "flops": counter.get_total_flops()}
-    elements = sum(p.numel() for p in line.lora)
-    buffers = 4 * case.tasks * elements
+    for name, line in lines.items():
+        whole = statistics.median(seconds[name])
+        result[name] = {"seconds": whole, "parts": parts(line, case.r, steps), "flops": _flops(line)}
+    buffers = 4 * case.tasks * sum(p.numel() for p in lines["fused"].lora)
     result["bounds"] = {
         "product_seconds": result["fused"]["flops"] / measured[f"{case.dtype} FLOPs"],
         # Written by capture, read for the ordinary gradient, for the Gram and for the weighted sum.
@@ -128,20 +130,25 @@ def analyse(case: Case, measured: dict[str, float], steps: int) -> dict[str, Any
     return result
 
 
-def table(results: list[dict[str, Any]]) -> str:
-    names = list(dict.fromkeys(part for r in results for line in ("joint", "fused") for part in r[line]["parts"]))
-    names.sort(key=lambda part: -results[0]["fused"]["parts"].get(part, 0))
-    head = ["part"]
-    for result in results:
-        head += [f"{result['case']}: joint, ms", "fused, ms"]
-    rows = [
-        [part, *(f"{1e3 * r[line]['parts'].get(part, 0):.1f}" for r in results for line in ("joint", "fused"))]
-        for part in names
-    ]
-    rows.append(["**whole step**", *(f"{1e3 * r[n]['seconds']:.0f}" for r in results for n in ("joint", "fused"))])
+def _flops(line: Line) -> int:
+    with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: addmm_flops}) as counter:
+        line.step()
+    return counter.get_total_flops()
+
+
+def tables(results: list[dict[str, Any]]) -> str:
+    """One table for each case: milliseconds of a step by part, a column for each line."""
+    return "\n\n".join(_table(result) for result in results)
+
+
+def _table(result: dict[str, Any]) -> str:
+    parts_of = {name: result[name]["parts"] for name in LINES}
+    names = sorted({part for found in parts_of.values() for part in found}, key=lambda p: -parts_of["fused"].get(p, 0))
+    rows = [[part, *(f"{1e3 * parts_of[name].get(part, 0):.1f}" for name in LINES)] for part in names]
+    rows.append(["**whole step**", *(f"{1e3 * result[name]['seconds']:.0f}" for name in LINES)])
     for title, key in (("FLOPs over rate", "product_seconds"), ("task gradients over speed", "task_gradient_seconds")):
-        rows.append([title, *(cell for r in results for cell in ("", f"{1e3 * r['bounds'][key]:.1f}"))])
-    return markdown(head, rows)
+        rows.append([title, "", "", f"{1e3 * result['bounds'][key]:.1f}"])
+    return markdown([f"{result['case']}, ms", *LINES], rows)
 
 
 def main() -> None:
@@ -154,10 +161,11 @@ def main() -> None:
     cases = [
         Case("minilm", "float32", False, 8, 8),
         Case("llama-135m", "bfloat16", False, 8, 8, 16, 64),
+        Case("llama-135m", "bfloat16", False, 64, 8, 16, 64),
         Case("minilm", "float32", False, 64, 32),
     ]
     results = [analyse(case, measured, arguments.steps) for case in cases]
-    text = table(results)
+    text = tables(results)
     print(text)
     if arguments.out:
         command = f"python benchmarks/profile_step.py --steps {arguments.steps}"

@@ -56,9 +56,13 @@ class HubSource(Strict):
     train_split: str = Field("train", description="Name of the training split.")
     dev_split: str = Field("validation", description="Name of the split to evaluate on.")
     text: str | list[str] | None = Field(
-        None, description="Text column, or two for a pair, where the hub's names differ from the task's `text`."
+        None,
+        description="Text column, or two for a pair, where the hub's names differ from the task's `text` "
+        "(`prompt`, `messages`).",
     )
-    label: str | None = Field(None, description="Label column, where the hub's name differs from the task's `label`.")
+    label: str | None = Field(
+        None, description="Label column, where the hub's name differs from the task's `label` (`completion`)."
+    )
 
 
 class TaskConfig(Strict):
@@ -85,7 +89,8 @@ class TaskConfig(Strict):
     package: Literal["bbc-topic", "bbc-headline", "tweet-sentiment", "bbc-headline-writing"] | None = Field(
         None,
         description="A data set that is made from an installed package (extra `[demo]`); "
-        "it brings its own columns, `text` and `label` have no effect on it. `bbc-headline-writing` is a chat.",
+        "it brings its own columns, `text`, `label` and `messages` have no effect on it. `bbc-headline-writing` is a "
+        "chat.",
     )
     text: str | list[str] = Field("text", description="Text column, or a list of two for sentence pairs.")
     label: str = Field("label", description="Label column.")
@@ -212,6 +217,17 @@ class TaskConfig(Strict):
         for key in sorted(idle):
             if getattr(self, key) != type(self).model_fields[key].default:
                 raise _wrong(f"keys of a {self.kind} task", f"`{key}`", f"remove `{key}`, or correct `kind`")
+        if self.hub is not None and self.is_language:
+            self._refuse_idle_hub_keys(self.hub)
+
+    def _refuse_idle_hub_keys(self, hub: HubSource) -> None:
+        """`hub.text` stands for the prompt or the messages, `hub.label` for the completion."""
+        if isinstance(hub.text, list) and len(hub.text) > 1:
+            raise _wrong(
+                f"one text column for a {self.kind} task", f"`hub.text` with {len(hub.text)}", "name one column"
+            )
+        if self.kind == "chat" and hub.label is not None:
+            raise _wrong("no label column: a chat's answers are in its messages", "`hub.label`", "remove `hub.label`")
 
 
 class LoraSection(Strict):

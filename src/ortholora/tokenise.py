@@ -15,3 +15,9 @@ def encode(tokenizer: Any, rows: Sequence[tuple[str, ...]], max_length: int) -> 
     first = [row[0] for row in rows]
     second = [row[1] for row in rows] if rows and len(rows[0]) == 2 else None
     return dict(tokenizer(first, second, truncation=True, max_length=max_length))
+
+
+def count_cut(tokenizer: Any, rows: Sequence[tuple[str, ...]], lengths: Sequence[int], max_length: int) -> int:
+    """Number of rows that `encode` cut, of those that came out `lengths` long."""
+    full = [row for row, length in zip(rows, lengths, strict=True) if length == max_length]
+    return sum(len(ids) > max_length for ids in encode(tokenizer, full, 10**9)["input_ids"]) if full else 0

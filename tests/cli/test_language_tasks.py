@@ -93,6 +93,9 @@ def test_compare_a_file_that_holds_several_tasks(language_home: Path, cli: Cli, 
 def test_rows_that_are_cut_are_told(language_home: Path, cli: Cli, tmp_path: Path) -> None:
     config = language_config(language_home, "short", max_length=6, training={"steps": 1, "save_every": 0})
     assert "longer than 6 tokens" in cli.ok("train", config, "--out", tmp_path / "out")
+    shown = cli.ok("compare", config, "--tasks", "chat,count", "--out", tmp_path / "study")
+    assert "longer than `max_length`, and so were cut:" in shown
+    assert " of chat" in (tmp_path / "study" / "summary.md").read_text()
 
 
 def test_an_encoder_is_refused(language_home: Path, cli: Cli, home: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+import ortholora.data.read
 from ortholora.config import Config
 from ortholora.data.read import read_tasks, split_config
 from ortholora.errors import UserError
@@ -96,6 +97,17 @@ def test_one_file_of_several_tasks(tmp_path: Path) -> None:
     assert split_config(settings, base=tmp_path, data_dir=None) == settings  # split already
 
 
+def test_a_file_of_several_tasks_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, [{"task": t, "prompt": t, "completion": "x"} for t in ("a", "b", "c")])
+    settings = split_config(config({"split_by": "task"}), base=tmp_path, data_dir=None)
+    opened = []
+    real = ortholora.data.read.read_file
+    monkeypatch.setattr(ortholora.data.read, "read_file", lambda *a, **k: opened.append(a[1]) or real(*a, **k))
+    tasks = read_tasks(settings, base=tmp_path, data_dir=None)
+    assert [task.train.texts[0][0] for task in tasks] == ["a", "b", "c"]
+    assert len(opened) == 2  # train and dev
+
+
 def test_rows_without_a_task_and_tasks_without_training_are_told(tmp_path: Path) -> None:
     write(tmp_path, [{"task": "a", "prompt": "x", "completion": "x"}, {"task": None, "prompt": "x", "completion": "x"}])
     with pytest.raises(UserError, match="rows without a split_by"):
@@ -135,6 +147,8 @@ def test_values_that_are_no_names(tmp_path: Path) -> None:
         ([{"turns": "last"}], "keys of a completion task"),
         ([{"kind": "classification", "prompt": "x"}], "keys of a classification task"),
         ([{"only": "x"}], "`split_by`"),
+        ([{"hub": {"path": "p", "text": ["a", "b"]}}], "one text column for a completion task"),
+        ([{"kind": "chat", "hub": {"path": "p", "label": "a"}}], "no label column"),
         ([{"metric": "pearson"}], "use one of exact_match, inverse_perplexity, rouge_l"),
     ],
     ids=str,

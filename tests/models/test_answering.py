@@ -33,7 +33,7 @@ def asking() -> Answering:
     card = _card(space.config, [space.encoded(task.name) for task in space.tasks])
     model = build_model(space.config, card, 0).eval()
     assert isinstance(model, LanguageModel)
-    return Answering(model, space.tokenizer, space.config.max_length)
+    return Answering(model, space.tokenizer, space.config.max_length, max_tokens=8192)
 
 
 SPEC = LanguageSpec("colour", "completion", ("blue", "green", "black white"), max_new_tokens=5)

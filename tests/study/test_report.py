@@ -95,6 +95,14 @@ def test_what_differs_between_runs_is_said():
     assert "ortho ran with settings of its own (training.steps = 9)" in text
 
 
+def test_rows_that_were_cut_are_said():
+    def change(record):
+        return dataclasses.replace(record, provenance={"cut_rows": {"task1": 1200} if record.method == "joint" else {}})
+
+    assert "so were cut: 1,200 of task1." in to_markdown(summary_of(change, rows=50))
+    assert "cut" not in to_markdown(summary_of(rows=50))
+
+
 def test_times_of_runs_side_by_side_are_marked_and_have_no_ratio(monkeypatch, tmp_path):
     def beside(*methods):
         def change(record):

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from ortholora.config import TaskConfig
 from ortholora.data.task import Split, TaskData
 from ortholora.prompts import mark
-from ortholora.tokenise import encode
+from ortholora.tokenise import count_cut, encode
 
 #: One row of the mixed data set: (index of the task, index of the row in the task).
 RowId = tuple[int, int]
@@ -83,7 +83,8 @@ def encode_split(spec: TaskConfig, split: Split, tokenizer: Any, max_length: int
         return EncodedSplit(features, split.targets, lengths, [row.targets for row in rows], cut)
     features = encode(tokenizer, list(split.texts), max_length)
     lengths = [len(ids) for ids in features["input_ids"]]
-    return EncodedSplit(features, split.targets, lengths, [1] * len(lengths))
+    cut = count_cut(tokenizer, list(split.texts), lengths, max_length)
+    return EncodedSplit(features, split.targets, lengths, [1] * len(lengths), cut)
 
 
 class MixedDataset(Dataset[dict[str, Any]]):

@@ -16,7 +16,7 @@ from ortholora.data.files import read_file
 from ortholora.data.hub import read_hub
 from ortholora.data.labels import check_learnable, class_indices, class_names, regression_targets
 from ortholora.data.packages import read_package
-from ortholora.data.split_by import only_rows, split_tasks
+from ortholora.data.split_by import Reader, only_rows, split_tasks
 from ortholora.data.table import Table, check_rows
 from ortholora.data.task import Split, TaskData
 from ortholora.errors import UserError
@@ -36,7 +36,8 @@ def read_tasks(config: Config, *, base: Path, data_dir: Path | None) -> list[Tas
     Raises:
         UserError: Some data cannot be read or makes no sense; the message names the file and the row.
     """
-    return [read_task(spec, base=base, data_dir=data_dir, seed=config.data_seed) for spec in config.tasks]
+    shared = _Shared(base, data_dir)
+    return [read_task(spec, base=base, data_dir=data_dir, seed=config.data_seed, read=shared) for spec in config.tasks]
 
 
 def split_config(config: Config, *, base: Path, data_dir: Path | None) -> Config:
@@ -44,7 +45,9 @@ def split_config(config: Config, *, base: Path, data_dir: Path | None) -> Config
     return split_tasks(config, lambda spec: _tables(spec, base, data_dir))
 
 
-def read_task(spec: TaskConfig, *, base: Path, data_dir: Path | None, seed: int) -> TaskData:
+def read_task(
+    spec: TaskConfig, *, base: Path, data_dir: Path | None, seed: int, read: Reader | None = None
+) -> TaskData:
     """Read one task.
 
     The source is the local files if `data_dir` is given and the task names files; else the hub, else the
@@ -55,6 +58,7 @@ def read_task(spec: TaskConfig, *, base: Path, data_dir: Path | None, seed: int)
         base: Folder of the configuration file.
         data_dir: Folder of the local files, or `None`.
         seed: Seed of the draws of `max_train_rows` and `max_dev_rows`.
+        read: Reads the task's tables, instead of from the source.
 
     Returns:
         Both splits with numbered labels and where they came from.
@@ -69,7 +73,8 @@ def read_task(spec: TaskConfig, *, base: Path, data_dir: Path | None, seed: int)
             found="a file" if data_dir.exists() else "nothing there",
             todo="give the folder that the tasks' `train` and `dev` are relative to",
         )
-    tables = [only_rows(table, spec) for table in _tables(spec, base, data_dir)]
+    read = read or _Shared(base, data_dir)
+    tables = [only_rows(table, spec) for table in read(spec)]
     labels, whole = _dialogues(spec, tables) if spec.is_language else _texts(spec, tables)
     splits, sources = {}, {}
     limits = (spec.max_train_rows, spec.max_dev_rows)
@@ -125,6 +130,23 @@ def _tables(spec: TaskConfig, base: Path, data_dir: Path | None) -> tuple[Table,
         for name in (spec.train, spec.dev)
     )
     return train, dev
+
+
+class _Shared:
+    """Reads the tables of tasks; those of a source that several tasks are split from only once."""
+
+    def __init__(self, base: Path, data_dir: Path | None) -> None:
+        self._base, self._data_dir = base, data_dir
+        self._kept: dict[str, tuple[Table, Table]] = {}
+
+    def __call__(self, spec: TaskConfig) -> tuple[Table, Table]:
+        if spec.split_by is None:
+            return _tables(spec, self._base, self._data_dir)
+        # All but what chooses among the rows, or is of no concern to a reader.
+        source = spec.model_copy(update={"name": "any", "only": None}).model_dump_json()
+        if source not in self._kept:
+            self._kept[source] = _tables(spec, self._base, self._data_dir)
+        return self._kept[source]
 
 
 def _draw(count: int, limit: int | None, seed: list[int]) -> Sequence[int]:

@@ -30,7 +30,7 @@ class Answering:
     model: LanguageModel
     tokenizer: Any
     max_length: int
-    max_tokens: int = 8192
+    max_tokens: int
 
     @torch.inference_mode()
     def losses(self, rows: Sequence[Marked]) -> np.ndarray:

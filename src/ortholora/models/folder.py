@@ -30,7 +30,7 @@ from ortholora.models.backbone import load_backbone, portable_name
 from ortholora.models.heads import HeadSpec
 from ortholora.models.language import LanguageModel, LanguageSpec
 from ortholora.models.multitask import MultiTaskModel, Pooling
-from ortholora.models.trial import check_language_model
+from ortholora.models.trial import check_language_model, check_positions
 from ortholora.suggest import did_you_mean
 
 METADATA = "ortholora.json"
@@ -154,11 +154,14 @@ def load_model(folder: Path, *, trainable: bool = False) -> tuple[AdaptedModel, 
 
 def wrap(peft_model: PeftModel, card: ModelCard, dropout: float = 0.1, seed: int = 0) -> AdaptedModel:
     """Put what a card says around a PEFT model: a language model as it is, an encoder with a head for each task."""
+    model: AdaptedModel
     if card.is_language:
         model = LanguageModel(peft_model, card.tasks)  # type: ignore[arg-type]
         check_language_model(model)
-        return model
-    return MultiTaskModel(peft_model, card.tasks, card.pooling, dropout, seed)  # type: ignore[arg-type]
+    else:
+        model = MultiTaskModel(peft_model, card.tasks, card.pooling, dropout, seed)  # type: ignore[arg-type]
+    check_positions(model, card.max_length)
+    return model
 
 
 def load_weights(folder: Path, model: AdaptedModel) -> None:

@@ -47,10 +47,12 @@ class Predictor:
         model: The `MultiTaskModel` or `LanguageModel`; `model.peft_model` is the PEFT model.
         card: Tasks, labels and backbone.
         tokenizer: The backbone's tokenizer.
+        max_tokens: Most padded tokens of a forward of a language model; lower it where memory is short.
     """
 
     def __init__(self, model: AdaptedModel, card: ModelCard, tokenizer: Any) -> None:
         self.model, self.card, self.tokenizer = model, card, tokenizer
+        self.max_tokens = 8192
 
     @property
     def tasks(self) -> list[str]:
@@ -65,7 +67,7 @@ class Predictor:
             task: Name of the task.
             texts: One text, or several; a pair is a tuple (or list) of two strings inside the list. For a chat task
                 a text is the user's message, or the messages so far as a list of `role` and `content`.
-            batch_size: Rows per forward; a language model goes by tokens instead.
+            batch_size: Rows per forward; a language model goes by `max_tokens` instead.
 
         Returns:
             One `Prediction` a text, in order.
@@ -106,7 +108,7 @@ class Predictor:
     def asking(self) -> Answering:
         """Asks the language model."""
         assert isinstance(self.model, LanguageModel)
-        return Answering(self.model, self.tokenizer, self.card.max_length)
+        return Answering(self.model, self.tokenizer, self.card.max_length, self.max_tokens)
 
     def precision(self) -> torch.autocast:
         """As in training: a bfloat16 backbone multiplies in bfloat16, the adapter's float32 weights included."""

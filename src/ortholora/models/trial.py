@@ -1,11 +1,14 @@
-"""Try a language model out before it is trained: it must read from left to right, and padding must not matter."""
+"""Try a model out before it is trained: its positions must suffice; a language model must read from left to right."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ortholora.errors import UserError
+from ortholora.models.adapted import AdaptedModel
 from ortholora.models.language import LanguageModel
 from ortholora.padding import pad_left
 from ortholora.prompts import IGNORED
@@ -13,6 +16,33 @@ from ortholora.prompts import IGNORED
 #: Relative difference allowed between logits that should be the same: other shapes round otherwise.
 _TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
 _HALF_TOLERANCE = 0.1
+#: Some models begin to count their positions a few places in: RoBERTa has 514 for 512 tokens.
+_UNUSED_POSITIONS = 8
+
+
+def check_positions(model: AdaptedModel, max_length: int) -> None:
+    """Run a row of `max_length` tokens, where the model's configuration leaves it in doubt that it can.
+
+    Rotary positions go on for ever; learned ones end, on an accelerator with an assertion that ends the process.
+
+    Raises:
+        UserError: The model has no positions for so many tokens.
+    """
+    backbone: Any = model.backbone
+    known = getattr(model.peft_model.get_base_model().config, "max_position_embeddings", None)
+    if known is None or max_length <= known - _UNUSED_POSITIONS:
+        return
+    tokens = torch.arange(max_length, device=next(model.parameters()).device)[None] % 4 + 5
+    try:
+        with torch.no_grad():
+            backbone(input_ids=tokens)
+    except (IndexError, RuntimeError) as error:
+        raise UserError(
+            f"`max_length: {max_length}` is longer than what the backbone can read",
+            expected=f"at most the positions that it learned ({known}, according to its configuration)",
+            found=f"{type(backbone).__name__}: {str(error).splitlines()[0]}",
+            todo="lower `max_length`, or use a backbone for longer texts",
+        ) from error
 
 
 def check_language_model(model: LanguageModel) -> None:

@@ -62,6 +62,7 @@ def summarise(
         "rules": rules,
         "tasks": {task: _task(grid, compare, task) for task in grid.tasks},
         "cost": _costs(grid),
+        "cut_rows": _cut_rows(grid),
         "provenance": merge([record.provenance for record in grid.records]),
     }
     summary["verdict"] = verdict(summary)
@@ -101,6 +102,12 @@ class _Comparison:
             "mean": self.point(method, other, task),
             "ci95": interval(self.resampled(method, other, task)),
         }
+
+
+def _cut_rows(grid: Grid) -> dict[str, int]:
+    """Rows of every task that were longer than `max_length`, training and dev together; only tasks that have some."""
+    found = [record.provenance.get("cut_rows", {}) for record in grid.records]
+    return {task: most for task in grid.tasks if (most := max(rows.get(task, 0) for rows in found))}
 
 
 def _rule(grid: Grid, compare: _Comparison, rule: str, gap: dict[str, Any]) -> dict[str, Any]:

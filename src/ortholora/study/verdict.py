@@ -68,6 +68,9 @@ def notes(summary: dict[str, Any]) -> list[str]:
             "Checkpoints were chosen on the rows they are scored on; this flatters single most, which chooses "
             "for each task by itself."
         )
+    if summary["cut_rows"]:
+        cut = ", ".join(f"{rows:,} of {task}" for task, rows in summary["cut_rows"].items())
+        sentences.append(f"Rows that were longer than `max_length`, and so were cut: {cut}.")
     for name, rule in summary["rules"].items():
         if rule["settings"]:
             pairs = ", ".join(f"{key} = {value}" for key, value in rule["settings"].items())

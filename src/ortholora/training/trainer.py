@@ -308,7 +308,7 @@ class OrthoTrainer(ResolveMixin, Trainer):
         assert isinstance(model, LanguageModel)
         card = self.card.tasks[index]
         assert isinstance(card, LanguageSpec)
-        asking = Answering(model, self.collator.tokenizer, self.card.max_length)
+        asking = Answering(model, self.collator.tokenizer, self.card.max_length, self.planner.max_tokens)
         share = slice(self.args.process_index, None, self.args.world_size)
         with self.compute_loss_context_manager(), self.accelerator.autocast():
             return evaluate_language(data.spec, card, data.dev, asking, share, self._gather)
