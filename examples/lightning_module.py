@@ -40,10 +40,14 @@ class OrthoModule(lightning.LightningModule):
                 "precision should be 32-true or bf16-mixed. Found 16-mixed: Lightning has unscaled the gradients "
                 "before on_before_optimizer_step, and resolve() would write scaled ones over them."
             )
+        if self.ortho is not None:  # fitted before
+            self._open.close()
+            self.ortho.detach()
         self.ortho, self._open = OrthoLora(self, tasks, rule), ExitStack()
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Say which task each row belongs to; forward and backward follow."""
+        self._open.close()  # of a batch without a backward: its training_step returned None
         self._open.enter_context(self.ortho.batch(batch[2]))
 
     def on_after_backward(self) -> None:

@@ -154,6 +154,18 @@ def fresh_generator(example: ModuleType) -> Tensor:
     return OrthoLora(fresh(example), example.TASKS).state_dict()["generator"]
 
 
+@for_lightning
+@pytest.mark.filterwarnings("ignore:.training_step. returned .None.:UserWarning")
+def test_lightning_may_skip_a_batch_and_fit_twice(example: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = fresh(example)
+    real = model.training_step
+    monkeypatch.setattr(model, "training_step", lambda batch, batch_idx: None if batch_idx == 1 else real(batch, 0))
+    fit(example, model, steps=2)
+    fit(example, model, steps=2)
+    assert model.ortho.state_dict()["step"] == 2
+    model.ortho.detach()
+
+
 def test_lightning_in_half_precision_is_refused(example: ModuleType) -> None:
     model = fresh(example)
     model._trainer = type("Trainer", (), {"precision": "16-mixed"})()

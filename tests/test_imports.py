@@ -95,3 +95,29 @@ def test_the_package_itself_does_not_wait_for_torch() -> None:
     code = "import sys, ortholora; assert ortholora.__version__; print('torch' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "False"
+
+
+def test_the_mixin_and_the_sft_trainer_do_without_the_packages_of_metrics() -> None:
+    """Of the extras only `[trl]` is needed for them; a trainer that needs `[cli]` says so."""
+    pytest.importorskip("trl")
+    code = (
+        "import sys\n"
+        "class Hidden:\n"
+        "    def find_spec(self, name, *rest):\n"
+        "        if name.partition('.')[0] in {'scipy', 'sklearn', 'pydantic', 'matplotlib', 'typer'}:\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "import trl.trainer.sft_trainer  # what it finds by itself is its own affair\n"
+        "for name in [n for n in sys.modules if n.partition('.')[0] in {'scipy', 'sklearn', 'pydantic'}]:\n"
+        "    del sys.modules[name]\n"
+        "sys.meta_path.insert(0, Hidden())\n"
+        "from ortholora import ResolveMixin\n"
+        "from ortholora.trl import OrthoSFTTrainer\n"
+        "from ortholora.training.task_column import TaskCollator\n"
+        "try:\n"
+        "    from ortholora import OrthoTrainer\n"
+        "except ModuleNotFoundError as error:\n"
+        "    print(error)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert 'pip install "ortholora[cli]"' in run.stdout

@@ -86,7 +86,8 @@ def train(
         path = next(iter(results))
         _say_how(results[path])
         saved = ", ".join(str(where) for where in results)
-        _say(f"Saved in {saved}: a plain PEFT adapter, with the task heads beside it.")
+        heads = "" if settings.is_language else ", with the task heads beside it"
+        _say(f"Saved in {saved}: a plain PEFT adapter{heads}.")
         _suggest_predict(path)
 
 

@@ -75,8 +75,17 @@ def prompt_ids(tokenizer: Any, kind: str, row: Row, max_length: int, max_new_tok
         ids = _prompt(tokenizer, row[0])
     else:
         ids = _tokens(tokenizer, _render(tokenizer, messages_of(row)[:-1], prompt=True))
-    room = max(max_length - max_new_tokens, max_length // 2, 1)
+    room = _room(max_length, max_new_tokens)
     return ids if len(ids) <= room else _tail(ids, room, tokenizer.bos_token_id)
+
+
+def longest_answered(max_length: int, max_new_tokens: int) -> int:
+    """Tokens of the longest prompt of `prompt_ids` with the longest answer."""
+    return _room(max_length, max_new_tokens) + max_new_tokens
+
+
+def _room(max_length: int, max_new_tokens: int) -> int:
+    return max(max_length - max_new_tokens, max_length // 2, 1)
 
 
 def ends(tokenizer: Any, kind: str) -> list[int]:

@@ -151,6 +151,8 @@ def test_a_damaged_result_is_named(again, cli):
         ([{"name": "x", "set": {"lora.r": "two"}}], ["lora.r"]),
         ([{"name": "x", "set": {"tasks.topic.max_train_rows": 5}}], ["tasks.topic.max_train_rows"]),
         ([{"name": "x", "set": {"rule": "sum"}}], ["rule"]),
+        ([{"name": "x", "set": {"max_length": 12}}], ["max_length", "for one method alone"]),
+        ([{"name": "x", "set": {"backbone": "other"}}], ["backbone", "for one method alone"]),
     ],
 )
 def test_methods_that_cannot_be(cli, home, methods, parts):

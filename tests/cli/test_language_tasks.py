@@ -98,6 +98,22 @@ def test_rows_that_are_cut_are_told(language_home: Path, cli: Cli, tmp_path: Pat
     assert " of chat" in (tmp_path / "study" / "summary.md").read_text()
 
 
+def test_exact_match_of_answers_that_rouge_cannot_read(language_home: Path, cli: Cli, tmp_path: Path) -> None:
+    """The other score is an extra: it must not stop a finished training."""
+    row = json.dumps({"prompt": "sky colour :", "completion": "→"}) + "\n"
+    for part in ("train", "dev"):
+        (language_home / f"{part}-arrows.jsonl").write_text(row * 4, encoding="utf-8")
+    arrows = {"name": "a", "kind": "completion", "train": "train-arrows.jsonl", "dev": "dev-arrows.jsonl"}
+    steps = {"steps": 1, "save_every": 0}
+    config = language_config(language_home, "arrows", tasks=[{**arrows, "metric": "exact_match"}], training=steps)
+    shown = cli.ok("train", config, "--out", tmp_path / "out")
+    assert "a plain PEFT adapter." in shown  # and no heads beside it
+    pytest.importorskip("rouge_score")
+    config = language_config(language_home, "arrows", tasks=[{**arrows, "metric": "rouge_l"}], training=steps)
+    assert "cannot read these answers" in cli.complaint("train", config, "--out", tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
 def test_an_encoder_is_refused(language_home: Path, cli: Cli, home: Path) -> None:
     config = language_config(language_home, "bert", backbone=str(home / "backbone"))
     assert "no language model" in cli.complaint("train", config)

@@ -90,6 +90,18 @@ def test_optimizers_that_take_turns_are_no_false_alarm(sample: models.Sample) ->
     step(ortho, sample)
 
 
+def test_another_optimizer_alone_is_no_false_alarm(sample: models.Sample) -> None:
+    own = torch.optim.SGD(models.lora_parameters(sample.model).values(), lr=0.1)
+    other = torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1)
+    ortho = OrthoLora(sample.model, ["a", "b"])
+    for optimizers in ((own, other), (other,), (own,)):  # in the second step a GradScaler skipped its own
+        step(ortho, sample)
+        for optimizer in optimizers:
+            optimizer.step()
+        sample.model.zero_grad()
+    step(ortho, sample)
+
+
 def test_no_hook_outlives_its_owner(sample: models.Sample) -> None:
     ortho = OrthoLora(sample.model, ["a", "b"])
     first = ortho._watch._hook.id

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
@@ -60,6 +61,22 @@ def test_a_batch_answers_as_each_row_alone(asking: Answering) -> None:
     small = Answering(asking.model, asking.tokenizer, 48, max_tokens=1)
     assert small.write(SPEC, ROWS) == together
     np.testing.assert_allclose(small.choose(SPEC, ROWS), asking.choose(SPEC, ROWS), atol=1e-4)
+
+
+def test_a_long_prompt_is_cut_alike_for_all_answers(asking: Answering) -> None:
+    """For the longest of them; otherwise a short answer would be scored after more of the prompt."""
+    short = replace(asking, max_length=9)
+    prompt = "a and day in it of say the they was sky colour :"
+    found = short.choose(SPEC, [(prompt, "")])[0]
+    whole = asking.tokenizer(prompt)["input_ids"]
+    longest = 3  # "black white" and the end
+    kept = [whole[0], *whole[len(whole) - (9 - longest - 1) :]]
+    for score, answer in zip(found, SPEC.labels or (), strict=True):
+        after = [*asking.tokenizer(answer, add_special_tokens=False)["input_ids"], asking.tokenizer.eos_token_id]
+        with torch.no_grad():
+            logp = asking.model.decoder(input_ids=torch.tensor([kept + after])).logits[0].log_softmax(-1)
+        by_hand = sum(float(logp[len(kept) - 1 + k, token]) for k, token in enumerate(after))
+        assert score == pytest.approx(by_hand, abs=1e-4)
 
 
 def test_generation_is_greedy_and_stops_at_the_end(asking: Answering) -> None:

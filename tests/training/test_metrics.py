@@ -9,7 +9,7 @@ import pytest
 
 from ortholora.errors import UserError
 from ortholora.training.metrics import compute, details
-from ortholora.training.text_metrics import exact_match, rouge_l
+from ortholora.training.text_metrics import can_rouge, check_rouge, exact_match, rouge_l
 
 # Confusion matrix: 3 true negatives, 1 false positive, 2 false negatives, 4 true positives.
 TARGETS = np.array([0, 0, 0, 0, 1, 1, 1, 1, 1, 1])
@@ -49,6 +49,10 @@ def test_rouge_refuses_what_it_cannot_read():
     pytest.importorskip("rouge_score")
     with pytest.raises(UserError, match="Latin"):
         rouge_l(["ok", "привет"], ["ok", "привет"])
+    with pytest.raises(UserError, match="Latin"):
+        check_rouge(["ok", "→"])
+    assert can_rouge(["ok", "so"])
+    assert not can_rouge(["ok", "→"])
 
 
 def test_f1_takes_class_one_as_positive():

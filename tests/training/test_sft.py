@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from datasets import Dataset
+from datasets import ClassLabel, Dataset, concatenate_datasets
 from torch import Tensor, nn
 
 pytest.importorskip("trl")
@@ -18,6 +18,7 @@ from trl import SFTConfig, SFTTrainer
 from language import ROWS, TASKS, WHOLE, adapted, assert_close, lora_weights, named, recorded, rows, settings, tokenizer
 from language import sft_trainer as trainer
 from ortholora.errors import UserError
+from ortholora.training.task_column import number_tasks
 
 # transformers 5 renamed the argument; both names work.
 pytestmark = pytest.mark.filterwarnings("ignore:.gradient_checkpointing.* is deprecated:FutureWarning")
@@ -121,6 +122,19 @@ def test_a_tokenised_data_set_with_a_column_channel(tmp_path: Path) -> None:
     taken = recorded(made)
     made.train()
     assert_close(named(taken[0], adapted()), oracle(adapted(), plain, "text"))
+
+
+def test_rows_without_a_task_and_numbered_names() -> None:
+    with_gap = concatenate_datasets([rows(ROWS), rows(ROWS).remove_columns("task")])
+    with pytest.raises(UserError, match="a row without one"):
+        number_tasks(with_gap)
+    with pytest.raises(UserError, match="a row without one"):
+        list(number_tasks(with_gap.to_iterable_dataset(), tasks=TASKS)[0])
+    labels = Dataset.from_dict({"task": [1, 0, 1]}).cast_column("task", ClassLabel(names=["sum", "qa"]))
+    numbered, names = number_tasks(labels)
+    assert names == ["qa", "sum"]
+    assert numbered["task_ids"][:] == [0, 1, 0]
+    assert [row["task_ids"] for row in number_tasks(labels.to_iterable_dataset(), tasks=names)[0]] == [0, 1, 0]
 
 
 def test_a_streaming_data_set_needs_the_names_of_its_tasks(tmp_path: Path) -> None:

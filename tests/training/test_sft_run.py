@@ -27,6 +27,7 @@ import ortholora
 from language import ROWS, TASKS, WHOLE, adapted, assert_close, lora_weights, rows, settings, tokenizer
 from language import sft_trainer as trainer
 from ortholora.errors import CaptureError, UserError
+from ortholora.training.task_losses import TaskLosses
 
 # transformers 5 renamed the argument; both names work.
 pytestmark = pytest.mark.filterwarnings("ignore:.gradient_checkpointing.* is deprecated:FutureWarning")
@@ -45,6 +46,33 @@ def test_logs_hold_each_tasks_loss_and_the_conflicts(tmp_path: Path) -> None:
     token_mean.train()
     first, expected = token_mean.state.log_history[0], made.state.log_history[0]
     assert {t: first[f"loss/{t}"] for t in TASKS} == pytest.approx({t: expected[f"loss/{t}"] for t in TASKS}, rel=1e-5)
+
+
+def test_an_interrupted_step_is_forgotten(tmp_path: Path) -> None:
+    made = trainer(tmp_path, per_device_train_batch_size=4, gradient_accumulation_steps=3, max_steps=1)
+    real, left = made.compute_loss, []
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        left.append(len(made.ortho.task_gradients()))
+        if len(left) == 2:
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)
+
+    made.compute_loss = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        made.train()
+    assert left[1] > 0  # of the first micro-batch
+    made.train()
+    assert left[2] == 0
+    assert made.task_losses._own_targets.tolist() == made._targets_in_step.tolist()
+
+
+def test_a_large_sum_does_not_swallow_the_loss_of_a_token() -> None:
+    losses = TaskLosses(["a", "b"], torch.device("cpu"))
+    losses.add(torch.tensor([2.0**24]), torch.tensor([1]))
+    losses.add(torch.full((1, 1000), 0.5), torch.ones(1, 1000, dtype=torch.long))
+    losses.add_targets(torch.tensor([0, 1001]))
+    assert losses.take() == {"b": (2.0**24 + 500) / 1001}
 
 
 @pytest.mark.parametrize("changes", [{}, {"packing": True}], ids=str)
@@ -106,9 +134,17 @@ def test_a_checkpoint_of_another_trainer_is_resumed_with_a_warning(tmp_path: Pat
     made.train()
     state = tmp_path / "checkpoint-2" / "ortholora_state.pt"
     content = state.read_bytes()
+    for saved, problem in (
+        ({"ortho": None}, pytest.warns(UserWarning, match="saved by a training without a rule")),
+        ({"task_losses": {"tasks": ["x"]}}, pytest.raises(ValueError, match="The state should be for tasks")),
+    ):
+        torch.save(torch.load(state, weights_only=False) | saved, state)
+        with problem:
+            trainer(tmp_path, **changes).train(resume_from_checkpoint=str(state.parent))
+        state.write_bytes(content)
     state.unlink()
     with pytest.warns(UserWarning, match="was not saved by an Ortho-LoRA trainer"):
-        trainer(tmp_path, **changes).train(resume_from_checkpoint=True)
+        trainer(tmp_path, **changes).train(resume_from_checkpoint=str(state.parent))
     state.write_bytes(content[: len(content) // 2])
     with pytest.raises(UserError, match="cannot be resumed"):
         trainer(tmp_path, **changes).train(resume_from_checkpoint=str(state.parent))

@@ -113,6 +113,27 @@ def test_a_padding_free_step_is_the_padded_step(tmp_path: Path, rule: Any) -> No
     assert_same_weights(padded, workspaces.weights(trainer))
 
 
+def test_an_interrupted_step_is_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C in a notebook, and `train()` again: the Trainer clears `.grad`, and nobody else what was captured."""
+    trainer = workspaces.trainer(tmp_path, mixing={"layout": "mixed", "micro_batches": 4})
+    real, left = trainer.compute_loss, []
+
+    def interrupted(*args: Any, **kwargs: Any) -> Any:
+        assert trainer.ortho is not None
+        left.append((len(trainer.ortho.task_gradients()), float(trainer._task_losses.sum())))
+        if len(left) == 3:
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(trainer, "compute_loss", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert left[2][0] > 0
+    assert left[2][1] > 0
+    trainer.train()
+    assert left[3] == (0, 0.0)
+
+
 def test_tokens_are_counted(tmp_path: Path) -> None:
     trainer = workspaces.trainer(tmp_path, mixing={"launch_tokens": 0})
     trainer.train()

@@ -35,7 +35,7 @@ class Watch:
         self._parameters = [weakref.ref(m.parameter) for m in matrices]
         self._former: list[tuple[weakref.ref[nn.Parameter], Matrix]] = []
         self._stepped: set[int] = set()  # parameters in optimizers that took a step since the last resolve
-        self._resolved = self._warned = False
+        self._resolved = self._looked = False
         self._hook = register_optimizer_step_post_hook(_noter(weakref.ref(self)))
         weakref.finalize(self, self._hook.remove)
 
@@ -78,8 +78,12 @@ class Watch:
             parameter = reference()
             if parameter is not None and id(parameter) in stepped:
                 raise _stale(matrix)
-        if resolved and not self._warned and not any(id(m.parameter) in stepped for m in self._matrices):
-            self._warned = True
+        if self._looked or not resolved:
+            return
+        # One look is enough: an optimizer that held them once is told above when they are replaced. In a later step
+        # another optimizer may step alone.
+        self._looked = True
+        if not any(id(m.parameter) in stepped for m in self._matrices):
             warnings.warn(
                 f"An optimizer took a step, but none holds {self._matrices[0].name} or any other LoRA matrix: "
                 "build it from the parameters that the model has now",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -47,7 +48,7 @@ class Answering:
         Every answer is followed by the token that ends it, so that none is ahead for being another's beginning.
         """
         assert spec.labels is not None
-        asked = [self._mark(spec, with_answer(spec.kind, row, label)) for row in rows for label in spec.labels]
+        asked = [marked for row in rows for marked in self._with_each(spec, row, spec.labels)]
         return -self.losses(asked).reshape(len(rows), len(spec.labels))
 
     @torch.inference_mode()
@@ -64,9 +65,19 @@ class Answering:
                 answers[i] = text
         return answers
 
-    def _mark(self, spec: LanguageSpec, row: Row) -> Marked:
+    def _with_each(self, spec: LanguageSpec, row: Row, answers: Sequence[str]) -> list[Marked]:
+        """The row with each of the answers; a long prompt is cut for the longest of them, so alike for all."""
+        whole = [self._mark(spec, with_answer(spec.kind, row, answer), sys.maxsize) for answer in answers]
+        longest = max(len(marked.ids) for marked in whole)
+        if longest <= self.max_length:
+            return whole
+        lengths = [self.max_length - longest + len(marked.ids) for marked in whole]
+        pairs = zip(answers, lengths, strict=True)
+        return [self._mark(spec, with_answer(spec.kind, row, answer), max(length, 2)) for answer, length in pairs]
+
+    def _mark(self, spec: LanguageSpec, row: Row, max_length: int) -> Marked:
         # The last turn is the answer, also of a task that learned from all turns.
-        return mark(self.tokenizer, spec.kind, row, self.max_length, turns="last")
+        return mark(self.tokenizer, spec.kind, row, max_length, turns="last")
 
     def _generate(self, given: dict[str, Tensor], spec: LanguageSpec) -> Tensor:
         base: Any = self.model.decoder.get_base_model()

@@ -31,6 +31,7 @@ from ortholora.models.heads import HeadSpec
 from ortholora.models.language import LanguageModel, LanguageSpec
 from ortholora.models.multitask import MultiTaskModel, Pooling
 from ortholora.models.trial import check_language_model, check_positions
+from ortholora.prompts import longest_answered
 from ortholora.suggest import did_you_mean
 
 METADATA = "ortholora.json"
@@ -160,7 +161,11 @@ def wrap(peft_model: PeftModel, card: ModelCard, dropout: float = 0.1, seed: int
         check_language_model(model)
     else:
         model = MultiTaskModel(peft_model, card.tasks, card.pooling, dropout, seed)  # type: ignore[arg-type]
-    check_positions(model, card.max_length)
+    check_positions(model, card.max_length, f"`max_length: {card.max_length}`")
+    for spec in card.tasks:
+        if isinstance(spec, LanguageSpec) and spec.writes:
+            longest = longest_answered(card.max_length, spec.max_new_tokens)
+            check_positions(model, longest, f"`max_new_tokens: {spec.max_new_tokens}` of task {spec.name!r}")
     return model
 
 

@@ -43,6 +43,11 @@ class LanguageSpec:
         """A question is one text: a prompt, or a message."""
         return 1
 
+    @property
+    def writes(self) -> bool:
+        """Whether answers are generated: in evaluation, or by `predict`."""
+        return self.labels is None or self.metric in ("exact_match", "rouge_l")
+
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary."""
         return asdict(self)

@@ -20,28 +20,35 @@ _HALF_TOLERANCE = 0.1
 _UNUSED_POSITIONS = 8
 
 
-def check_positions(model: AdaptedModel, max_length: int) -> None:
-    """Run a row of `max_length` tokens, where the model's configuration leaves it in doubt that it can.
+def check_positions(model: AdaptedModel, longest: int, settings: str) -> None:
+    """Run a row of `longest` tokens, where the model's configuration leaves it in doubt that it can.
 
     Rotary positions go on for ever; learned ones end, on an accelerator with an assertion that ends the process.
+
+    Args:
+        model: The model.
+        longest: Tokens of the longest row that it may have to read.
+        settings: What makes rows so long, for the message.
 
     Raises:
         UserError: The model has no positions for so many tokens.
     """
     backbone: Any = model.backbone
-    known = getattr(model.peft_model.get_base_model().config, "max_position_embeddings", None)
-    if known is None or max_length <= known - _UNUSED_POSITIONS:
+    config = model.peft_model.get_base_model().config
+    known = getattr(config, "max_position_embeddings", None)
+    rotary = any(getattr(config, key, None) is not None for key in ("rope_parameters", "rope_theta"))
+    if known is None or rotary or longest <= known - _UNUSED_POSITIONS:
         return
-    tokens = torch.arange(max_length, device=next(model.parameters()).device)[None] % 4 + 5
+    tokens = torch.arange(longest, device=next(model.parameters()).device)[None] % 4 + 5
     try:
         with torch.no_grad():
             backbone(input_ids=tokens)
     except (IndexError, RuntimeError) as error:
         raise UserError(
-            f"`max_length: {max_length}` is longer than what the backbone can read",
+            f"{settings}: rows of up to {longest} tokens are longer than what the backbone can read",
             expected=f"at most the positions that it learned ({known}, according to its configuration)",
             found=f"{type(backbone).__name__}: {str(error).splitlines()[0]}",
-            todo="lower `max_length`, or use a backbone for longer texts",
+            todo="lower the setting, or use a backbone for longer texts",
         ) from error
 
 

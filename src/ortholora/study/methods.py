@@ -11,8 +11,8 @@ from ortholora.errors import UserError
 from ortholora.suggest import did_you_mean, listing
 from ortholora.training.method import JOINT, SINGLE, Method
 
-#: What a method's `set` cannot change: the study's own keys, and the data, which is read once for all.
-_OF_THE_STUDY = ("study", "rule", "block", "seed", "data_seed", "tasks")
+#: What a method's `set` cannot change: the study's own keys, and the data, which is read once for all and cut alike.
+_OF_THE_STUDY = ("study", "rule", "block", "seed", "data_seed", "tasks", "backbone", "revision", "max_length")
 _WEIGHT = re.compile(r"tasks\..+\.weight")
 
 

@@ -47,6 +47,18 @@ class ResolveMixin:
         with nullcontext() if self.ortho is None else self.ortho.batch(self.task_ids_of(inputs)):
             return super().training_step(model, inputs, num_items_in_batch)  # type: ignore[misc]
 
+    def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
+        self.forget_unfinished_step()
+        return super()._inner_training_loop(*args, **kwargs)  # type: ignore[misc]
+
+    def forget_unfinished_step(self) -> None:
+        """Drop what an interrupted step left; the Trainer itself clears `.grad` when it starts (again).
+
+        Called whenever training starts: after Ctrl-C in a notebook, or anew after it ran out of memory.
+        """
+        if self.ortho is not None:
+            self.ortho.discard()
+
     def micro_batches_of(self, inputs: dict[str, Any]) -> Sequence[dict[str, Any]]:
         """The micro-batches that one loader batch consists of: itself, unless the loader plans whole steps."""
         return [inputs]
@@ -64,7 +76,11 @@ class ResolveMixin:
 
     def load_resume_state(self, state: dict[str, Any]) -> None:
         """Restore `resume_state()`."""
-        if self.ortho is not None and state["ortho"] is not None:
+        if self.ortho is None:
+            return
+        if state["ortho"] is None:
+            _warn_of_new_start("was saved by a training without a rule")
+        else:
             self.ortho.load_state_dict(state["ortho"])
 
     def _save_rng_state(self, output_dir: str) -> None:
@@ -88,7 +104,8 @@ class ResolveMixin:
         if state is not None:
             self.load_resume_state(state)
         elif self.ortho is not None:
-            warnings.warn(
-                f"{checkpoint} was not saved by an Ortho-LoRA trainer: visit orders and the rule's memory start anew",
-                stacklevel=2,
-            )
+            _warn_of_new_start("was not saved by an Ortho-LoRA trainer")
+
+
+def _warn_of_new_start(why: str) -> None:
+    warnings.warn(f"The checkpoint {why}: visit orders and the rule's memory start anew", stacklevel=4)

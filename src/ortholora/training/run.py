@@ -30,6 +30,7 @@ from ortholora.models import (
     save_model,
     wrap,
 )
+from ortholora.prompts import answer_of
 from ortholora.training import checkpoints
 from ortholora.training.arguments import training_arguments
 from ortholora.training.cost import peak_memory_bytes, reset_peak_memory
@@ -81,6 +82,9 @@ class Workspace:
         self.config, self.tasks = config, list(tasks)
         if config.is_language:
             check_is_language_model(config.backbone, config.revision)
+        for task in tasks:
+            if task.spec.metric == "rouge_l":
+                check_rouge([answer_of(task.spec.kind, row) for row in task.dev.texts])
         self.tokenizer = load_tokenizer(config.backbone, config.revision)
         self._encoded: dict[str, EncodedTask] = {}
 
@@ -244,8 +248,6 @@ def build_model(config: Config, card: ModelCard, seed: int) -> AdaptedModel:
 def language_spec(data: TaskData) -> LanguageSpec:
     """What a language model needs to know of a task."""
     spec = data.spec
-    if spec.metric == "rouge_l":
-        check_rouge()
     assert spec.kind in ("completion", "chat")
     return LanguageSpec(data.name, spec.kind, data.labels, spec.metric, spec.max_new_tokens, spec.turns)
 

@@ -13,7 +13,7 @@ from ortholora.data.task import Split
 from ortholora.models import Answering, LanguageSpec
 from ortholora.prompts import answer_of, mark
 from ortholora.training import metrics
-from ortholora.training.text_metrics import exact_match, has_rouge, rouge_l
+from ortholora.training.text_metrics import can_rouge, exact_match, rouge_l
 
 #: Adds up what the processes found, each for its share of the rows; the identity in one process.
 Gather = Callable[[np.ndarray], np.ndarray]
@@ -83,7 +83,13 @@ def evaluate_language(
     scores["loss"] = float(losses.sum() / tokens.sum())
     found = {"inverse_perplexity": (tokens, losses)}
     if spec.metric in ("exact_match", "rouge_l"):
-        found |= _written(spec.metric, card, rows, ask, whole)
+        wanted = [answer_of(card.kind, row) for row in split.texts]
+        written = ask.write(card, rows)
+        ones = np.ones(len(split))
+        found["exact_match"] = (ones, whole(exact_match(wanted[share], written)))
+        # Every rank has to agree, so all answers are asked about and not its own.
+        if spec.metric == "rouge_l" or can_rouge(wanted):
+            found["rouge_l"] = (ones, whole(rouge_l(wanted[share], written)))
     scores |= {name: metrics.compute(name, *pair, None) for name, pair in found.items()}  # type: ignore[arg-type]
     assert spec.metric is not None
     if spec.metric in ANSWER_METRICS:
@@ -106,16 +112,3 @@ def _losses(
     marked = [mark(ask.tokenizer, card.kind, row, ask.max_length, card.turns) for row in rows]
     only_last = card.kind == "completion" or card.turns == "last"
     return [row.targets for row in marked], ask.losses(marked) if known is None or not only_last else -known
-
-
-def _written(
-    metric: str, card: LanguageSpec, rows: Sequence[Any], ask: Answering, whole: Callable[[Any], np.ndarray]
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Weights (all one) and scores of generated answers."""
-    written = ask.write(card, rows)
-    wanted = [answer_of(card.kind, row) for row in rows]
-    ones = whole(np.ones(len(rows)))
-    found = {"exact_match": (ones, whole(exact_match(wanted, written)))}
-    if metric == "rouge_l" or has_rouge():
-        found["rouge_l"] = (ones, whole(rouge_l(wanted, written)))
-    return found

@@ -176,6 +176,11 @@ class OrthoSFTTrainer(ResolveMixin, SFTTrainer):
             return -log_probabilities * log_probabilities.exp().detach()
         return -log_probabilities
 
+    def forget_unfinished_step(self) -> None:
+        """Drop its task gradients and its losses."""
+        super().forget_unfinished_step()
+        self.task_losses.forget_own()
+
     def on_resolved(self, stats: StepStats) -> None:
         """Keep the conflict figures for the logs."""
         self.conflicts.add(stats)

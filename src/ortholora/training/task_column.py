@@ -33,9 +33,10 @@ def number_tasks(dataset: Any, column: str | None = None, tasks: Sequence[str] |
         The data set with `task_ids`, and the names of the tasks.
 
     Raises:
-        UserError: There is no such column, or a row's task is not in `tasks`.
+        UserError: There is no such column, a row's task is not in `tasks`, or a row has none.
     """
     column = _find_column(dataset, column)
+    class_names = getattr((dataset.features or {}).get(column), "names", None)
     if tasks is None:
         if not hasattr(dataset, "unique"):
             raise UserError(
@@ -44,14 +45,18 @@ def number_tasks(dataset: Any, column: str | None = None, tasks: Sequence[str] |
                 found=f"a {type(dataset).__name__} and no tasks",
                 todo="pass tasks=[...] to the trainer",
             )
-        tasks = sorted(str(value) for value in dataset.unique(column))
+        tasks = sorted(_names(dataset.unique(column), column, class_names))
     numbers = {name: number for number, name in enumerate(tasks)}
-    numbered = dataset.map(_number, batched=True, fn_kwargs={"column": column, "numbers": numbers})
+    settings = {"column": column, "numbers": numbers, "class_names": class_names}
+    numbered = dataset.map(_number, batched=True, fn_kwargs=settings)
     return numbered, list(tasks)
 
 
-def _number(rows: dict[str, list[Any]], column: str, numbers: dict[str, int]) -> dict[str, list[int]]:
-    unknown = {str(value) for value in rows[column]} - numbers.keys()
+def _number(
+    rows: dict[str, list[Any]], column: str, numbers: dict[str, int], class_names: list[str] | None
+) -> dict[str, list[int]]:
+    names = _names(rows[column], column, class_names)
+    unknown = set(names) - numbers.keys()
     if unknown:
         raise UserError(
             f"The column {column!r} names a task that is not in `tasks`",
@@ -59,7 +64,19 @@ def _number(rows: dict[str, list[Any]], column: str, numbers: dict[str, int]) ->
             found=repr(min(unknown)),
             todo="add it to tasks=[...], or leave the row out",
         )
-    return {TASK_IDS: [numbers[str(value)] for value in rows[column]]}
+    return {TASK_IDS: [numbers[name] for name in names]}
+
+
+def _names(values: Sequence[Any], column: str, class_names: list[str] | None) -> list[str]:
+    """Names of tasks; a `ClassLabel` column holds numbers of them, and -1 where there is none."""
+    if any(value is None or (class_names is not None and value < 0) for value in values):
+        raise UserError(
+            f"The column {column!r} does not say which task a row belongs to",
+            expected="the name of a task in every row",
+            found="a row without one (concatenate_datasets fills a column that some parts lack with nulls)",
+            todo='add the column to every part: dataset.add_column("task", ["summaries"] * len(dataset))',
+        )
+    return [str(value) if class_names is None else class_names[value] for value in values]
 
 
 def _find_column(dataset: Any, column: str | None) -> str:

@@ -26,11 +26,18 @@ class TaskLosses:
 
     def add(self, losses: Tensor, ids: Tensor) -> None:
         """Add losses of tokens and their tasks (any equal shapes)."""
-        self._own.index_add_(0, ids.flatten().to(self._device, non_blocking=True), losses.flatten().float())
+        tasks = ids.flatten().to(self._device, non_blocking=True)
+        # Added up here first: one token's loss would be lost in a large sum.
+        self._own += torch.zeros_like(self._own).index_add_(0, tasks, losses.flatten().to(self._device).float())
 
     def add_targets(self, targets: Tensor) -> None:
         """Add this rank's `[T]` counts of target tokens."""
         self._own_targets += targets
+
+    def forget_own(self) -> None:
+        """Drop what this rank added since the sums of all ranks were last made."""
+        self._own.zero_()
+        self._own_targets.zero_()
 
     def take(self) -> dict[str, float]:
         """Means since the last call, without tasks that had no target. A collective."""
@@ -42,15 +49,20 @@ class TaskLosses:
 
     def state_dict(self) -> dict[str, Any]:
         """What was not logged yet. A collective."""
-        return {"total": self._gathered()}
+        return {"tasks": list(self.tasks), "total": self._gathered()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore `state_dict()`."""
+        """Restore `state_dict()`.
+
+        Raises:
+            ValueError: The state belongs to other tasks.
+        """
+        if state["tasks"] != list(self.tasks):
+            raise ValueError(f"The state should be for tasks {list(self.tasks)!r}. Found {state['tasks']!r}.")
         self._total = state["total"].clone()
 
     def _gathered(self) -> Tensor:
         own = torch.stack([self._own.cpu().double(), self._own_targets])
-        self._own.zero_()
-        self._own_targets.zero_()
+        self.forget_own()
         self._total += summed(own, self._device)
         return self._total.clone()

@@ -25,8 +25,32 @@ def rouge_l(wanted: Sequence[str], written: Sequence[str]) -> np.ndarray:
     Raises:
         UserError: The package is not installed, or an answer has no Latin letter or digit.
     """
-    check_rouge()
-    unread = next((text for text in wanted if text.strip() and not re.search("[a-z0-9]", text.lower())), None)
+    check_rouge(wanted)
+    from rouge_score.rouge_scorer import RougeScorer
+
+    scorer = RougeScorer(["rougeL"], use_stemmer=True)
+    return np.asarray([scorer.score(a, b)["rougeL"].fmeasure for a, b in zip(wanted, written, strict=True)])
+
+
+def can_rouge(wanted: Sequence[str]) -> bool:
+    """Whether the package is there, and reads all of these answers."""
+    return _has_rouge() and _unreadable(wanted) is None
+
+
+def check_rouge(wanted: Sequence[str]) -> None:
+    """Check that the package is there, and that it can read the answers wanted.
+
+    Raises:
+        UserError: It is not, or it cannot.
+    """
+    if not _has_rouge():
+        raise UserError(
+            "metric `rouge_l` cannot be computed",
+            expected="the package rouge-score",
+            found="no such package in this environment",
+            todo='pip install "ortholora[lm]", or use the metric inverse_perplexity',
+        )
+    unread = _unreadable(wanted)
     if unread is not None:
         raise UserError(
             "metric `rouge_l` cannot read these answers",
@@ -34,27 +58,12 @@ def rouge_l(wanted: Sequence[str], written: Sequence[str]) -> np.ndarray:
             found=repr(unread[:80]),
             todo="use the metric exact_match or inverse_perplexity",
         )
-    from rouge_score.rouge_scorer import RougeScorer
-
-    scorer = RougeScorer(["rougeL"], use_stemmer=True)
-    return np.asarray([scorer.score(a, b)["rougeL"].fmeasure for a, b in zip(wanted, written, strict=True)])
 
 
-def has_rouge() -> bool:
-    """Whether the package is there."""
+def _has_rouge() -> bool:
     return importlib.util.find_spec("rouge_score") is not None
 
 
-def check_rouge() -> None:
-    """Check that the package is there.
-
-    Raises:
-        UserError: It is not.
-    """
-    if not has_rouge():
-        raise UserError(
-            "metric `rouge_l` cannot be computed",
-            expected="the package rouge-score",
-            found="no such package in this environment",
-            todo='pip install "ortholora[lm]", or use the metric inverse_perplexity',
-        )
+def _unreadable(answers: Sequence[str]) -> str | None:
+    """The first answer in which rouge-score sees no word."""
+    return next((text for text in answers if text.strip() and not re.search("[a-z0-9]", text.lower())), None)

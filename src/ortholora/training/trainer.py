@@ -231,6 +231,12 @@ class OrthoTrainer(ResolveMixin, Trainer):
         self._loss_steps += int(self.accelerator.sync_gradients)
         return loss
 
+    def forget_unfinished_step(self) -> None:
+        """Drop its task gradients and its losses."""
+        super().forget_unfinished_step()
+        self._task_losses.zero_()
+        self._own_tokens[:] = 0
+
     def on_resolved(self, stats: StepStats) -> None:
         """Keep the conflict figures for the logs and the result."""
         self.conflicts.add(stats)
