@@ -212,3 +212,16 @@ def test_plain_peft_generates_the_same_in_a_fresh_process(tmp_path: Path) -> Non
     assert run.stdout.splitlines() == [own, own]
     assert own == "blue"
     assert predictor.predict("colour", "sky in day colour :")[0].label == "blue"
+
+
+def test_evaluation_heeds_the_token_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = language_workspaces.trainer(tmp_path, mixing={"max_tokens": 96})
+    real, sizes = LanguageModel.logits, []
+
+    def watched(self: LanguageModel, inputs: Any) -> Tensor:
+        sizes.append(inputs["input_ids"].numel())
+        return real(self, inputs)
+
+    monkeypatch.setattr(LanguageModel, "logits", watched)
+    made.evaluate()
+    assert 48 < max(sizes) <= 96
