@@ -97,9 +97,6 @@ def _say_how(record: Any) -> None:
     _say(f"{record.micro_batches:.1f} micro-batches a step, {padding}, {1000 * record.step_seconds:.0f} ms a step.")
     for line in record.provenance.get("capture", []):
         _say(f"Capture: {line}.")
-    for task, rows in record.provenance.get("cut_rows", {}).items():
-        limit = record.provenance["config"]["max_length"]
-        _say(f"{task}: {rows:,} rows were longer than {limit} tokens (`max_length`) and were cut.")
 
 
 @app.command()
@@ -156,7 +153,7 @@ def evaluate(
         if as_json:
             print(json.dumps(scores, indent=2))
         else:
-            console.print(_scores_table(scores))
+            console.print(_scores_table(scores, {task.name: str(task.spec.metric) for task in tasks}))
 
 
 @app.command()
@@ -232,15 +229,18 @@ def _chosen(settings: Config, only: str | None) -> Config:
     """The tasks of --tasks."""
     if only is None:
         return settings
-    names = [name.strip() for name in only.split(",")]
-    unknown = [name for name in names if name not in settings.task_names]
+    wanted = [name.strip() for name in only.split(",")]
+    # The name of an entry with `split_by` stands for all of its tasks.
+    chosen = {w: [n for n in settings.task_names if n == w or (w and n.startswith(f"{w}."))] for w in wanted}
+    unknown = [name for name, tasks in chosen.items() if not tasks]
     if unknown:
         raise UserError(
             f"--tasks: unknown task {unknown[0]!r}",
             expected="some of " + ", ".join(settings.task_names),
-            found=", ".join(names) or "nothing",
+            found=", ".join(unknown) if only.strip() else "nothing",
             todo=did_you_mean(unknown[0], settings.task_names, "correct the option"),
         )
+    names = {name for tasks in chosen.values() for name in tasks}
     return settings.model_copy(update={"tasks": [task for task in settings.tasks if task.name in names]})
 
 
@@ -375,10 +375,12 @@ def _answer(row: Any, answer: Any, as_json: bool) -> str:
         return json.dumps({k: v for k, v in content.items() if v is not None}, ensure_ascii=False)
     text = " | ".join(row) if isinstance(row, tuple) else row if isinstance(row, str) else json.dumps(row)
     if answer.text is not None:
-        return f"{answer.text}\t{text}".replace("\n", "\\n")  # one line an answer
-    if answer.value is not None:
-        return f"{answer.value:.3f}\t{text}"
-    return f"{answer.label} ({answer.scores[answer.label]:.0%})\t{text}"
+        shown = answer.text
+    elif answer.value is not None:
+        shown = f"{answer.value:.3f}"
+    else:
+        shown = f"{answer.label} ({answer.scores[answer.label]:.0%})"
+    return f"{shown}\t{text}".replace("\r", "\\r").replace("\n", "\\n")  # one line an answer
 
 
 def _metrics_table(results: dict[str, Any]) -> Any:
@@ -392,14 +394,19 @@ def _metrics_table(results: dict[str, Any]) -> Any:
     return table
 
 
-def _scores_table(scores: dict[str, dict[str, float]]) -> Any:
+def _scores_table(scores: dict[str, dict[str, float]], metrics: dict[str, str]) -> Any:
+    """Every score of every task, the task's own metric first and bold."""
     from rich.table import Table
 
-    table = Table("task", "metric", "value", title="Dev results")
+    table = Table("task", "metric", "value", title="Dev results, in points; bold: the task's metric")
     for task, values in scores.items():
+        main = metrics[task]
+        table.add_row(task, f"[bold]{main}[/bold]", f"[bold]{100 * values['main']:.2f}[/bold]")
         for name, value in values.items():
-            # A loss is in nats a token; every metric is a fraction.
-            table.add_row(task, name, f"{value:.4f}" if name == "loss" else f"{100 * value:.2f}")
+            if name == "loss":
+                table.add_row(task, "loss, nats a token", f"{value:.4f}")
+            elif name not in ("main", main):
+                table.add_row(task, name, f"{100 * value:.2f}")
     return table
 
 

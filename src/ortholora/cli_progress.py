@@ -52,6 +52,10 @@ class TerminalProgress:
         if finished:
             self.console.print(f"{finished} of {len(runs)} runs are finished and kept.")
 
+    def note(self, text: str) -> None:
+        """Print a line."""
+        self.console.print(text, markup=False, highlight=False)
+
     def line(self) -> _Line:
         """A bar of its own, for runs at the same time as others."""
         return _Line(self)

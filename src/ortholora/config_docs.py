@@ -19,7 +19,8 @@ _HEAD = """# Configuration
 
 A run (`ortholora train`) or a study (`ortholora compare`) is described by one YAML file.
 Every key can also be set on the command line: `--set training.steps=50`, `--set tasks.cola.weight=2`
-(a task is addressed by its name or its index). An unknown key is an error.
+(a task is addressed by its name or its index in the file; the tasks that `split_by` makes by their entry's, all
+together). An unknown key is an error.
 
 `examples/own_data.yaml` is the smallest example, `examples/glue.yaml` the fullest.
 This page is generated from `src/ortholora/config.py` by `python -m ortholora.config_docs`; edit there.

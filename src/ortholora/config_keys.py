@@ -111,7 +111,16 @@ def _find_task(raw: dict[str, Any], key: str, rest: str) -> tuple[dict[str, Any]
             todo=did_you_mean(wrong, names, "name the task as the configuration does"),
         )
     name = max(fitting, key=len)
-    return called[name], name, rest[len(name) + 1 :]
+    task, left = called[name], rest[len(name) + 1 :]
+    if task.get("split_by") and left and left.partition(".")[0] not in TaskConfig.model_fields:
+        value = left.partition(".")[0]
+        raise UserError(
+            f"--set {key}: a task that `split_by` makes has no settings of its own",
+            expected=f"a key of the entry `{name}`, for all of its tasks",
+            found=f"`{left}`",
+            todo=f"give the task an entry in the file, with `split_by: {task['split_by']}` and `only: {value}`",
+        )
+    return task, name, left
 
 
 def _unknown(key: str, prefix: str, model: type[BaseModel]) -> UserError:

@@ -17,7 +17,9 @@ HEADER = "text\tlabel\n"
 
 def left(home: Path) -> bool:
     """Whether a refused command left anything worth the name of a run."""
-    return any(path.name in {"adapter_config.json", "result.json"} for path in home.glob("out/**/*"))
+    return any(
+        path.name in {"adapter_config.json", "result.json", "run.json", "config.yaml"} for path in home.glob("out/**/*")
+    )
 
 
 def refused(cli: Cli, *words: object) -> str:

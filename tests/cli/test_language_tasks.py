@@ -65,6 +65,8 @@ def test_messages_from_python(language_home: Path) -> None:
     messages = [{"role": "user", "content": "repeat 1"}]
     answers = [predictor.predict("chat", texts)[0].text for texts in ("repeat 1", messages, [messages])]
     assert len(set(answers)) == 1
+    with pytest.raises(UserError, match="the last not from the assistant"):
+        predictor.predict("chat", [[*messages, {"role": "assistant", "content": "1"}]])
     with pytest.raises(UserError, match="cannot be answered"):
         predictor.predict("count", [messages])
     with pytest.raises(UserError, match="cannot be answered"):
@@ -88,11 +90,17 @@ def test_compare_a_file_that_holds_several_tasks(language_home: Path, cli: Cli, 
     assert "qa.sound" in shown
     only = cli.complaint("train", config, "--tasks", "qa.smell", "--out", tmp_path / "other")
     assert "qa.colour" in only
+    assert "1/1" in cli.ok("train", config, "--tasks", "qa", "--out", tmp_path / "all")
+    assert set(json.loads((tmp_path / "all" / "result.json").read_text())["metrics"]) == {"qa.colour", "qa.sound"}
+    alone = cli.complaint("train", config, "--set", "tasks.qa.sound.weight=2")
+    assert "`only: sound`" in alone
 
 
 def test_rows_that_are_cut_are_told(language_home: Path, cli: Cli, tmp_path: Path) -> None:
     config = language_config(language_home, "short", max_length=6, training={"steps": 1, "save_every": 0})
-    assert "longer than 6 tokens" in cli.ok("train", config, "--out", tmp_path / "out")
+    shown = cli.ok("train", config, "--out", tmp_path / "out")
+    assert "colour: all 88 rows are longer than 6 tokens (`max_length`) and are cut." in shown
+    assert shown.index("longer than 6") < shown.index("micro-batches a step")  # before it costs anything
     shown = cli.ok("compare", config, "--tasks", "chat,count", "--out", tmp_path / "study")
     assert "longer than `max_length`, and so were cut:" in shown
     assert " of chat" in (tmp_path / "study" / "summary.md").read_text()

@@ -97,6 +97,13 @@ def test_one_file_of_several_tasks(tmp_path: Path) -> None:
     assert split_config(settings, base=tmp_path, data_dir=None) == settings  # split already
 
 
+def test_rows_are_numbered_as_in_the_file(tmp_path: Path) -> None:
+    """Not among the rows of their task: that is where a user will look."""
+    write(tmp_path, [{"task": t, "prompt": "x", "completion": c} for t, c in (("a", "y"), ("b", "y"), ("a", "z"))])
+    message = complaint(tmp_path, split_by="task", only="a", labels=["y", "w"])
+    assert "'z' in row 3 (1 of 2; the first row of data is row 1)" in message
+
+
 def test_a_file_of_several_tasks_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, [{"task": t, "prompt": t, "completion": "x"} for t in ("a", "b", "c")])
     settings = split_config(config({"split_by": "task"}), base=tmp_path, data_dir=None)
@@ -110,7 +117,7 @@ def test_a_file_of_several_tasks_is_read_once(tmp_path: Path, monkeypatch: pytes
 
 def test_rows_without_a_task_and_tasks_without_training_are_told(tmp_path: Path) -> None:
     write(tmp_path, [{"task": "a", "prompt": "x", "completion": "x"}, {"task": None, "prompt": "x", "completion": "x"}])
-    with pytest.raises(UserError, match="rows without a split_by"):
+    with pytest.raises(UserError, match="rows without a task"):
         split_config(config({"split_by": "task"}), base=tmp_path, data_dir=None)
     write(tmp_path, [{"task": "a", "prompt": "x", "completion": "x"}])
     (tmp_path / "b.jsonl").write_text(json.dumps({"task": "b", "prompt": "x", "completion": "x"}), encoding="utf-8")

@@ -15,7 +15,7 @@ from synthetic_study import methods_and_tasks, study
 from ortholora.study import picture
 from ortholora.study.report import to_markdown, to_table
 from ortholora.study.statistics import summarise
-from ortholora.study.wording import listed, mean_std, points, signed_points
+from ortholora.study.wording import listed, mean_std, points, sign, signed_points
 from ortholora.study.write import write_summary
 
 NO_GAP = dict.fromkeys(["single", "joint", "ortho"], 0.75)
@@ -161,6 +161,13 @@ def test_nothing_in_the_picture_is_cut_off(tmp_path, monkeypatch, tasks, methods
         assert box.x0 >= 0
         assert box.x1 <= image.shape[1]
         assert not any(box.overlaps(other) for other in boxes[index + 1 :])
+
+
+def test_a_difference_that_is_written_as_zero_is_not_sure():
+    entry = {"mean": -1.1e-06, "ci95": [-1.5e-06, -6.4e-07]}
+    assert sign(entry) == 0
+    assert sign({"mean": -1e-3, "ci95": [-2e-3, -6e-5]}) == -1
+    assert sign({"mean": 1e-3, "ci95": [4e-5, 2e-3]}) == 0
 
 
 def test_wording():

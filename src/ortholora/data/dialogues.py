@@ -38,7 +38,7 @@ def check_dialogues(spec: TaskConfig, table: Table) -> list[Row]:
         raise UserError(
             f"{table.shown}, column `{table.text[0]}`: not a chat",
             expected="a list of messages, each with a `role` and a `content` that is text, the last from the assistant",
-            found=f"{problems[bad[0]]} in {row_numbers(bad, len(chats))}",
+            found=f"{problems[bad[0]]} in {row_numbers(table, bad, len(chats))}",
             todo="correct these rows, or point the task's `messages` to another column",
         )
     return [(dump_messages([_without_nulls(message) for message in chat]),) for chat in chats]  # type: ignore[attr-defined]
@@ -60,7 +60,7 @@ def answer_indices(spec: TaskConfig, table: Table, rows: list[Row]) -> list[int]
         raise UserError(
             f"{table.shown}: an answer that is not among the task's `labels`",
             expected=f"one of {', '.join(map(repr, spec.labels))}",
-            found=f"{answer!r} in {row_numbers([i for i in unknown if answers[i] == answer], len(rows))}",
+            found=f"{answer!r} in {row_numbers(table, [i for i in unknown if answers[i] == answer], len(rows))}",
             todo="mind spaces: `labels` are written as in the data"
             if answer.strip() in {label.strip() for label in spec.labels}
             else did_you_mean(answer, spec.labels, "correct the rows or `labels`; without `labels` answers are open"),

@@ -65,7 +65,7 @@ def class_indices(rows: Rows, names: Sequence[str]) -> list[int]:
         raise UserError(
             f"{rows.table.shown}, column `{rows.table.label}`: unknown label",
             expected=f"one of {listing(names)}",
-            found=f"`{label}` in {row_numbers([r for r in unknown if rows.labels[r] == label], len(rows))}",
+            found=f"`{label}` in {row_numbers(rows.table, [r for r in unknown if rows.labels[r] == label], len(rows))}",
             todo=did_you_mean(label, names, "correct the rows, or list every label in the task's `labels`"),
         )
     return [index[label] for label in rows.labels]
@@ -83,7 +83,7 @@ def regression_targets(rows: Rows) -> list[float]:
         raise UserError(
             f"{rows.table.shown}, column `{rows.table.label}`: not a number",
             expected="a finite number in every row, since the task's `kind` is `regression`",
-            found=f"`{rows.labels[bad[0]]}` in {row_numbers(bad, len(rows))}",
+            found=f"`{rows.labels[bad[0]]}` in {row_numbers(rows.table, bad, len(rows))}",
             todo="correct these rows, or use `kind: classification`",
         )
     return targets

@@ -53,7 +53,9 @@ def only_rows(table: Table, spec: TaskConfig) -> Table:
         )
     columns = {name: [column[i] for i in kept] for name, column in table.columns.items()}
     shown = f"{table.shown} (rows with {spec.split_by} = {spec.only})"
-    return replace(table, shown=shown, source=f"{table.source}[{spec.split_by}={spec.only}]", columns=columns)
+    return replace(
+        table, shown=shown, source=f"{table.source}[{spec.split_by}={spec.only}]", columns=columns, positions=kept
+    )
 
 
 def _is_open(task: TaskConfig) -> bool:

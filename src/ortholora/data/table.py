@@ -21,6 +21,7 @@ class Table:
         columns: The values of the columns that were asked for, as far as they are there.
         text: The one or two text columns.
         label: The label column.
+        positions: Index of each row in the source, where only some of its rows are here.
         classes: The source's own class names in its own order, where it has them (a hub's `ClassLabel`).
     """
 
@@ -31,6 +32,11 @@ class Table:
     text: tuple[str, ...]
     label: str
     classes: tuple[str, ...] | None = None
+    positions: Sequence[int] | None = None
+
+    def row_number(self, index: int) -> int:
+        """The number of a row in its source, the first row of data being row 1."""
+        return 1 + (index if self.positions is None else self.positions[index])
 
 
 @dataclass(frozen=True)
@@ -90,9 +96,9 @@ def require_columns(table: Table, wanted: Sequence[tuple[str, str]]) -> None:
         )
 
 
-def row_numbers(indices: Sequence[int], total: int) -> str:
+def row_numbers(table: Table, indices: Sequence[int], total: int) -> str:
     """Return "row 3" or "rows 3, 7 and 9 more (11 of 40)"; the first row after a header is row 1."""
-    shown = ", ".join(str(index + 1) for index in indices[:5])
+    shown = ", ".join(str(table.row_number(index)) for index in indices[:5])
     more = f" and {len(indices) - 5} more" if len(indices) > 5 else ""
     plural = "s" if len(indices) > 1 else ""
     return f"row{plural} {shown}{more} ({len(indices)} of {total}; the first row of data is row 1)"
@@ -104,13 +110,13 @@ def check_texts(table: Table, column: str, key: str) -> list[str]:
     Raises:
         UserError: A value is missing, blank, or no plain value.
     """
-    values = table.columns[column]
+    values, what = table.columns[column], "task" if key == "split_by" else key
     odd = next((i for i, value in enumerate(values) if isinstance(value, list | dict | bytes | tuple)), None)
     if odd is not None:
         raise UserError(
             f"{table.shown}: column `{column}` does not hold plain values",
             expected="a text or a number in every row",
-            found=f"a {type(values[odd]).__name__} in row {odd + 1}",
+            found=f"a {type(values[odd]).__name__} in row {table.row_number(odd)}",
             todo=f"point the task's `{key}` to another column, or convert this one to text",
         )
     cells = [_as_text(value) for value in values]
@@ -118,9 +124,9 @@ def check_texts(table: Table, column: str, key: str) -> list[str]:
     if empty:
         found = "null" if cells[empty[0]] is None else "an empty text"
         raise UserError(
-            f"{table.shown}: column `{column}` has rows without a {key}",
-            expected=f"a {key} in every row",
-            found=f"{found} in {row_numbers(empty, len(cells))}",
+            f"{table.shown}: column `{column}` has rows without a {what}",
+            expected=f"a {what} in every row",
+            found=f"{found} in {row_numbers(table, empty, len(cells))}",
             todo="fill in or remove these rows",
         )
     return [cell for cell in cells if cell is not None]

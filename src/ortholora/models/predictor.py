@@ -157,11 +157,13 @@ def _check_rows(rows: list[tuple[str, ...]], num_texts: int) -> None:
 def _check_question(number: int, text: Any, kind: str) -> None:
     is_text = isinstance(text, str) and bool(text.strip())
     is_chat = isinstance(text, list) and bool(text) and all(isinstance(m, dict) and "content" in m for m in text)
-    if not (is_text or (is_chat and kind == "chat")):
+    # An answer to the assistant's own message was never trained.
+    is_open = is_text or (is_chat and kind == "chat" and text[-1].get("role") != "assistant")
+    if not is_open:
+        chat = ", or a list of messages with `role` and `content`, the last not from the assistant"
         raise UserError(
             f"Text {number + 1} cannot be answered",
-            expected="a text that is not empty"
-            + (", or a list of messages with `role` and `content`" if kind == "chat" else ""),
+            expected="a text that is not empty" + (chat if kind == "chat" else ""),
             found=repr(text)[:200],
             todo="remove or correct it",
         )

@@ -47,7 +47,7 @@ def check_positions(model: AdaptedModel, longest: int, settings: str) -> None:
         raise UserError(
             f"{settings}: rows of up to {longest} tokens are longer than what the backbone can read",
             expected=f"at most the positions that it learned ({known}, according to its configuration)",
-            found=f"{type(backbone).__name__}: {str(error).splitlines()[0]}",
+            found=f"{type(backbone).__name__}, which fails on such a row ({str(error).splitlines()[0]})",
             todo="lower the setting, or use a backbone for longer texts",
         ) from error
 

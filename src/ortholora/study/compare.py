@@ -121,6 +121,9 @@ def compare(
         if method.overrides:
             check_settings(workspaces.of(method))
     progress.plan([(run.label, len(run.tasks), run.finished) for run in runs])
+    if not all(run.finished for run in runs):
+        for sentence in workspaces.shared.cut_rows():
+            progress.note(sentence)
     if jobs > 1:
         _run_at_once(_Study(config, list(tasks), out, base, jobs, set_up), runs, progress)
     records = [ensure_record(run, workspaces.of(run.method), progress, base) for run in runs]
@@ -145,12 +148,12 @@ class _Workspaces:
 
     def __init__(self, config: Config, tasks: Sequence[TaskData]) -> None:
         self._config, self._tasks = config, tasks
-        self._shared = Workspace(config, tasks)
+        self.shared = Workspace(config, tasks)
         self._own: dict[str, Workspace] = {}
 
     def of(self, method: Method) -> Workspace:
         if not method.overrides:
-            return self._shared
+            return self.shared
         if method.name not in self._own:
             config = with_settings(self._config, method.overrides)
             specs = {spec.name: spec for spec in config.tasks}  # a task's weight may be another

@@ -17,6 +17,7 @@ from ortholora.study.grid import Grid, arrange
 from ortholora.study.provenance import merge
 from ortholora.study.record import RunRecord
 from ortholora.study.verdict import no_gap, notes, verdict
+from ortholora.study.wording import sign
 
 #: Number of the format of `summary.json`.
 FORMAT = 1
@@ -114,7 +115,7 @@ def _rule(grid: Grid, compare: _Comparison, rule: str, gap: dict[str, Any]) -> d
     record = grid.cells[rule, grid.seeds[0], grid.tasks[0]]
     recovered, reason = None, None
     # The mean over rows and seeds can be at or below zero even so, with a skewed metric and few rows.
-    if gap["ci95"][0] > 0 and gap["mean"] > 0:
+    if sign(gap) > 0 and gap["mean"] > 0:
         recovered = {
             "mean": compare.point(rule, "joint") / gap["mean"],
             "ci95": ratio_interval(compare.resampled(rule, "joint"), compare.resampled("single", "joint")),

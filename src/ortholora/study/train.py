@@ -43,4 +43,7 @@ def train_seeds(
             claim(workspace, method, names, run.seed, run.folder)
             check_unlocked(run.folder)
     progress.plan([(run.label, len(run.tasks), run.finished) for run in runs])
+    if not all(run.finished for run in runs):
+        for sentence in workspace.cut_rows():
+            progress.note(sentence)
     return {run.folder: ensure_record(run, workspace, progress, base) for run in runs}

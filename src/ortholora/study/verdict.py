@@ -42,7 +42,7 @@ def notes(summary: dict[str, Any]) -> list[str]:
     drawn = "evaluation rows" if seeds == 1 else "seeds and evaluation rows"
     sentences = [
         f"Intervals: 95 %, percentile bootstrap over {drawn}, {summary['resamples']} resamples; methods are "
-        "compared on the same seeds and rows. “Surely” means that the interval does not hold zero. "
+        "compared on the same seeds and rows. “Surely” means that the interval, as written, does not hold zero. "
         "All is measured on the dev rows."
     ]
     if seeds == 1:

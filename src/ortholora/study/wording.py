@@ -49,8 +49,11 @@ def times(value: float | None) -> str:
 
 
 def sign(entry: dict[str, Any]) -> int:
-    """Return 1 or -1 where the interval lies wholly above or below zero (a sure difference), else 0."""
-    low, high = entry["ci95"]
+    """Return 1 or -1 where the interval lies wholly above or below zero (a sure difference), else 0.
+
+    As it is written, to a hundredth of a point: a smaller difference may be certain, but it is none to speak of.
+    """
+    low, high = (round(100 * bound, 2) for bound in entry["ci95"])
     return int(low > 0) - int(high < 0)
 
 

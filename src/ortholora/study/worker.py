@@ -33,6 +33,9 @@ class Relay:
     def plan(self, runs: Sequence[tuple[str, int, bool]]) -> None:
         """Do nothing: the parent has the plan."""
 
+    def note(self, text: str) -> None:
+        """Do nothing: the parent has said it."""
+
     def line(self) -> Relay:
         """Return itself: one run at a time."""
         return self

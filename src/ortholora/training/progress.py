@@ -30,6 +30,9 @@ class Progress(RunProgress, Protocol):
     def plan(self, runs: Sequence[tuple[str, int, bool]]) -> None:
         """The runs to come: label, number of tasks (its share of the work), and whether it is finished."""
 
+    def note(self, text: str) -> None:
+        """Something that a user should know before the runs begin."""
+
     def line(self) -> RunProgress:
         """A line of its own, for runs that go on at the same time as others."""
 
@@ -40,6 +43,9 @@ class Silent:
     stop_requested = False
 
     def plan(self, runs: Sequence[tuple[str, int, bool]]) -> None:
+        """Do nothing."""
+
+    def note(self, text: str) -> None:
         """Do nothing."""
 
     def start(self, label: str, steps: int, done: int) -> None:

@@ -37,7 +37,7 @@ from ortholora.training.cost import peak_memory_bytes, reset_peak_memory
 from ortholora.training.method import Method
 from ortholora.training.progress import Progress, ProgressCallback, Silent, Stopped
 from ortholora.training.provenance import fingerprint, provenance
-from ortholora.training.runfile import claim_folder, describe
+from ortholora.training.runfile import claim_folder, describe, disclaim
 from ortholora.training.text_metrics import check_rouge
 from ortholora.training.trainer import OrthoTrainer
 
@@ -95,6 +95,18 @@ class Workspace:
             self._encoded[name] = encode_task(data, self.tokenizer, self.config.max_length)
         return self._encoded[name]
 
+    def cut_rows(self) -> list[str]:
+        """A sentence for every task with rows that are longer than `max_length`."""
+        found = []
+        for task in self.tasks:
+            splits = self.encoded(task.name).train, self.encoded(task.name).dev
+            cut, total = sum(split.cut for split in splits), sum(map(len, splits))
+            if cut:
+                count = f"all {total:,} rows are" if cut == total else f"{cut:,} of {total:,} rows are"
+                limit = f"longer than {self.config.max_length} tokens (`max_length`)"
+                found.append(f"{task.name}: {count} {limit} and are cut.")
+        return found
+
     def quota(self) -> dict[str, int]:
         """Rows of each task in a step; decided over all tasks, also for runs of one of them."""
         mixing = self.config.mixing
@@ -142,10 +154,14 @@ def train_run(
     mark = claim(workspace, method, names, seed, out)
     describe(out, mark, own_config(config, method, names, seed), base)
     reset_peak_memory()
-    trainer = build_trainer(workspace, method, names, seed, out, progress)
     resume = _last_checkpoint(out)
-    progress.start(label, config.training.steps, int(resume.name.split("-")[1]) if resume else 0)
-    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    try:
+        trainer = build_trainer(workspace, method, names, seed, out, progress)
+        progress.start(label, config.training.steps, int(resume.name.split("-")[1]) if resume else 0)
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    except UserError:
+        disclaim(out)
+        raise
     if progress.stop_requested and trainer.state.global_step < trainer.state.max_steps:
         raise Stopped(label)
     peak = peak_memory_bytes() or 0

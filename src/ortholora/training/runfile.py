@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,17 @@ def describe(out: Path, fingerprint: str, config: Config, base: Path | None) -> 
     place = str(base.resolve()) if base else None
     content = {**_read(out / RUN_FILE), "fingerprint": fingerprint, "data_base": place}
     (out / RUN_FILE).write_text(json.dumps(content) + "\n", encoding="utf-8")
+
+
+def disclaim(out: Path) -> None:
+    """Take back `claim_folder` and `describe` for a run that was refused; not where something was trained."""
+    if _has_work(out):
+        return
+    for name in (RUN_FILE, CONFIG_FILE):
+        (out / name).unlink(missing_ok=True)
+    for folder in (out / "checkpoints", out):
+        with suppress(OSError):  # not there, or not empty
+            folder.rmdir()
 
 
 def note_jobs(out: Path, jobs: int) -> int:
