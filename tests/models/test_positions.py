@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 from peft import LoraConfig
 from torch import nn
 from transformers import (
@@ -21,6 +22,7 @@ from transformers import (
 
 from ortholora.errors import UserError
 from ortholora.models import HeadSpec, LanguageSpec, ModelCard, add_lora, wrap
+from ortholora.models.trial import check_positions
 
 SIZES = {"vocab_size": 31, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 12}
 SIZES |= {"max_position_embeddings": 40}
@@ -55,7 +57,12 @@ def wrapped(build: Any, max_length: int) -> nn.Module:
 @pytest.mark.filterwarnings("ignore:fan_in_fan_out")
 @pytest.mark.parametrize(("build", "longest"), [(bert, 40), (roberta, 38), (gpt2, 40)])
 def test_learned_positions_end(build: Any, longest: int) -> None:
-    wrapped(build, longest)
+    torch.manual_seed(0)
+    model = wrapped(build, longest)
+    before = torch.get_rng_state()
+    check_positions(model.train(), longest, "")
+    assert model.training
+    assert torch.equal(torch.get_rng_state(), before)
     with pytest.raises(UserError, match=f"max_length: {longest + 1}.*longer than what the backbone can read"):
         wrapped(build, longest + 1)
 

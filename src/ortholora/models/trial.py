@@ -40,6 +40,8 @@ def check_positions(model: AdaptedModel, longest: int, settings: str) -> None:
     if known is None or rotary or longest <= known - _UNUSED_POSITIONS:
         return
     tokens = torch.arange(longest, device=next(model.parameters()).device)[None] % 4 + 5
+    was_training = model.training
+    model.eval()  # no dropout, which would draw from the generator that the run depends on
     try:
         with torch.no_grad():
             backbone(input_ids=tokens)
@@ -50,6 +52,8 @@ def check_positions(model: AdaptedModel, longest: int, settings: str) -> None:
             found=f"{type(backbone).__name__}, which fails on such a row ({str(error).splitlines()[0]})",
             todo="lower the setting, or use a backbone for longer texts",
         ) from error
+    finally:
+        model.train(was_training)
 
 
 def check_language_model(model: LanguageModel) -> None:
