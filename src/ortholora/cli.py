@@ -162,7 +162,10 @@ def predict(
     task: Annotated[str, typer.Option("--task", help="Name of the task.")],
     texts: Annotated[
         list[str] | None,
-        typer.Argument(metavar="TEXT...", help="Texts; for a pair task two after two. Without: standard input."),
+        typer.Argument(
+            metavar="TEXT...",
+            help="Texts (a chat: also messages in JSON); for a pair task two after two. Without: standard input.",
+        ),
     ] = None,
     file: Annotated[
         Path | None,
@@ -180,8 +183,8 @@ def predict(
         card = load_card(run)
         spec = card.tasks[card.index_of(task)]
         rows = _rows(texts, file, spec.num_texts)
-        if card.is_language and not texts:
-            rows = [_question(row[0]) for row in rows]
+        if card.is_language:
+            rows = [_question(row[0], quoted=not texts) for row in rows]
         _quiet()
         for row, answer in zip(rows, load(run).predict(task, rows), strict=True):
             print(_answer(row, answer, as_json))
@@ -331,15 +334,19 @@ def _row(number: int, line: str, num_texts: int) -> tuple[str, ...]:
     return row
 
 
-def _question(line: str) -> Any:
-    """A line for a language model: a text as it is, or in JSON (a text with line breaks, or the messages of a chat)."""
+def _question(line: str, quoted: bool) -> Any:
+    """A question to a language model: a text as it is, or the messages of a chat in JSON.
+
+    In a file, where a line is a question, a text may be in JSON too (`quoted`), to hold line breaks.
+    """
     if not line.lstrip().startswith(('"', "[")):
         return line
     try:
         content = json.loads(line)
     except json.JSONDecodeError:
         return line  # a text that starts like this
-    return content if isinstance(content, str | list) else line
+    is_chat = isinstance(content, list) and bool(content) and all(isinstance(part, dict) for part in content)
+    return content if is_chat or (quoted and isinstance(content, str)) else line
 
 
 def _lines(file: Path | None) -> list[str]:

@@ -58,6 +58,9 @@ def test_questions_in_json(language_home: Path, cli: Cli, tmp_path: Path) -> Non
     (tmp_path / "asked.jsonl").write_text("\n".join(map(json.dumps, ["repeat\n1", messages])), encoding="utf-8")
     shown = cli.ok("predict", language_home / "run", "--task", "chat", "--file", tmp_path / "asked.jsonl", "--json")
     assert [json.loads(line)["text"] for line in shown.splitlines()] == ["repeat\n1", messages]
+    ask = ("predict", language_home / "run", "--task", "chat", "--json")
+    shown = cli.ok(*ask, json.dumps(messages), '"quoted"', "[1, 2]")
+    assert [json.loads(line)["text"] for line in shown.splitlines()] == [messages, '"quoted"', "[1, 2]"]
 
 
 def test_messages_from_python(language_home: Path) -> None:
