@@ -159,6 +159,8 @@ def main() -> None:
     parser.add_argument("--memory-of", choices=list(LINES), help=argparse.SUPPRESS)
     parser.add_argument("--case", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.append and arguments.out is None:
+        parser.error("--append needs --out, the file that it adds to")
     if arguments.memory_of:
         print_memory(arguments.memory_of, Case(**json.loads(arguments.case)), arguments.device)
         return
