@@ -89,4 +89,4 @@ def _parts(task: TaskConfig, read: Reader) -> list[TaskConfig]:
 
 def _values(table: Table, column: str) -> Sequence[str]:
     require_columns(table, [("split_by", column)])
-    return check_texts(table, column, "split_by")
+    return check_texts(table, column, "split_by", what="task")

@@ -104,13 +104,19 @@ def row_numbers(table: Table, indices: Sequence[int], total: int) -> str:
     return f"row{plural} {shown}{more} ({len(indices)} of {total}; the first row of data is row 1)"
 
 
-def check_texts(table: Table, column: str, key: str) -> list[str]:
+def check_texts(table: Table, column: str, key: str, what: str | None = None) -> list[str]:
     """The values of a column as texts, none of them empty.
+
+    Args:
+        table: The table.
+        column: The column.
+        key: Key of the task's configuration that names it.
+        what: What a row has there, for messages. Default: the key.
 
     Raises:
         UserError: A value is missing, blank, or no plain value.
     """
-    values, what = table.columns[column], "task" if key == "split_by" else key
+    values, what = table.columns[column], what or key
     odd = next((i for i, value in enumerate(values) if isinstance(value, list | dict | bytes | tuple)), None)
     if odd is not None:
         raise UserError(

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ortholora.errors import UserError
+from ortholora.models.adapted import evaluating
 
 #: How attention is kept inside of a text. `square` is `mask` for the encoders of transformers 4, which take `[1, S, S]`
 #: and add the dimension of the heads themselves.
@@ -34,14 +35,10 @@ def find_way(encoder: nn.Module) -> Way:
         UserError: In every way a text's states depend on what is packed beside it.
     """
     ways: Sequence[Way] = ("lengths",) if has_flash_attention(encoder) else ("mask", "square", "positions")
-    was_training = encoder.training
-    encoder.eval()
-    try:
+    with evaluating(encoder):
         for way in ways:
             if _keeps_apart(encoder, way):
                 return way
-    finally:
-        encoder.train(was_training)
     raise UserError(
         f"{type(encoder).__name__} cannot run padding-free batches",
         expected="a backbone that gives a text the same states in a packed row as alone",

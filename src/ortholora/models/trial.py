@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ortholora.errors import UserError
-from ortholora.models.adapted import AdaptedModel
+from ortholora.models.adapted import AdaptedModel, evaluating
 from ortholora.models.language import LanguageModel
 from ortholora.padding import pad_left
 from ortholora.prompts import IGNORED
@@ -40,10 +40,8 @@ def check_positions(model: AdaptedModel, longest: int, settings: str) -> None:
     if known is None or rotary or longest <= known - _UNUSED_POSITIONS:
         return
     tokens = torch.arange(longest, device=next(model.parameters()).device)[None] % 4 + 5
-    was_training = model.training
-    model.eval()  # no dropout, which would draw from the generator that the run depends on
     try:
-        with torch.no_grad():
+        with evaluating(model), torch.no_grad():
             backbone(input_ids=tokens)
     except (IndexError, RuntimeError) as error:
         raise UserError(
@@ -52,8 +50,6 @@ def check_positions(model: AdaptedModel, longest: int, settings: str) -> None:
             found=f"{type(backbone).__name__}, which fails on such a row ({str(error).splitlines()[0]})",
             todo="lower the setting, or use a backbone for longer texts",
         ) from error
-    finally:
-        model.train(was_training)
 
 
 def check_language_model(model: LanguageModel) -> None:
@@ -62,15 +58,10 @@ def check_language_model(model: LanguageModel) -> None:
     Raises:
         UserError: A later token changes what an earlier position predicts, or tokens of padding on the left do.
     """
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            alone = _logits(model, [5, 6, 7, 8, 5])
-            _compare(model, alone, _logits(model, [5, 6, 7, 8, 9]), _BIDIRECTIONAL)
-            _compare(model, alone, _logits(model, [5, 6, 7, 8, 5], width=8), _PADDING)
-    finally:
-        model.train(was_training)
+    with evaluating(model), torch.no_grad():
+        alone = _logits(model, [5, 6, 7, 8, 5])
+        _compare(model, alone, _logits(model, [5, 6, 7, 8, 9]), _BIDIRECTIONAL)
+        _compare(model, alone, _logits(model, [5, 6, 7, 8, 5], width=8), _PADDING)
 
 
 _BIDIRECTIONAL = (

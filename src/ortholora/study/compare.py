@@ -120,16 +120,21 @@ def compare(
         check_plans(workspaces.of(method))
         if method.overrides:
             check_settings(workspaces.of(method))
-    progress.plan([(run.label, len(run.tasks), run.finished) for run in runs])
-    if not all(run.finished for run in runs):
-        for sentence in workspaces.shared.cut_rows():
-            progress.note(sentence)
+    announce(runs, workspaces.shared, progress)
     if jobs > 1:
         _run_at_once(_Study(config, list(tasks), out, base, jobs, set_up), runs, progress)
     records = [ensure_record(run, workspaces.of(run.method), progress, base) for run in runs]
     summary = _summary(config, records, runs)
     write_summary(out, summary)
     return summary
+
+
+def announce(runs: Sequence[PlannedRun], workspace: Workspace, progress: Progress) -> None:
+    """Tell the progress what is to come, and what a user should know before it."""
+    progress.plan([(run.label, len(run.tasks), run.finished) for run in runs])
+    if not all(run.finished for run in runs):
+        for sentence in workspace.cut_rows():
+            progress.note(sentence)
 
 
 def _check_out(out: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ortholora.config import Config
 from ortholora.data.task import TaskData
-from ortholora.study.compare import PlannedRun, ensure_record
+from ortholora.study.compare import PlannedRun, announce, ensure_record
 from ortholora.study.methods import check_rule
 from ortholora.study.record import RunRecord
 from ortholora.training.lock import check_unlocked
@@ -42,8 +42,5 @@ def train_seeds(
         if run.folder.exists():
             claim(workspace, method, names, run.seed, run.folder)
             check_unlocked(run.folder)
-    progress.plan([(run.label, len(run.tasks), run.finished) for run in runs])
-    if not all(run.finished for run in runs):
-        for sentence in workspace.cut_rows():
-            progress.note(sentence)
+    announce(runs, workspace, progress)
     return {run.folder: ensure_record(run, workspace, progress, base) for run in runs}
