@@ -28,13 +28,13 @@ from torch import Tensor
 from transformers import Trainer, TrainingArguments
 from writing import markdown, save
 
-from ortholora.config_file import load_config
+from ortholora.config.file import load_config
 from ortholora.data.encoded import Collator, MixedDataset
 from ortholora.data.read import read_tasks
 from ortholora.models import MultiTaskModel
-from ortholora.training.method import Method
-from ortholora.training.progress import Silent
-from ortholora.training.run import Workspace, build_trainer
+from ortholora.runs.method import Method
+from ortholora.runs.progress import Silent
+from ortholora.runs.run import Workspace, build_trainer
 
 ROOT = Path(__file__).resolve().parent.parent
 TASKS = ["cola", "sst2", "mrpc", "rte", "stsb"]

@@ -25,7 +25,7 @@ from backbones import Case
 from lines import LINES, SLOW, make, synchronise
 from writing import COMMIT, markdown, save
 
-from ortholora.training.cost import peak_memory_bytes, reset_peak_memory
+from ortholora.trainers.cost import peak_memory_bytes, reset_peak_memory
 
 
 def grid(only: str | None, tasks: list[int] | None, rank: int | None, device: str) -> list[Case]:

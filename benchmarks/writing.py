@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ortholora.training.provenance import commit, hardware, versions
+from ortholora.runs.provenance import commit, hardware, versions
 
 #: Taken when the benchmark starts: the tree may change while it runs.
 COMMIT = commit()

@@ -7,12 +7,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ortholora.config_file import load_config
+from ortholora.config.file import load_config
 from ortholora.data.read import read_tasks, split_config
-from ortholora.training.method import Method
-from ortholora.training.progress import Silent
-from ortholora.training.run import Workspace, build_trainer
-from ortholora.training.trainer import OrthoTrainer
+from ortholora.runs.method import Method
+from ortholora.runs.progress import Silent
+from ortholora.runs.run import Workspace, build_trainer
+from ortholora.trainers.trainer import OrthoTrainer
 from tiny_language import TASKS, language_config
 from workspaces import ORTHO
 

@@ -10,13 +10,13 @@ from typing import Any
 
 from transformers import TrainingArguments
 
-from ortholora.config import Config
-from ortholora.config_file import load_config
+from ortholora.config.file import load_config
+from ortholora.config.schema import Config
 from ortholora.data.read import read_tasks
-from ortholora.training.method import Method
-from ortholora.training.progress import Silent
-from ortholora.training.run import Workspace, build_trainer
-from ortholora.training.trainer import OrthoTrainer
+from ortholora.runs.method import Method
+from ortholora.runs.progress import Silent
+from ortholora.runs.run import Workspace, build_trainer
+from ortholora.trainers.trainer import OrthoTrainer
 from tiny import tiny_config
 
 JOINT, ORTHO, SUM = Method("joint"), Method("ortho", "ortho"), Method("sum", "sum")

@@ -8,15 +8,15 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from ortholora.version import __version__ as __version__
 
 _HOMES = {
     "OrthoLora": "ortholora.engine",
     "Rule": "ortholora.engine",
     "RuleContext": "ortholora.engine",
     "StepStats": "ortholora.engine",
-    "OrthoTrainer": "ortholora.training",
-    "ResolveMixin": "ortholora.training",
+    "OrthoTrainer": "ortholora.trainers",
+    "ResolveMixin": "ortholora.trainers",
     "load": "ortholora.models",
 }
 __all__ = ["OrthoLora", "OrthoTrainer", "ResolveMixin", "Rule", "RuleContext", "StepStats", "load"]
@@ -24,7 +24,7 @@ __all__ = ["OrthoLora", "OrthoTrainer", "ResolveMixin", "Rule", "RuleContext", "
 if TYPE_CHECKING:
     from ortholora.engine import OrthoLora, Rule, RuleContext, StepStats
     from ortholora.models import load
-    from ortholora.training import OrthoTrainer, ResolveMixin
+    from ortholora.trainers import OrthoTrainer, ResolveMixin
 
 
 def __getattr__(name: str) -> Any:

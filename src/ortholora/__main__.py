@@ -8,7 +8,7 @@ import sys
 def main() -> None:
     """Start the command line, or say how to install it."""
     try:
-        from ortholora.cli import app
+        from ortholora.cli.app import app
     except ModuleNotFoundError as error:
         if error.name and error.name.startswith("ortholora"):
             raise

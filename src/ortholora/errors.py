@@ -1,6 +1,9 @@
-"""The error a user sees. Torch-free, so that the command line can import it in no time."""
+"""The errors a user sees, and the nearest known word for them. Torch-free: the command line imports it in no time."""
 
 from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
 
 
 class UserError(ValueError):
@@ -46,3 +49,23 @@ class CaptureError(UserError):
 
 class RuleError(UserError):
     """A conflict rule that returned something that is no weights."""
+
+
+def nearest(word: str, options: Iterable[str]) -> str | None:
+    """Return the option that is spelled most like `word`, or `None` when nothing is close."""
+    by_lower = {option.lower(): option for option in options}
+    close = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
+    return by_lower[close[0]] if close else None
+
+
+def did_you_mean(word: str, options: Iterable[str], otherwise: str) -> str:
+    """Return "did you mean `x`?" for the nearest option, or `otherwise` when nothing is close."""
+    option = nearest(word, options)
+    return f"did you mean `{option}`?" if option else otherwise
+
+
+def listing(names: Iterable[str], limit: int = 12) -> str:
+    """Return names in backticks, comma separated, cut after `limit`."""
+    names = list(names)
+    shown = ", ".join(f"`{name}`" for name in names[:limit])
+    return f"{shown} and {len(names) - limit} more" if len(names) > limit else shown or "none"

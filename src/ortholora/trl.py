@@ -14,4 +14,4 @@ except ImportError as error:
         todo="pip install 'ortholora[trl]'",
     ) from error
 
-from ortholora.training.sft import OrthoSFTTrainer as OrthoSFTTrainer
+from ortholora.trainers.sft import OrthoSFTTrainer as OrthoSFTTrainer

@@ -8,7 +8,7 @@ from typing import Any
 import click.testing
 from typer.testing import CliRunner
 
-from ortholora.cli import app
+from ortholora.cli.app import app
 
 
 class Cli:

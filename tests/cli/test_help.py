@@ -11,7 +11,7 @@ COMMANDS = ["train", "compare", "evaluate", "predict"]
 SLOW = ("torch", "transformers", "pandas", "matplotlib", "datasets", "scipy", "sklearn", "numpy")
 SCRIPT = f"""
 import contextlib, io, sys
-from ortholora.cli import app
+from ortholora.cli.app import app
 for words in ([], *([command] for command in {COMMANDS})):
     with contextlib.redirect_stdout(io.StringIO()) as shown:
         try:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from command_line import Cli
 
-from ortholora.study.record import read_record
+from ortholora.runs.record import read_record
 from tiny import tiny_config
 
 #: A rule that once, at its third step, sends a signal to its own process or to the parent.

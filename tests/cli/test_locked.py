@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from ortholora.training.lock import lock
-from ortholora.training.progress import ProgressCallback
+from ortholora.runs.lock import lock
+from ortholora.runs.progress import ProgressCallback
 
 PLACES = {"train": "out", "compare": "out/runs/ortho/seed-0"}
 

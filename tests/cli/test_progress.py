@@ -8,7 +8,7 @@ import time
 import pytest
 from rich.console import Console
 
-from ortholora.cli_progress import TerminalProgress
+from ortholora.cli.progress import TerminalProgress
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import torch
 from command_line import Cli, check_message
 
 from ortholora.models import save_model
-from ortholora.training.progress import ProgressCallback
+from ortholora.runs.progress import ProgressCallback
 from tiny import tiny_config
 
 #: `ortholora` in a process of its own that sends itself a signal, after a step of a run or while it saves.
@@ -24,7 +24,7 @@ import logging, os, signal, sys
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # as the command line does before it imports anything
 import torch
 from ortholora.models import save_model
-from ortholora.training.progress import ProgressCallback
+from ortholora.runs.progress import ProgressCallback
 place, count, number = sys.argv.pop(1), int(sys.argv.pop(1)), getattr(signal, sys.argv.pop(1))
 seen = 0
 def count_down():
@@ -161,7 +161,7 @@ def test_a_second_interrupt_stops_at_once(cli, home, monkeypatch, trained_weight
 
     with monkeypatch.context() as patch:
         interrupt(patch, 3)
-        patch.setattr("ortholora.training.trainer.save_model", impatient)
+        patch.setattr("ortholora.trainers.trainer.save_model", impatient)
         result = cli(*TRAIN)
     assert [path.name for path in (home / "out" / "checkpoints").iterdir()] == ["checkpoint-2"]
     assert result.exit_code == 130
@@ -207,7 +207,7 @@ def test_no_space_at_any_write_of_a_checkpoint(cli, home, monkeypatch, trained_w
     assert weights(home / "out") == trained_weights
 
 
-@pytest.mark.parametrize("name", ["ortholora.training.run.save_model", "numpy.savez_compressed"])
+@pytest.mark.parametrize("name", ["ortholora.runs.run.save_model", "numpy.savez_compressed"])
 def test_no_space_for_the_result(cli, home, monkeypatch, trained_weights, name):
     def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -12,7 +12,7 @@ from peft import PeftModel
 from transformers import AutoModel, AutoTokenizer
 
 import ortholora
-from ortholora.config_file import load_config
+from ortholora.config.file import load_config
 
 FILES = {
     "adapter_config.json",

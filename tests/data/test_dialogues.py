@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import ortholora.data.read
-from ortholora.config import Config
+from ortholora.config.schema import Config
 from ortholora.data.read import read_tasks, split_config
 from ortholora.errors import UserError
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ortholora.config_file import load_config
+from ortholora.config.file import load_config
 from ortholora.data.read import read_tasks
 
 ROOT = Path(__file__).parents[2]

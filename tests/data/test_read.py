@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ortholora.config import Config, TaskConfig
-from ortholora.config_file import load_config
+from ortholora.config.file import load_config
+from ortholora.config.schema import Config, TaskConfig
 from ortholora.data.read import read_task, read_tasks
 from ortholora.data.task import TaskData
 from ortholora.errors import UserError

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import workspaces
 from engine import _models as models
 from ortholora.engine import OrthoLora, StepStats
-from ortholora.training.method import Method
+from ortholora.runs.method import Method
 
 TASKS = ("a", "b", "c")
 ROWS, TOKENS = 8, 4

@@ -11,7 +11,7 @@ from transformers import TrainingArguments
 
 from engine import _models as models
 from engine._rules import Means
-from ortholora.training import arguments
+from ortholora.runs import arguments
 from workspaces import JOINT, ORTHO
 
 from ._runs import Loop, Run, assert_same_run, train, trainer_of, trainer_run

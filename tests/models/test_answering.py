@@ -19,8 +19,8 @@ from ortholora.errors import UserError
 from ortholora.models import Answering, LanguageModel, LanguageSpec, load_tokenizer
 from ortholora.models.backbone import load_language_model
 from ortholora.models.trial import check_language_model
-from ortholora.prompts import mark
-from ortholora.training.run import _card, build_model
+from ortholora.runs.run import _card, build_model
+from ortholora.text.prompts import mark
 from tiny import write_backbone
 
 #: transformers 4 called it otherwise.

@@ -18,7 +18,7 @@ from ortholora.errors import UserError
 from ortholora.models import HeadSpec, load_card
 from ortholora.models.backbone import locate
 from ortholora.models.multitask import pool
-from ortholora.training.run import train_run
+from ortholora.runs.run import train_run
 from workspaces import ORTHO, TASKS
 
 PLAIN_PEFT = """

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from ortholora.study.conflict import conflict_sentences, summarise_conflict
-from ortholora.study.record import RunRecord
+from ortholora.runs.record import RunRecord
+from ortholora.study.statistics.conflict import conflict_sentences, summarise_conflict
 
 
 def record(conflict: dict[str, Any] | None) -> RunRecord:

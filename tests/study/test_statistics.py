@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from synthetic_study import methods_and_tasks, record, study
 
 from ortholora.errors import UserError
-from ortholora.study.bootstrap import draw_rows, ratio_interval, seed_weights
-from ortholora.study.plain import plain
-from ortholora.study.resampled import resampled_metric
-from ortholora.study.statistics import summarise
-from ortholora.training.metrics import compute
+from ortholora.metrics.point import compute
+from ortholora.metrics.resampled import resampled_metric
+from ortholora.runs.plain import plain
+from ortholora.study.statistics.bootstrap import draw_rows, ratio_interval, seed_weights
+from ortholora.study.statistics.summarise import summarise
 
 CLASSIFICATION = ["accuracy", "macro_f1", "matthews"]
 BINARY = [*CLASSIFICATION, "f1", "accuracy_f1"]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ortholora.errors import UserError
-from ortholora.study.worker import Relay, Work
+from ortholora.study.jobs.worker import Relay, Work
 
 
 @dataclass(frozen=True)

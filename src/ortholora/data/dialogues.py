@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ortholora.config import TaskConfig
+from ortholora.config.schema import TaskConfig
 from ortholora.data.table import Table, check_texts, require_columns, row_numbers
-from ortholora.errors import UserError
-from ortholora.prompts import Row, answer_of, dump_messages
-from ortholora.suggest import did_you_mean, listing
+from ortholora.errors import UserError, did_you_mean, listing
+from ortholora.text.prompts import Row, answer_of, dump_messages
 
 
 def columns_of(spec: TaskConfig) -> tuple[tuple[str, ...], str]:

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
-from ortholora.config import TaskConfig
+from ortholora.config.schema import TaskConfig
 from ortholora.data.task import Split, TaskData
-from ortholora.prompts import mark
-from ortholora.tokenise import count_cut, encode
+from ortholora.text.prompts import mark
+from ortholora.text.tokenise import count_cut, encode
 
 #: One row of the mixed data set: (index of the task, index of the row in the task).
 RowId = tuple[int, int]

@@ -13,8 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ortholora.data.table import Table
-from ortholora.errors import UserError
-from ortholora.suggest import did_you_mean, listing
+from ortholora.errors import UserError, did_you_mean, listing
 
 #: Column names that are there, and the wanted columns.
 _Columns = tuple[tuple[str, ...], dict[str, list[object]]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ortholora.config import HubSource, TaskConfig
+from ortholora.config.schema import HubSource, TaskConfig
 from ortholora.data.dialogues import columns_of
 from ortholora.data.table import Table
 from ortholora.errors import UserError

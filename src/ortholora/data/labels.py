@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from ortholora.config import BINARY_METRICS, TaskConfig
+from ortholora.config.schema import BINARY_METRICS, TaskConfig
 from ortholora.data.table import Rows, row_numbers
-from ortholora.errors import UserError
-from ortholora.suggest import did_you_mean, listing
+from ortholora.errors import UserError, did_you_mean, listing
 
 
 def class_names(spec: TaskConfig, train: Rows) -> tuple[str, ...]:

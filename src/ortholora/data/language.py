@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ortholora.data.encoded import Collator
-from ortholora.padding import Features, pad_left, predicted
+from ortholora.text.padding import Features, pad_left, predicted
 
 
 class LanguageCollator(Collator):

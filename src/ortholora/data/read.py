@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ortholora.config import Config, TaskConfig
+from ortholora.config.schema import Config, TaskConfig
 from ortholora.data.dialogues import answer_indices, check_dialogues, columns_of
 from ortholora.data.files import read_file
 from ortholora.data.hub import read_hub

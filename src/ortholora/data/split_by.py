@@ -6,10 +6,9 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from ortholora.config import Config, TaskConfig
+from ortholora.config.schema import Config, TaskConfig
 from ortholora.data.table import Table, check_texts, require_columns
-from ortholora.errors import UserError
-from ortholora.suggest import did_you_mean, listing
+from ortholora.errors import UserError, did_you_mean, listing
 
 #: Reads a task's training and evaluation table.
 Reader = Callable[[TaskConfig], tuple[Table, Table]]

@@ -6,8 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ortholora.errors import UserError
-from ortholora.suggest import did_you_mean, listing
+from ortholora.errors import UserError, did_you_mean, listing
 
 
 @dataclass(frozen=True)

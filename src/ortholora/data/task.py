@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ortholora.config import TaskConfig
+from ortholora.config.schema import TaskConfig
 
 
 @dataclass(frozen=True)

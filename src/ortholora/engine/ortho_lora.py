@@ -11,16 +11,7 @@ from torch import Tensor, nn
 
 from ortholora.engine.buffers import ShapeGroup, Slot, group_by_shape
 from ortholora.engine.capture import CurrentBatch, PureHook, install, uninstall
-from ortholora.engine.distributed import Reduced, agree, reduce_mean
-from ortholora.engine.fused import FusedLayer, why_not_fused
-from ortholora.engine.gram import Block, Blocks, unit_trace
-from ortholora.engine.grouping import Grouping, TaskIds
-from ortholora.engine.layers import find_matrices
-from ortholora.engine.memory import RunningMeans
-from ortholora.engine.rules import Rule, RuleContext, get_rule
-from ortholora.engine.rules.base import memory_of, restore_state, state_of
-from ortholora.engine.sharded import local, part_of, refuse_layouts, sharding_modules
-from ortholora.engine.silence import (
+from ortholora.engine.checks import (
     batch_norms,
     check_capture_is_complete,
     check_rows_are_apart,
@@ -30,6 +21,15 @@ from ortholora.engine.silence import (
     refuse_shared_storage,
     refuse_wrappers,
 )
+from ortholora.engine.distributed import Reduced, agree, reduce_mean
+from ortholora.engine.fused import FusedLayer, why_not_fused
+from ortholora.engine.gram import Block, Blocks, unit_trace
+from ortholora.engine.grouping import Grouping, TaskIds
+from ortholora.engine.layers import find_matrices
+from ortholora.engine.memory import RunningMeans
+from ortholora.engine.rules import Rule, RuleContext, get_rule
+from ortholora.engine.rules.base import memory_of, restore_state, state_of
+from ortholora.engine.sharded import local, part_of, refuse_layouts, sharding_modules
 from ortholora.engine.stats import StepStats
 from ortholora.engine.summary import describe
 from ortholora.engine.watch import Watch

@@ -15,8 +15,8 @@ from peft.tuners.lora.layer import LoraLayer
 from torch import nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
+from ortholora.engine.checks import check_same_matrices
 from ortholora.engine.layers import Matrix, find_matrices
-from ortholora.engine.silence import check_same_matrices
 from ortholora.errors import CaptureError
 
 

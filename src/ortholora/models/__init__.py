@@ -7,12 +7,6 @@ from ortholora.models.backbone import load_backbone as load_backbone
 from ortholora.models.backbone import load_encoder as load_encoder
 from ortholora.models.backbone import load_tokenizer as load_tokenizer
 from ortholora.models.backbone import locate as locate
-from ortholora.models.folder import ModelCard as ModelCard
-from ortholora.models.folder import load_card as load_card
-from ortholora.models.folder import load_model as load_model
-from ortholora.models.folder import load_weights as load_weights
-from ortholora.models.folder import save_model as save_model
-from ortholora.models.folder import wrap as wrap
 from ortholora.models.heads import HeadSpec as HeadSpec
 from ortholora.models.language import LanguageModel as LanguageModel
 from ortholora.models.language import LanguageSpec as LanguageSpec
@@ -23,3 +17,9 @@ from ortholora.models.packed import is_packed as is_packed
 from ortholora.models.predictor import Prediction as Prediction
 from ortholora.models.predictor import Predictor as Predictor
 from ortholora.models.predictor import load as load
+from ortholora.models.saving import ModelCard as ModelCard
+from ortholora.models.saving import load_card as load_card
+from ortholora.models.saving import load_model as load_model
+from ortholora.models.saving import load_weights as load_weights
+from ortholora.models.saving import save_model as save_model
+from ortholora.models.saving import wrap as wrap

@@ -13,8 +13,8 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from ortholora.models.language import LanguageModel, LanguageSpec
-from ortholora.padding import Features, pad_left
-from ortholora.prompts import Marked, Row, ends, mark, prompt_ids, with_answer
+from ortholora.text.padding import Features, pad_left
+from ortholora.text.prompts import Marked, Row, ends, mark, prompt_ids, with_answer
 
 
 @dataclass(frozen=True)

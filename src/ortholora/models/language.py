@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ortholora.models.adapted import AdaptedModel
 from ortholora.models.packed import Way, attention_arguments, find_way, is_packed
-from ortholora.prompts import IGNORED
+from ortholora.text.prompts import IGNORED
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from ortholora.errors import UserError
 from ortholora.models.adapted import AdaptedModel
 from ortholora.models.answering import Answering
 from ortholora.models.backbone import load_tokenizer
-from ortholora.models.folder import ModelCard, load_model
 from ortholora.models.language import LanguageModel, LanguageSpec
 from ortholora.models.multitask import MultiTaskModel
-from ortholora.prompts import ask
-from ortholora.tokenise import encode
+from ortholora.models.saving import ModelCard, load_model
+from ortholora.text.prompts import ask
+from ortholora.text.tokenise import encode
 
 Text = str | Sequence[str]
 

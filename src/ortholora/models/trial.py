@@ -10,8 +10,8 @@ from torch import Tensor
 from ortholora.errors import UserError
 from ortholora.models.adapted import AdaptedModel, evaluating
 from ortholora.models.language import LanguageModel
-from ortholora.padding import pad_left
-from ortholora.prompts import IGNORED
+from ortholora.text.padding import pad_left
+from ortholora.text.prompts import IGNORED
 
 #: Relative difference allowed between logits that should be the same: other shapes round otherwise.
 _TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}

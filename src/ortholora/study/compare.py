@@ -7,23 +7,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ortholora.config import Config
-from ortholora.config_file import with_settings
+from ortholora.config.file import with_settings
+from ortholora.config.schema import Config
 from ortholora.data.task import TaskData
 from ortholora.errors import UserError
-from ortholora.study.conflict import conflict_sentences, summarise_conflict
+from ortholora.runs.folder import RUN_FILE, note_jobs
+from ortholora.runs.lock import check_unlocked, lock
+from ortholora.runs.method import SINGLE, Method
+from ortholora.runs.progress import Progress, Silent, Stopped
+from ortholora.runs.record import RESULT_FILE, RunRecord, read_record, write_record
+from ortholora.runs.run import RunResult, Workspace, check_plans, check_settings, claim, train_run
+from ortholora.study.jobs.pool import work_off
+from ortholora.study.jobs.sharing import divide_this_machine
+from ortholora.study.jobs.worker import Relay, Work
 from ortholora.study.methods import methods_of
-from ortholora.study.record import RESULT_FILE, RunRecord, read_record, write_record
-from ortholora.study.sharing import divide_this_machine
-from ortholora.study.statistics import summarise
-from ortholora.study.worker import Relay, Work
-from ortholora.study.workers import work_off
-from ortholora.study.write import write_summary
-from ortholora.training.lock import check_unlocked, lock
-from ortholora.training.method import SINGLE, Method
-from ortholora.training.progress import Progress, Silent, Stopped
-from ortholora.training.run import RunResult, Workspace, check_plans, check_settings, claim, train_run
-from ortholora.training.runfile import RUN_FILE, note_jobs
+from ortholora.study.report.write import write_summary
+from ortholora.study.statistics.conflict import conflict_sentences, summarise_conflict
+from ortholora.study.statistics.summarise import summarise
 
 
 @dataclass(frozen=True)

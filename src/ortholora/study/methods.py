@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 
-from ortholora.config import Config, MethodConfig
-from ortholora.config_file import with_settings
+from ortholora.config.file import with_settings
+from ortholora.config.schema import Config, MethodConfig
 from ortholora.engine.rules import RULES, get_rule
-from ortholora.errors import UserError
-from ortholora.suggest import did_you_mean, listing
-from ortholora.training.method import JOINT, SINGLE, Method
+from ortholora.errors import UserError, did_you_mean, listing
+from ortholora.runs.method import JOINT, SINGLE, Method
 
 #: What a method's `set` cannot change: the study's own keys, and the data, which is read once for all and cut alike.
 _OF_THE_STUDY = ("study", "rule", "block", "seed", "data_seed", "tasks", "backbone", "revision", "max_length")

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ortholora.config import Config
+from ortholora.config.schema import Config
 from ortholora.data.task import TaskData
+from ortholora.runs.lock import check_unlocked
+from ortholora.runs.method import Method
+from ortholora.runs.progress import Progress
+from ortholora.runs.record import RunRecord
+from ortholora.runs.run import Workspace, claim
 from ortholora.study.compare import PlannedRun, announce, ensure_record
 from ortholora.study.methods import check_rule
-from ortholora.study.record import RunRecord
-from ortholora.training.lock import check_unlocked
-from ortholora.training.method import Method
-from ortholora.training.progress import Progress
-from ortholora.training.run import Workspace, claim
 
 
 def train_seeds(

@@ -1,0 +1,166 @@
+"""Progress on the terminal: what is running, what is left, and an estimate."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from ortholora.runs.progress import Stopped
+
+
+class TerminalProgress:
+    """Shows the runs of a command.
+
+    The estimate counts a run's work as its steps times its number of tasks, and divides what is left by
+    the speed so far.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.stop_requested = False
+        self.console = console
+        self.bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}"),
+            console=console,
+        )
+        self._planned: dict[str, int] = {}
+        self._work_left = 0.0
+        self._work_done = 0.0
+        self._began = time.monotonic()
+        self._all: Any = None
+        self._own = _Line(self)
+        # Without a terminal there is no bar to redraw: say a line for every run instead.
+        self.plain = not console.is_terminal
+
+    def plan(self, runs: Sequence[tuple[str, int, bool]]) -> None:
+        """Show how many runs there are, and how many of them are finished."""
+        finished = sum(done for _, _, done in runs)
+        self._planned = {label: share for label, share, done in runs if not done}
+        self._work_left = float(sum(self._planned.values()))
+        self._all = self.bars.add_task("all runs", total=len(runs), completed=finished, left="")
+        if finished:
+            self.console.print(f"{finished} of {len(runs)} runs are finished and kept.")
+
+    def note(self, text: str) -> None:
+        """Print a line."""
+        self.console.print(text, markup=False, highlight=False)
+
+    def line(self) -> _Line:
+        """A bar of its own, for runs at the same time as others."""
+        return _Line(self)
+
+    def start(self, label: str, steps: int, done: int) -> None:
+        """Show a new run."""
+        self._own.start(label, steps, done)
+
+    def step(self, done: int) -> None:
+        """Move the bar."""
+        self._own.step(done)
+
+    def finish(self, label: str, metrics: dict[str, float]) -> None:
+        """Replace the run's bar by its result."""
+        self._own.finish(label, metrics)
+
+    def share(self, label: str) -> int:
+        """How much of the planned work a run is."""
+        return self._planned.get(label, 1)
+
+    def add_work(self, amount: float) -> None:
+        """Count work as done."""
+        self._work_done += amount
+        if self._all is not None:
+            self.bars.update(self._all, left=self.estimate())
+
+    def drop(self, label: str) -> None:
+        """Count a run as finished."""
+        if self._all is not None:
+            self._planned.pop(label, None)
+            self.bars.update(self._all, advance=1, left=self.estimate() if self._planned else "")
+
+    def estimate(self) -> str:
+        """The time that is left, in words; nothing while too little was done."""
+        work = self._work_left or 1.0
+        left = work - self._work_done
+        if self._work_done < 0.02 * work:
+            return ""
+        seconds = (time.monotonic() - self._began) / self._work_done * max(0.0, left)
+        return f"about {_duration(seconds)} left"
+
+    def __enter__(self) -> TerminalProgress:
+        self.bars.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.bars.stop()
+
+
+class _Line:
+    """The bar of one run after another."""
+
+    def __init__(self, display: TerminalProgress) -> None:
+        self._display = display
+        self._bar: Any = None
+        self._steps, self._at, self._share = 1, 0, 1
+
+    def start(self, label: str, steps: int, done: int) -> None:
+        """Show a new run."""
+        display = self._display
+        self._steps, self._at, self._share = steps, done, display.share(label)
+        self._bar = display.bars.add_task(label, total=steps, completed=done, left="")
+        if done:
+            display.console.print(f"{label}: going on from the checkpoint of step {done}.")
+        elif display.plain:
+            display.console.print(f"{label}: {steps} steps. {display.estimate()}".rstrip())
+
+    def step(self, done: int) -> None:
+        """Move the bar."""
+        self._display.add_work((done - self._at) * self._share / self._steps)
+        self._at = done
+        self._display.bars.update(self._bar, completed=done)
+
+    def finish(self, label: str, metrics: dict[str, float]) -> None:
+        """Replace the run's bar by its result."""
+        numbers = ", ".join(f"{task} {100 * value:.1f}" for task, value in metrics.items())
+        self._display.console.print(f"[green]✓[/green] {label}: {numbers}", highlight=False)
+        self._display.bars.remove_task(self._bar)
+        self._display.drop(label)
+
+
+@contextmanager
+def show_progress(console: Console) -> Iterator[TerminalProgress]:
+    """Show progress; Ctrl-C (or a termination) stops after the current step, with a checkpoint."""
+    progress = TerminalProgress(console)
+
+    def ask_to_stop(number: int, frame: FrameType | None) -> None:
+        if progress.stop_requested:
+            raise KeyboardInterrupt
+        progress.stop_requested = True
+        console.print("Stopping after this step, with a checkpoint. (Once more: stop at once.)")
+
+    before = {number: signal.signal(number, ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with progress:
+            yield progress
+    except Stopped as stopped:
+        console.print(f"Stopped in {stopped}. Start the same command again to go on.")
+        raise typer.Exit(130) from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,1 @@
+"""Metrics: the value of one set of predictions, and of many resamples of it."""

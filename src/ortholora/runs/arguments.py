@@ -1,0 +1,122 @@
+"""The configuration's `training:` section → `transformers.TrainingArguments`."""
+
+from __future__ import annotations
+
+import inspect
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from ortholora.config.schema import Config
+from ortholora.errors import UserError
+
+
+def training_arguments(config: Config, folder: Path, seed: int, rows: int) -> TrainingArguments:
+    """Build the arguments of a run.
+
+    Args:
+        config: The whole configuration.
+        folder: Where checkpoints go.
+        seed: Seed of weights, dropout and data order.
+        rows: Rows of a step (for the logs; the sampler decides).
+
+    Raises:
+        UserError: `training.arguments` has a key that `TrainingArguments` does not know, or a wrong value.
+    """
+    section = config.training
+    _check_owned(section.arguments)
+    if section.tensorboard and find_spec("tensorboard") is None:
+        raise UserError(
+            "TensorBoard logs cannot be written",
+            expected="the package tensorboard with `training.tensorboard: true`",
+            found="no such package in this environment",
+            todo='pip install "ortholora[tensorboard]", or remove the key',
+        )
+    options: dict[str, Any] = {
+        "output_dir": str(folder),
+        "max_steps": section.steps,
+        "per_device_train_batch_size": rows,
+        "per_device_eval_batch_size": 64,
+        "learning_rate": section.learning_rate,
+        "weight_decay": section.weight_decay,
+        "warmup_steps": section.warmup_steps,
+        "lr_scheduler_type": section.schedule,
+        "max_grad_norm": section.max_grad_norm,
+        "logging_steps": section.log_every,
+        "bf16": config.dtype == "bfloat16",
+        "use_cpu": not torch.accelerator.is_available(),
+        "seed": seed,
+        "data_seed": seed,
+        "save_total_limit": 1,
+        "disable_tqdm": True,
+        "report_to": ["tensorboard"] if section.tensorboard else [],
+        "remove_unused_columns": False,
+        "dataloader_pin_memory": False,
+        **_evaluation(config),
+        **section.arguments,
+    }
+    unknown = sorted(set(options) - set(inspect.signature(TrainingArguments).parameters))
+    if unknown:
+        raise UserError(
+            f"Unknown key in training.arguments: {', '.join(unknown)}",
+            expected="arguments of transformers.TrainingArguments",
+            found=", ".join(unknown),
+            todo="correct or remove the key",
+        )
+    try:
+        return TrainingArguments(**options)
+    except (ValueError, TypeError, ImportError) as error:
+        raise UserError(
+            "The training settings do not fit together",
+            expected="values that transformers.TrainingArguments takes on this machine",
+            found=str(error).strip().splitlines()[0][:300],
+            todo="correct `training:` in the configuration",
+        ) from error
+
+
+#: Arguments that the run itself decides, and what to set instead.
+_OWNED = {
+    "seed": "--seeds",
+    "data_seed": "--seeds",
+    "output_dir": "--out",
+    "max_steps": "training.steps",
+    "num_train_epochs": "training.steps",
+    "gradient_accumulation_steps": "mixing.micro_batches",
+    "per_device_train_batch_size": "mixing.rows_per_task",
+    "save_only_model": "nothing: a run could not be resumed",
+    "remove_unused_columns": "nothing: batches are built by the tool",
+    "label_smoothing_factor": "nothing: the heads compute their own losses",
+}
+
+
+def _check_owned(arguments: dict[str, Any]) -> None:
+    owned = [key for key in arguments if key in _OWNED]
+    if owned:
+        raise UserError(
+            f"training.arguments.{owned[0]} cannot be set",
+            expected="arguments that the tool does not decide itself",
+            found=f"{owned[0]}: {arguments[owned[0]]!r}",
+            todo=f"use {_OWNED[owned[0]]}",
+        )
+
+
+def _evaluation(config: Config) -> dict[str, Any]:
+    section = config.training
+    options: dict[str, Any] = {"eval_strategy": "no", "save_strategy": "no"}
+    if section.eval_every:
+        options |= {"eval_strategy": "steps", "eval_steps": section.eval_every}
+    if section.save_every:
+        options |= {"save_strategy": "steps", "save_steps": section.save_every}
+    if section.selection == "best":
+        # The best checkpoint can only be kept if every evaluated step is saved.
+        options |= {
+            "save_strategy": "steps",
+            "save_steps": section.eval_every,
+            "load_best_model_at_end": True,
+            "metric_for_best_model": "average",
+            "greater_is_better": True,
+        }
+    return options

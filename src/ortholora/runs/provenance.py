@@ -1,0 +1,111 @@
+"""Where a number comes from: versions, commit, hardware, data, configuration."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ortholora.config.schema import Config
+from ortholora.data.task import TaskData
+from ortholora.version import __version__
+
+_PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "scikit-learn", "scipy", "numpy")
+
+
+def provenance(config: Config, tasks: Sequence[TaskData]) -> dict[str, Any]:
+    """Everything needed to repeat or to judge a result; paths only as the configuration gives them."""
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "versions": versions(),
+        "commit": commit(),
+        "hardware": hardware(),
+        "data": {task.name: {**task.sources, "rows": [len(task.train), len(task.dev)]} for task in tasks},
+        "config": config.model_dump(mode="json"),
+    }
+
+
+def fingerprint(config: Config, tasks: Sequence[TaskData], extra: dict[str, Any]) -> str:
+    """A hash of all that decides a run's outcome: settings and data, not where or when it ran."""
+    settings = config.model_dump(mode="json", exclude={"study": True, "seed": True, "rule": True, "block": True})
+    del settings["tasks"]
+    named = {task.name: [task.spec.model_dump(mode="json", exclude=_PLACES), _hashes(task)] for task in tasks}
+    return sha256_of({"settings": settings, "tasks": named, **extra})
+
+
+def _hashes(task: TaskData) -> dict[str, str]:
+    return {part: source.rpartition("sha256:")[2] for part, source in task.sources.items()}
+
+
+#: Where rows come from does not matter to a run; their hash does.
+_PLACES = {"train", "dev", "hub", "package"}
+
+
+def sha256_of(data: Any) -> str:
+    """Hash of a JSON-able value."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True, default=str).encode()).hexdigest()
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Versions of Python and of what decides the numbers."""
+    found = {"python": platform.python_version(), "ortholora": __version__}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+@cache
+def commit() -> str | None:
+    """Commit of the source tree this code runs from (`+changes` if it differs), or None if installed."""
+    here = Path(__file__).resolve().parent
+    try:
+        # An installed copy may lie inside somebody else's repository (project/.venv): not its commit.
+        _git(here, "ls-files", "--error-unmatch", Path(__file__).name)
+        head = _git(here, "rev-parse", "--short=12", "HEAD")
+        dirty = _git(here, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return head + ("+changes" if dirty else "")
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+
+@cache
+def hardware() -> dict[str, Any]:
+    """Processor, cores, threads, memory and GPU."""
+    found: dict[str, Any] = {
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "system": platform.system(),
+    }
+    if torch.cuda.is_available():
+        found["gpu"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return found
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

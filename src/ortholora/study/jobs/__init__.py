@@ -1,0 +1,1 @@
+"""Several runs at once, in processes of their own."""

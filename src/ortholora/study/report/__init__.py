@@ -1,0 +1,1 @@
+"""What people see of a summary: words, tables, pictures."""

@@ -1,0 +1,24 @@
+"""A study's summary in its three forms: `summary.json`, `summary.md` and `summary.png`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ortholora.files import replace_file
+from ortholora.runs.plain import to_json
+from ortholora.study.report.markdown import to_markdown
+from ortholora.study.report.picture import draw
+
+
+def write_summary(out: Path, summary: dict[str, Any]) -> None:
+    """Write the three files, each whole or not at all.
+
+    Args:
+        out: Folder to write to; it is made if need be.
+        summary: What `summarise` returned.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    replace_file(out / "summary.json", lambda stream: stream.write(to_json(summary)))
+    replace_file(out / "summary.md", lambda stream: stream.write(to_markdown(summary).encode("utf-8")))
+    draw(summary, out / "summary.png")

@@ -1,0 +1,1 @@
+"""From the records of runs to a summary with intervals."""

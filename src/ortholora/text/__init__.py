@@ -1,0 +1,1 @@
+"""Rows of text and tokens: prompts, tokens, padding."""

@@ -1,0 +1,111 @@
+"""What makes a `transformers.Trainer` an Ortho-LoRA trainer: resolve on the last micro-batch, save with checkpoints."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ortholora.engine import OrthoLora, StepStats
+from ortholora.trainers.resume import read_state, write_state
+
+
+class ResolveMixin:
+    """Put before a Trainer class: `class MyTrainer(ResolveMixin, Trainer)`, and set `self.ortho`.
+
+    Batches must carry `task_ids` (a list of ints or a CPU tensor; see `OrthoLora.batch`). `training_step`
+    is the place: callbacks before the optimizer run after clipping, which would clip the wrong gradient.
+    Checkpoints carry `self.ortho`'s state, so that a resumed run is the uninterrupted one.
+    """
+
+    ortho: OrthoLora | None = None
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """Capture every micro-batch of these inputs; on the last one of the step, resolve.
+
+        Returns:
+            The sum of the micro-batches' losses, detached.
+        """
+        parts = self.micro_batches_of(inputs)
+        losses = []
+        for position, part in enumerate(parts, start=1):
+            # DDP reduces in the last backward only.
+            with nullcontext() if position == len(parts) else self.accelerator.no_sync(model):  # type: ignore[attr-defined]
+                losses.append(self._captured(model, part, num_items_in_batch))
+        if self.ortho is not None and self.accelerator.sync_gradients:  # type: ignore[attr-defined]
+            self.on_resolved(self.ortho.resolve())
+        return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+
+    def _captured(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None) -> Tensor:
+        with nullcontext() if self.ortho is None else self.ortho.batch(self.task_ids_of(inputs)):
+            return super().training_step(model, inputs, num_items_in_batch)  # type: ignore[misc]
+
+    def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
+        self.forget_unfinished_step()
+        return super()._inner_training_loop(*args, **kwargs)  # type: ignore[misc]
+
+    def forget_unfinished_step(self) -> None:
+        """Drop what an interrupted step left; the Trainer itself clears `.grad` when it starts (again).
+
+        Called whenever training starts: after Ctrl-C in a notebook, or anew after it ran out of memory.
+        """
+        if self.ortho is not None:
+            self.ortho.discard()
+
+    def micro_batches_of(self, inputs: dict[str, Any]) -> Sequence[dict[str, Any]]:
+        """The micro-batches that one loader batch consists of: itself, unless the loader plans whole steps."""
+        return [inputs]
+
+    def task_ids_of(self, inputs: dict[str, Any]) -> Any:
+        """The task ids of a batch; removed from it, because model forwards do not know them."""
+        return inputs.pop("task_ids")
+
+    def on_resolved(self, stats: StepStats) -> None:
+        """Called with what happened in each step."""
+
+    def resume_state(self) -> dict[str, Any]:
+        """What a checkpoint keeps; extend it together with `load_resume_state`. Every rank calls it, one writes."""
+        return {"ortho": None if self.ortho is None else self.ortho.state_dict()}
+
+    def load_resume_state(self, state: dict[str, Any]) -> None:
+        """Restore `resume_state()`."""
+        if self.ortho is None:
+            return
+        if state["ortho"] is None:
+            _warn_of_new_start("was saved by a training without a rule")
+        else:
+            self.ortho.load_state_dict(state["ortho"])
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        # Part of every checkpoint that can be resumed, and before trainer_state.json, which makes it complete.
+        super()._save_rng_state(output_dir)  # type: ignore[misc]
+        state = self.resume_state()
+        if self.args.should_save:  # type: ignore[attr-defined]
+            write_state(Path(output_dir), state)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
+        self.restore(Path(resume_from_checkpoint))
+
+    def restore(self, checkpoint: Path) -> None:
+        """Restore what a checkpoint keeps beside weights, optimizer and the Trainer's own state.
+
+        Raises:
+            UserError: The file is cut off or of another kind.
+        """
+        state = read_state(checkpoint)
+        if state is not None:
+            self.load_resume_state(state)
+        elif self.ortho is not None:
+            _warn_of_new_start("was not saved by an Ortho-LoRA trainer")
+
+
+def _warn_of_new_start(why: str) -> None:
+    warnings.warn(f"The checkpoint {why}: visit orders and the rule's memory start anew", stacklevel=4)
