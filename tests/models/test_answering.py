@@ -16,8 +16,9 @@ from transformers import AutoModelForCausalLM
 
 import language_workspaces
 from ortholora.errors import UserError
-from ortholora.models import Answering, LanguageModel, LanguageSpec, load_tokenizer
-from ortholora.models.backbone import load_language_model
+from ortholora.models.answering import Answering
+from ortholora.models.backbone import load_language_model, load_tokenizer
+from ortholora.models.language import LanguageModel, LanguageSpec
 from ortholora.models.trial import check_language_model
 from ortholora.runs.run import _card, build_model
 from ortholora.text.prompts import mark

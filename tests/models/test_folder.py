@@ -15,9 +15,10 @@ import tiny
 import workspaces
 from ortholora import load
 from ortholora.errors import UserError
-from ortholora.models import HeadSpec, load_card
 from ortholora.models.backbone import locate
+from ortholora.models.heads import HeadSpec
 from ortholora.models.multitask import pool
+from ortholora.models.saving import load_card
 from ortholora.runs.run import train_run
 from workspaces import ORTHO, TASKS
 

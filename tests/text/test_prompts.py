@@ -13,7 +13,7 @@ from tiny_language import write_language_model
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    from ortholora.models import load_tokenizer
+    from ortholora.models.backbone import load_tokenizer
 
     return load_tokenizer(str(write_language_model(tmp_path_factory.mktemp("llama"))))
 

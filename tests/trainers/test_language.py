@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import language_workspaces
-from ortholora.models import LanguageModel
+from ortholora.models.language import LanguageModel
 from ortholora.runs.progress import Silent, Stopped
 from ortholora.runs.run import train_run
 from ortholora.trainers.trainer import OrthoTrainer

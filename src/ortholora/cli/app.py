@@ -140,7 +140,8 @@ def evaluate(
 ) -> None:
     """Evaluate a finished run on its tasks' dev data."""
     with _user_errors():
-        from ortholora.models import load, load_card
+        from ortholora.models.predictor import load
+        from ortholora.models.saving import load_card
 
         load_card(run)
         settings, base = _run_config(run)
@@ -177,7 +178,8 @@ def predict(
 ) -> None:
     """Answer one task for texts given as arguments, in a file, or on standard input."""
     with _user_errors():
-        from ortholora.models import load, load_card
+        from ortholora.models.predictor import load
+        from ortholora.models.saving import load_card
 
         card = load_card(run)
         spec = card.tasks[card.index_of(task)]
@@ -422,7 +424,7 @@ def _adapter_to_try(folder: Path, summary: dict[str, Any]) -> Path:
 
 
 def _suggest_predict(folder: Path) -> None:
-    from ortholora.models import load_card
+    from ortholora.models.saving import load_card
 
     task = load_card(folder).tasks[0]
     texts = '"a text of your own"' if task.num_texts == 1 else '"a first text" "a second text"'

@@ -8,7 +8,9 @@ import numpy as np
 
 from ortholora.data.task import TaskData
 from ortholora.errors import UserError
-from ortholora.models import HeadSpec, LanguageSpec, Predictor
+from ortholora.models.heads import HeadSpec
+from ortholora.models.language import LanguageSpec
+from ortholora.models.predictor import Predictor
 from ortholora.trainers.scoring import evaluate_heads, evaluate_language
 
 

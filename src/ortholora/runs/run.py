@@ -19,18 +19,12 @@ from ortholora.data.planner import Planner
 from ortholora.data.task import TaskData
 from ortholora.errors import UserError
 from ortholora.metrics.answers import check_rouge
-from ortholora.models import (
-    AdaptedModel,
-    HeadSpec,
-    LanguageSpec,
-    ModelCard,
-    add_lora,
-    check_is_language_model,
-    load_backbone,
-    load_tokenizer,
-    save_model,
-    wrap,
-)
+from ortholora.models.adapted import AdaptedModel
+from ortholora.models.backbone import check_is_language_model, load_backbone, load_tokenizer
+from ortholora.models.heads import HeadSpec
+from ortholora.models.language import LanguageSpec
+from ortholora.models.multitask import add_lora
+from ortholora.models.saving import ModelCard, save_model, wrap
 from ortholora.runs.arguments import training_arguments
 from ortholora.runs.folder import claim_folder, describe, disclaim
 from ortholora.runs.method import Method

@@ -12,7 +12,8 @@ from ortholora.config.schema import ANSWER_METRICS, TaskConfig
 from ortholora.data.task import Split
 from ortholora.metrics import point as metrics
 from ortholora.metrics.answers import can_rouge, exact_match, rouge_l
-from ortholora.models import Answering, LanguageSpec
+from ortholora.models.answering import Answering
+from ortholora.models.language import LanguageSpec
 from ortholora.text.prompts import answer_of, mark
 
 #: Adds up what the processes found, each for its share of the rows; the identity in one process.

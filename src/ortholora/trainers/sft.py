@@ -15,8 +15,8 @@ from ortholora.engine import OrthoLora, Rule, StepStats
 from ortholora.engine.distributed import summed
 from ortholora.engine.gram import Block
 from ortholora.errors import UserError
+from ortholora.models.documents import keeps_documents_apart
 from ortholora.trainers.conflicts import ConflictTracker
-from ortholora.trainers.documents import keeps_documents_apart
 from ortholora.trainers.mixin import ResolveMixin
 from ortholora.trainers.task_column import (
     TASK_IDS,

@@ -24,18 +24,12 @@ from ortholora.engine.distributed import barrier, summed, world_size
 from ortholora.engine.gram import Block
 from ortholora.engine.layers import find_matrices
 from ortholora.errors import NonFiniteLossError, UserError
-from ortholora.models import (
-    AdaptedModel,
-    Answering,
-    LanguageModel,
-    LanguageSpec,
-    ModelCard,
-    MultiTaskModel,
-    has_flash_attention,
-    is_packed,
-    load_weights,
-    save_model,
-)
+from ortholora.models.adapted import AdaptedModel
+from ortholora.models.answering import Answering
+from ortholora.models.language import LanguageModel, LanguageSpec
+from ortholora.models.multitask import MultiTaskModel
+from ortholora.models.packed import has_flash_attention, is_packed
+from ortholora.models.saving import ModelCard, load_weights, save_model
 from ortholora.trainers import checkpoints
 from ortholora.trainers.conflicts import ConflictTracker
 from ortholora.trainers.cost import StepTimer
