@@ -1,7 +1,7 @@
 """Keep a study's summary in the repository, with the command that made it, and show one in the README.
 
 python benchmarks/publish.py runs/glue glue-minilm --readme --command "ortholora compare examples/glue.yaml ..."
-python benchmarks/publish.py --tables       (put the benchmarks' tables into docs/performance.md)
+python benchmarks/publish.py --tables       (put the benchmarks' tables into the pages on performance)
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import shutil
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PERFORMANCE = ROOT / "docs" / "performance.md"
+#: Pages that show benchmarks' tables.
+PAGES = (ROOT / "docs" / "performance.md", ROOT / "docs" / "performance-method.md")
 RESULTS = ROOT / "benchmarks" / "results"
 BEGIN, END = "<!-- result:begin -->", "<!-- result:end -->"
 
@@ -24,11 +25,12 @@ def main() -> None:
     parser.add_argument("name", nargs="?", help="folder under benchmarks/results")
     parser.add_argument("--command", help="the command that made the study")
     parser.add_argument("--note", help="what a reader must know of the data and the machine")
-    parser.add_argument("--tables", action="store_true", help="renew the tables of docs/performance.md, nothing else")
+    parser.add_argument("--tables", action="store_true", help="renew the tables of the pages on performance, nothing else")
     parser.add_argument("--readme", action="store_true", help="show this result in the README")
     arguments = parser.parse_args()
     if arguments.tables:
-        PERFORMANCE.write_text(with_tables(PERFORMANCE.read_text(encoding="utf-8")), encoding="utf-8")
+        for page in PAGES:
+            page.write_text(with_tables(page.read_text(encoding="utf-8")), encoding="utf-8")
         return
     if not (arguments.study and arguments.name and arguments.command and arguments.note):
         parser.error("a study needs its folder, a name, --command and --note")
@@ -71,7 +73,11 @@ def benchmark(name: str) -> str:
     versions, hardware = content["versions"], content["hardware"]
     packages = ", ".join(f"{package} {versions[package]}" for package in ("torch", "transformers", "peft"))
     machine = f"{hardware['torch_threads']} threads of {hardware['cpu']}"
-    origin = f"`{content['command']}` · {content['date'][:10]} · {machine} · {packages} · commit {content['commit']}"
+    # Where rows were measured one by one, each says its own rounds and commit.
+    each = isinstance(content["results"], list) and all("measured" in row for row in content["results"])
+    command = content["command"].partition(" --rounds")[0] if each else content["command"]
+    commit = "rounds and commit in each row" if each else f"commit {content['commit'][:7]}"
+    origin = f"`{command}` · {content['date'][:10]} · {machine} · {packages} · {commit}"
     return path.with_suffix(".md").read_text(encoding="utf-8").strip() + "\n\n" + origin
 
 

@@ -112,12 +112,13 @@ def measure(case: Case, device: str, rounds: int, memory: bool) -> dict[str, Any
 
 def table(results: list[dict[str, Any]]) -> str:
     """Ratios to the base as a Markdown table, one row a case."""
-    head = ["case", "joint", *(LINES[name].title for name in LINES if name != "joint")]
+    head = ["case", "joint", *(LINES[name].title for name in LINES if name != "joint"), "rounds", "commit"]
     rows = []
     for result in results:
-        lines = result["lines"]
+        lines, measured = result["lines"], result["measured"]
         ratios = [f"{lines[n]['ratio']:.2f}" if n in lines else "–" for n in LINES if n != "joint"]
-        rows.append([result["case"]["name"], f"{lines['joint']['seconds']:.2f} s", *ratios])
+        origin = [str(measured["rounds"]), measured["commit"][:7]]
+        rows.append([result["case"]["name"], f"{lines['joint']['seconds']:.2f} s", *ratios, *origin])
     return markdown(head, rows)
 
 

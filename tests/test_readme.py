@@ -30,11 +30,12 @@ def test_the_readme_shows_the_committed_result() -> None:
     assert shown == publish.block("glue-minilm").strip()
 
 
-def test_the_performance_page_shows_the_committed_tables() -> None:
+def test_the_performance_pages_show_the_committed_tables() -> None:
     publish = load_publish()
-    page = publish.PERFORMANCE.read_text(encoding="utf-8")
-    assert publish.with_tables(page) == page
-    assert {"step", "epoch", "profile", "launch", "thin-products"} <= set(re.findall(r"<!-- ([a-z-]+):begin -->", page))
+    pages = [page.read_text(encoding="utf-8") for page in publish.PAGES]
+    assert [publish.with_tables(page) for page in pages] == pages
+    shown = {name for page in pages for name in re.findall(r"<!-- ([a-z-]+):begin -->", page)}
+    assert {"step", "epoch", "profile", "launch", "thin-products"} <= shown
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("benchmarks/results/*.json")), ids=lambda path: path.stem)
