@@ -8,8 +8,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from ortholora.study.report.provenance import flatten
-from ortholora.study.report.wording import bounds, difference, mean_std, share, sign, signed_points, times
+from ortholora.study.report.merged import flatten
+from ortholora.study.report.wording import bounds, difference, gap_recovered, mean_std, sign, signed_points, times
 
 #: Provenance that a reader looks for first.
 _FIRST = ("hardware", "versions", "data")
@@ -115,7 +115,7 @@ def _gap(summary: dict[str, Any]) -> str:
     lines = [f"Gap (single − joint, mean metric): {difference(summary['gap'])} points."]
     for name, rule in summary["rules"].items():
         if rule["recovered"] is not None:
-            lines.append(f"Recovered by {name}: {share(rule['recovered'])}.")
+            lines.append(f"Recovered by {name}: {gap_recovered(rule['recovered'])}.")
     # The reason is the gap's, so it is the same for every rule: said once.
     if summary["recovered"] is None:
         lines.append(f"Recovered: not stated, because {summary['recovered_reason']}.")
