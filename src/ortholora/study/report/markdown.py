@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ortholora.study.report.merged import flatten
+from ortholora.study.report.settings import task_lines
 from ortholora.study.report.wording import bounds, difference, gap_recovered, mean_std, sign, signed_points, times
 
 #: Provenance that a reader looks for first.
@@ -168,7 +169,10 @@ def _beside(cost: dict[str, Any]) -> str:
 
 def _provenance(provenance: dict[str, Any]) -> str:
     keys = [key for key in _FIRST if key in provenance] + [key for key in provenance if key not in _FIRST]
-    pairs = flatten({key: provenance[key] for key in keys})
+    shown = {key: provenance[key] for key in keys}
+    if "tasks" in shown.get("config", {}):
+        shown["config"] = {**shown["config"], "tasks": task_lines(shown["config"]["tasks"])}
+    pairs = flatten(shown)
     return _list([f"{key}: {text}" for key, text in pairs]) if pairs else "None was recorded."
 
 
