@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import norm
 
-from ortholora.metrics.point import compute
+from ortholora.metrics.compute import compute
 from ortholora.runs.record import RunRecord
 
 SKILL = {"single": 0.80, "joint": 0.70, "ortho": 0.75}

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from ortholora.errors import UserError
-from ortholora.metrics.answers import can_rouge, check_rouge, exact_match, rouge_l
-from ortholora.metrics.point import compute, details
+from ortholora.metrics import exact_match, rouge_l
+from ortholora.metrics.compute import can_score, compute, details
 
 # Confusion matrix: 3 true negatives, 1 false positive, 2 false negatives, 4 true positives.
 TARGETS = np.array([0, 0, 0, 0, 1, 1, 1, 1, 1, 1])
@@ -40,19 +40,19 @@ def test_written_answers_by_hand():
 def test_generated_answers_by_hand():
     pytest.importorskip("rouge_score")
     wanted, written = ["the cat sat", "a b", "c"], ["the cat  sat ", "a x b", "d"]
-    assert exact_match(wanted, written).tolist() == [1.0, 0.0, 0.0]
+    assert exact_match.score_rows(wanted, written).tolist() == [1.0, 0.0, 0.0]
     # a b against a x b: the longest common subsequence is 2 of 2 and 2 of 3 words.
-    assert rouge_l(wanted, written).tolist() == pytest.approx([1.0, 2 * (1 * 2 / 3) / (1 + 2 / 3), 0.0])
+    assert rouge_l.score_rows(wanted, written).tolist() == pytest.approx([1.0, 2 * (1 * 2 / 3) / (1 + 2 / 3), 0.0])
 
 
 def test_rouge_refuses_what_it_cannot_read():
     pytest.importorskip("rouge_score")
     with pytest.raises(UserError, match="Latin"):
-        rouge_l(["ok", "привет"], ["ok", "привет"])
+        rouge_l.score_rows(["ok", "привет"], ["ok", "привет"])
     with pytest.raises(UserError, match="Latin"):
-        check_rouge(["ok", "→"])
-    assert can_rouge(["ok", "so"])
-    assert not can_rouge(["ok", "→"])
+        rouge_l.check(["ok", "→"])
+    assert can_score("rouge_l", ["ok", "so"])
+    assert not can_score("rouge_l", ["ok", "→"])
 
 
 def test_f1_takes_class_one_as_positive():
@@ -93,7 +93,7 @@ def test_rounding_noise_is_a_constant():
 def test_one_class_only(predicted):
     found = details("classification", np.zeros(4, int), np.full(4, predicted), 2)
     right = float(predicted == 0)
-    assert found == {
+    expected = {
         "accuracy": right,
         "f1": 0.0,
         "accuracy_f1": right / 2,
@@ -101,15 +101,19 @@ def test_one_class_only(predicted):
         "macro_f1": right,
         "matthews": 0.0,
     }
+    assert {name: found[name] for name in expected} == expected
 
 
 def test_details_fit_the_task():
-    assert set(details("classification", TARGETS, PREDICTED, 3)) == {"accuracy", "macro_f1", "matthews"}
-    assert set(details("regression", np.arange(3.0), np.arange(3.0), None)) == {
-        "pearson",
-        "spearman",
-        "pearson_spearman",
-    }
+    classes = {"accuracy", "macro_f1", "matthews"}
+    assert set(details("classification", TARGETS, PREDICTED, 2)) >= {*classes, "f1", "accuracy_f1"}
+    found = set(details("classification", TARGETS, PREDICTED, 3))
+    assert found >= classes
+    assert not found & {"f1", "accuracy_f1"}
+    values = {"pearson", "spearman", "pearson_spearman"}
+    found = set(details("regression", np.arange(3.0), np.arange(3.0), None))
+    assert found >= values
+    assert not found & classes
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

@@ -10,13 +10,14 @@ import matplotlib.image
 import numpy as np
 import pytest
 from rich.console import Console
-from synthetic_study import methods_and_tasks, study
 
+from ortholora.config.schema import Config
 from ortholora.study.report import picture
 from ortholora.study.report.markdown import to_markdown, to_table
 from ortholora.study.report.wording import listed, mean_std, points, sign, signed_points
 from ortholora.study.report.write import write_summary
 from ortholora.study.statistics.summarise import summarise
+from synthetic_study import methods_and_tasks, study
 
 NO_GAP = dict.fromkeys(["single", "joint", "ortho"], 0.75)
 
@@ -93,6 +94,42 @@ def test_what_differs_between_runs_is_said():
     assert "hardware: differs between runs: CPU; A100" in text
     assert "do not compare their costs" in text
     assert "ortho ran with settings of its own (training.steps = 9)" in text
+
+
+def with_tasks(**weights):
+    """A change to a record: a configuration whose task `sst2` has a weight of its own in some methods."""
+    cola = {"name": "cola", "train": "a.tsv", "dev": "b.tsv", "labels": ["no", "yes"], "metric": "matthews"}
+
+    def change(record):
+        sst2 = {"name": "sst2", "hub": {"path": "x/y"}, "weight": weights.get(record.method, 1.0)}
+        config = Config.model_validate({"backbone": "x", "tasks": [cola, sst2]}).model_dump(mode="json")
+        return dataclasses.replace(record, provenance={"config": config})
+
+    return change
+
+
+def test_a_task_is_one_line_of_what_was_set():
+    lines = to_markdown(summary_of(with_tasks(), rows=50)).splitlines()
+    assert '- config.tasks.cola: train = a.tsv, dev = b.tsv, labels = ["no", "yes"], metric = matthews' in lines
+    assert '- config.tasks.sst2: hub = {"path": "x/y"}, metric = accuracy' in lines
+    assert not any("'name'" in line or "tsv_quotes" in line for line in lines)
+
+
+def test_a_task_whose_settings_differ_between_runs_says_how():
+    text = to_markdown(summary_of(with_tasks(ortho=2.0), rows=50))
+    sst2 = 'hub = {"path": "x/y"}, metric = accuracy'
+    assert f"- config.tasks.sst2: differs between runs: {sst2}; {sst2}, weight = 2.0\n" in text
+    assert "- config.tasks.cola: train = a.tsv" in text
+
+
+def test_tasks_of_another_version_are_shown_without_what_was_not_set():
+    """`summary.md` is written from records, and those of an older version may have other keys."""
+
+    def change(record):
+        task = {"name": "cola", "no_such_key": 3, "hub": None}
+        return dataclasses.replace(record, provenance={"config": {"tasks": [task]}})
+
+    assert "- config.tasks.cola: no_such_key = 3\n" in to_markdown(summary_of(change, rows=50))
 
 
 def test_rows_that_were_cut_are_said():

@@ -7,79 +7,16 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from synthetic_study import methods_and_tasks, record, study
 
 from ortholora.errors import UserError
-from ortholora.metrics.point import compute
-from ortholora.metrics.resampled import resampled_metric
 from ortholora.runs.plain import plain
 from ortholora.study.statistics.bootstrap import draw_rows, ratio_interval, seed_weights
 from ortholora.study.statistics.summarise import summarise
-
-CLASSIFICATION = ["accuracy", "macro_f1", "matthews"]
-BINARY = [*CLASSIFICATION, "f1", "accuracy_f1"]
-REGRESSION = ["pearson", "spearman", "pearson_spearman"]
+from synthetic_study import methods_and_tasks, record, study
 
 
 def summary_of(records, resamples=200, seed=0):
     return summarise(records, **methods_and_tasks(records), resamples=resamples, seed=seed)
-
-
-# ---------------------------------------------------------------- metrics from counts
-
-
-@st.composite
-def drawn(draw, values):
-    """Targets, two runs' predictions and counts of equal sums, some of them degenerate."""
-    rows = draw(st.integers(1, 12))
-    array = st.lists(values, min_size=rows, max_size=rows).map(np.array)
-    indices = st.lists(st.integers(0, rows - 1), min_size=rows, max_size=rows)
-    columns = [np.bincount(draw(indices), minlength=rows) for _ in range(3)]
-    counts = np.stack([*columns, np.ones(rows)], axis=1).astype(float)
-    return draw(array), np.stack([draw(array), draw(array)]), counts
-
-
-def check_against_expanded(metric, sample, num_labels):
-    targets, predictions, counts = sample
-    fast = resampled_metric(metric, targets, predictions, num_labels, counts)
-    for run in range(len(predictions)):
-        for column in range(counts.shape[1]):
-            rows = np.repeat(np.arange(len(targets)), counts[:, column].astype(int))
-            slow = compute(metric, targets[rows], predictions[run][rows], num_labels)
-            assert fast[run, column] == pytest.approx(slow, abs=1e-9)
-
-
-@settings(max_examples=40, deadline=None)
-@given(sample=drawn(st.integers(0, 1)), metric=st.sampled_from(BINARY))
-def test_binary_metrics_from_counts(sample, metric):
-    check_against_expanded(metric, sample, 2)
-
-
-@settings(max_examples=40, deadline=None)
-@given(sample=drawn(st.integers(0, 3)), metric=st.sampled_from(CLASSIFICATION))
-def test_multiclass_metrics_from_counts(sample, metric):
-    check_against_expanded(metric, sample, 4)
-
-
-@settings(max_examples=80, deadline=None)
-@given(
-    # Few distinct values: ties and constants are the rule. Or many, on a grid coarse enough to have no
-    # near-constants, where scipy itself loses its digits.
-    sample=drawn(st.sampled_from([-1.5, 0.0, 2.0])) | drawn(st.integers(-1000, 1000).map(lambda n: n / 8)),
-    metric=st.sampled_from(REGRESSION),
-    scale=st.sampled_from([1.0, 1e-120, 1e150]),
-)
-def test_correlations_from_counts(sample, metric, scale):
-    targets, predictions, counts = sample
-    check_against_expanded(metric, (targets, predictions * scale, counts), None)
-
-
-@settings(max_examples=30, deadline=None)
-@given(sample=drawn(st.integers(1, 9)), metric=st.sampled_from(["inverse_perplexity", "exact_match", "rouge_l"]))
-def test_metrics_of_written_answers_from_counts(sample, metric):
-    check_against_expanded(metric, sample, None)
 
 
 # ---------------------------------------------------------------- draws

@@ -6,32 +6,20 @@ Torch-free: `ortholora --help` and the validation of a configuration must not wa
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-MetricName = Literal[
-    "accuracy",
-    "f1",
-    "macro_f1",
-    "matthews",
-    "accuracy_f1",
-    "pearson",
-    "spearman",
-    "pearson_spearman",
-    "inverse_perplexity",
-    "exact_match",
-    "rouge_l",
-]
+from ortholora.metrics import table
+
+if TYPE_CHECKING:
+    MetricName = str
+else:
+    # The names of the table, as pydantic and the generated page want them; a type checker cannot read a table.
+    MetricName = Literal[tuple(table.METRICS)]
 #: Kinds of task that a language model learns: an answer to be written, not a class or a number.
 LANGUAGE_KINDS = frozenset({"completion", "chat"})
-#: Metrics of a written answer, from a score for every row.
-ANSWER_METRICS = frozenset({"inverse_perplexity", "exact_match", "rouge_l"})
-#: Metrics that make sense for a regression task; all others are for classification.
-REGRESSION_METRICS = frozenset({"pearson", "spearman", "pearson_spearman"})
-#: Metrics that need exactly two labels, the second of which is the positive one.
-BINARY_METRICS = frozenset({"f1", "accuracy_f1"})
 
 
 def _wrong(expected: str, found: str, todo: str) -> PydanticCustomError:
@@ -172,9 +160,9 @@ class TaskConfig(Strict):
         if self.only is not None and self.split_by is None:
             raise _wrong("`split_by`, the column that holds it", f"only `only: {self.only}`", "add `split_by`")
         if self.metric is None:
-            self.metric = self._default_metric()
-        if self.metric not in self._fitting_metrics():
-            fitting = ", ".join(self._fitting_metrics())
+            self.metric = table.default(self._compares()[0])
+        if self.metric not in table.fitting(*self._compares()):
+            fitting = ", ".join(table.fitting(*self._compares()))
             what = f"{self.kind} with{'' if self.labels else 'out'} `labels`" if self.is_language else self.kind
             raise _wrong(f"a metric for {what}", f"`metric: {self.metric}`", f"use one of {fitting}")
         self._refuse_idle_keys()
@@ -185,7 +173,7 @@ class TaskConfig(Strict):
                 raise _wrong(
                     "at least two different `labels`", ", ".join(self.labels) or "none", "list every class once"
                 )
-            if self.metric in BINARY_METRICS and len(self.labels) != 2:
+            if table.METRICS[self.metric].two_labels and len(self.labels) != 2:
                 raise _wrong(
                     f"two `labels` for metric `{self.metric}`", f"{len(self.labels)} labels", "use accuracy or macro_f1"
                 )
@@ -196,18 +184,13 @@ class TaskConfig(Strict):
         """Whether a language model learns the task."""
         return self.kind in LANGUAGE_KINDS
 
-    def _default_metric(self) -> MetricName:
+    def _compares(self) -> tuple[table.Compares, ...]:
+        """What metrics of the task may compare; the default metric is the first one's."""
         if self.kind == "regression":
-            return "pearson_spearman"
-        return "inverse_perplexity" if self.is_language and self.labels is None else "accuracy"
-
-    def _fitting_metrics(self) -> tuple[str, ...]:
-        if self.kind == "regression":
-            return tuple(sorted(REGRESSION_METRICS))
-        classes = ("accuracy", "f1", "macro_f1", "matthews", "accuracy_f1")
+            return ("values",)
         if not self.is_language:
-            return classes
-        return (*(classes if self.labels is not None else ()), *sorted(ANSWER_METRICS))
+            return ("classes",)
+        return ("answers",) if self.labels is None else ("classes", "answers")
 
     def _refuse_idle_keys(self) -> None:
         """A key that has no effect on a task of this kind is a mistake of some other kind."""

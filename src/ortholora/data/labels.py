@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from ortholora.config.schema import BINARY_METRICS, TaskConfig
+from ortholora.config.schema import TaskConfig
 from ortholora.data.table import Rows, row_numbers
 from ortholora.errors import UserError, did_you_mean, listing
+from ortholora.metrics.table import METRICS
 
 
 def class_names(spec: TaskConfig, train: Rows) -> tuple[str, ...]:
@@ -41,7 +42,7 @@ def class_names(spec: TaskConfig, train: Rows) -> tuple[str, ...]:
             found=f"{listing(names)} in all {len(train)} rows",
             todo="give data with two or more classes, or point `label` to another column",
         )
-    if spec.metric in BINARY_METRICS and len(names) != 2:
+    if spec.metric is not None and METRICS[spec.metric].two_labels and len(names) != 2:
         raise UserError(
             f"task `{spec.name}`: metric `{spec.metric}` does not fit",
             expected="exactly two labels",

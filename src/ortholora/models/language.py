@@ -13,6 +13,7 @@ from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
+from ortholora.metrics.table import METRICS
 from ortholora.models.adapted import AdaptedModel
 from ortholora.models.packed import Way, attention_arguments, find_way, is_packed
 from ortholora.text.prompts import IGNORED
@@ -46,7 +47,8 @@ class LanguageSpec:
     @property
     def writes(self) -> bool:
         """Whether answers are generated: in evaluation, or by `predict`."""
-        return self.labels is None or self.metric in ("exact_match", "rouge_l")
+        metric = METRICS.get(self.metric or "")
+        return self.labels is None or (metric is not None and metric.generates)
 
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary."""

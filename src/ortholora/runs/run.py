@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback, TrainingArguments
 
-from ortholora.config.schema import ANSWER_METRICS, Config
+from ortholora.config.schema import Config
 from ortholora.data.encoded import EncodedTask, encode_task
 from ortholora.data.mixing import StepSampler, quotas
 from ortholora.data.planner import Planner
 from ortholora.data.task import TaskData
 from ortholora.errors import UserError
-from ortholora.metrics.answers import check_rouge
+from ortholora.metrics.table import METRICS
 from ortholora.models.adapted import AdaptedModel
 from ortholora.models.backbone import check_is_language_model, load_backbone, load_tokenizer
 from ortholora.models.heads import HeadSpec
@@ -77,8 +77,10 @@ class Workspace:
         if config.is_language:
             check_is_language_model(config.backbone, config.revision)
         for task in tasks:
-            if task.spec.metric == "rouge_l":
-                check_rouge([answer_of(task.spec.kind, row) for row in task.dev.texts])
+            assert task.spec.metric is not None
+            metric = METRICS[task.spec.metric]
+            if metric.generates:
+                metric.implementation().check([answer_of(task.spec.kind, row) for row in task.dev.texts])
         self.tokenizer = load_tokenizer(config.backbone, config.revision)
         self._encoded: dict[str, EncodedTask] = {}
 
@@ -382,4 +384,5 @@ def _details(scores: dict[str, float], name: str) -> dict[str, float]:
 
 def _num_labels(data: TaskData) -> int | None:
     """Number of classes that the task's metric is about."""
-    return None if data.labels is None or data.spec.metric in ANSWER_METRICS else len(data.labels)
+    assert data.spec.metric is not None
+    return None if data.labels is None or METRICS[data.spec.metric].compares == "answers" else len(data.labels)

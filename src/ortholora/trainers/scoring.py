@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from ortholora.config.schema import ANSWER_METRICS, TaskConfig
+from ortholora.config.schema import TaskConfig
 from ortholora.data.task import Split
-from ortholora.metrics import point as metrics
-from ortholora.metrics.answers import can_rouge, exact_match, rouge_l
+from ortholora.metrics import compute as metrics
+from ortholora.metrics.table import METRICS, fitting
 from ortholora.models.answering import Answering
 from ortholora.models.language import LanguageSpec
 from ortholora.text.prompts import answer_of, mark
@@ -82,18 +82,20 @@ def evaluate_language(
         likelihoods = likelihoods[np.arange(len(rows)), classes[share]]
     tokens, losses = map(whole, _losses(card, rows, ask, likelihoods))
     scores["loss"] = float(losses.sum() / tokens.sum())
-    found = {"inverse_perplexity": (tokens, losses)}
-    if spec.metric in ("exact_match", "rouge_l"):
+    assert spec.metric is not None
+    metric = METRICS[spec.metric]
+    found = {name: (tokens, losses) for name in fitting("answers") if not METRICS[name].generates}
+    if metric.generates:
         wanted = [answer_of(card.kind, row) for row in split.texts]
         written = ask.write(card, rows)
         ones = np.ones(len(split))
-        found["exact_match"] = (ones, whole(exact_match(wanted[share], written)))
-        # Every rank has to agree, so all answers are asked about and not its own.
-        if spec.metric == "rouge_l" or can_rouge(wanted):
-            found["rouge_l"] = (ones, whole(rouge_l(wanted[share], written)))
-    scores |= {name: metrics.compute(name, *pair, None) for name, pair in found.items()}  # type: ignore[arg-type]
-    assert spec.metric is not None
-    if spec.metric in ANSWER_METRICS:
+        for name in fitting("answers"):
+            # Every rank has to agree, so all answers are asked about and not its own.
+            if METRICS[name].generates and (name == spec.metric or metrics.can_score(name, wanted)):
+                score_rows = METRICS[name].implementation().score_rows
+                found[name] = (ones, whole(score_rows(wanted[share], written)))
+    scores |= {name: metrics.compute(name, *pair, None) for name, pair in found.items()}
+    if metric.compares == "answers":
         targets, predictions = found[spec.metric]
         return Evaluation(targets, predictions, {"main": scores[spec.metric], **scores})
     assert classes is not None

@@ -8,8 +8,9 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from ortholora.study.report.provenance import flatten
-from ortholora.study.report.wording import bounds, difference, mean_std, share, sign, signed_points, times
+from ortholora.study.report.merged import flatten
+from ortholora.study.report.settings import task_lines
+from ortholora.study.report.wording import bounds, difference, gap_recovered, mean_std, sign, signed_points, times
 
 #: Provenance that a reader looks for first.
 _FIRST = ("hardware", "versions", "data")
@@ -115,7 +116,7 @@ def _gap(summary: dict[str, Any]) -> str:
     lines = [f"Gap (single − joint, mean metric): {difference(summary['gap'])} points."]
     for name, rule in summary["rules"].items():
         if rule["recovered"] is not None:
-            lines.append(f"Recovered by {name}: {share(rule['recovered'])}.")
+            lines.append(f"Recovered by {name}: {gap_recovered(rule['recovered'])}.")
     # The reason is the gap's, so it is the same for every rule: said once.
     if summary["recovered"] is None:
         lines.append(f"Recovered: not stated, because {summary['recovered_reason']}.")
@@ -168,7 +169,10 @@ def _beside(cost: dict[str, Any]) -> str:
 
 def _provenance(provenance: dict[str, Any]) -> str:
     keys = [key for key in _FIRST if key in provenance] + [key for key in provenance if key not in _FIRST]
-    pairs = flatten({key: provenance[key] for key in keys})
+    shown = {key: provenance[key] for key in keys}
+    if "tasks" in shown.get("config", {}):
+        shown["config"] = {**shown["config"], "tasks": task_lines(shown["config"]["tasks"])}
+    pairs = flatten(shown)
     return _list([f"{key}: {text}" for key, text in pairs]) if pairs else "None was recorded."
 
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ortholora.files import replace_file
-from ortholora.study.report.wording import difference, share, sign, times
+from ortholora.study.report.wording import difference, gap_recovered, sign, times
 
 # Okabe and Ito's colours, told apart by colour-blind readers; markers differ too, for print in grey.
 _FIXED = {"single": ("#0072B2", "s"), "joint": ("#595959", "o")}
@@ -152,7 +152,7 @@ def _title(summary: dict[str, Any]) -> tuple[str, str]:
             else "single is not surely better than joint"
         )
         return f"No gap to recover: {surely}", gap
-    return f"{name} recovers {share(recovered)} of the gap", gap
+    return f"{name} recovers {gap_recovered(recovered)} of the gap", gap
 
 
 def _footnote(summary: dict[str, Any]) -> str:

@@ -1,7 +1,7 @@
-"""How numbers are written in the report, the table, the picture and the verdict: one way everywhere.
+"""How numbers are written in the report, the table, the picture and the sentences: one way everywhere.
 
 Metrics are fractions inside and points (hundredths) outside; a difference has a sign and two decimals. The
-percent sign is kept for one thing, the share of the gap that was recovered (and the 95 % of an interval).
+percent sign is kept for one thing, the gap recovered (and the 95 % of an interval).
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def difference(entry: dict[str, Any]) -> str:
     return f"{signed_points(entry['mean'])} {bounds(entry['ci95'])}"
 
 
-def share(recovered: dict[str, Any]) -> str:
-    """Write the share of the gap that was recovered: `63 % (95 % interval [20 %, 110 %])`."""
+def gap_recovered(recovered: dict[str, Any]) -> str:
+    """Write how much of the gap was recovered: `63 % (95 % interval [20 %, 110 %])`."""
     mean, low, high = (_no_minus_zero(f"{100 * v:.0f}") for v in (recovered["mean"], *recovered["ci95"]))
     return f"{mean} % (95 % interval [{low} %, {high} %])"
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ortholora.metrics.resampled import resampled_metric
+from ortholora.metrics.compute import resampled
 from ortholora.study.statistics.grid import Grid
 
 #: Per cent of resamples outside the interval, on each side.
@@ -41,7 +41,7 @@ def resample(grid: Grid, resamples: int, seed: int) -> np.ndarray:
         done = 0
         for counts in draw_rows(streams[index + 1], len(targets), resamples):
             size = counts.shape[1]
-            values = resampled_metric(grid.metric(task), targets, predictions, grid.num_labels(task), counts).reshape(
+            values = resampled(grid.metric(task), targets, predictions, grid.num_labels(task), counts).reshape(
                 len(grid.methods), len(grid.seeds), size
             )
             # A sum in a fixed order, not a product of matrices: equal methods stay equal to the last bit.

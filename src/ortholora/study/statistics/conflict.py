@@ -48,9 +48,9 @@ def conflict_sentences(conflict: dict[str, Any] | None) -> list[str]:
         lines.append(f"Surely in agreement: {', '.join(sure['agreement'])}.")
     if len(pairs) >= 5:
         lines.append(f"Of {len(pairs)} pairs about {0.05 * len(pairs):.1f} would be called sure by chance alone.")
-    share = sum(p["negative_share"] for p in pairs.values()) / len(pairs)
+    negative = sum(p["negative_share"] for p in pairs.values()) / len(pairs)
     lines.append(
-        f"In a single step a share of {share:.2f} of the signs was negative (a coin flip gives 0.50); what the rule "
+        f"In a single step a share of {negative:.2f} of the signs was negative (a coin flip gives 0.50); what the rule "
         f"took away was {conflict['removed']:.2f} of the summed gradient's length on average."
     )
     return lines
@@ -68,5 +68,5 @@ def _merge(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     if error is not None and len(parts) > 1:
         # Steps of one run are not independent; the spread over seeds tells what they hide.
         error = max(error, statistics.stdev(cosines) / math.sqrt(len(parts)))
-    share = sum(part["negative_share"] for part in parts) / len(parts)
-    return {"cosine": cosine, "standard_error": error, "negative_share": share, "verdict": verdict(cosine, error)}
+    negative = sum(part["negative_share"] for part in parts) / len(parts)
+    return {"cosine": cosine, "standard_error": error, "negative_share": negative, "verdict": verdict(cosine, error)}

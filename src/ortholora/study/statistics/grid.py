@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 
-from ortholora.config.schema import MetricName
 from ortholora.errors import UserError
-from ortholora.metrics.point import compute
+from ortholora.metrics.compute import compute
 from ortholora.runs.record import RunRecord
 
 #: How far a recorded metric may be from the one of the recorded predictions: float32 rounding, generously.
@@ -50,9 +48,9 @@ class Grid:
         chosen = [self.cells[method, seed, task] for task in self.tasks]
         return list({id(record): record for record in chosen}.values())
 
-    def metric(self, task: str) -> MetricName:
+    def metric(self, task: str) -> str:
         """Return the name of the task's metric."""
-        return cast(MetricName, self._any(task).metric_names[task])
+        return self._any(task).metric_names[task]
 
     def num_labels(self, task: str) -> int | None:
         """Return the task's number of classes; `None` for regression."""
@@ -157,7 +155,7 @@ def _check_same(task: str, records: list[RunRecord]) -> None:
 
 def _value(record: RunRecord, task: str) -> float:
     """Compute the metric from the predictions, and hold the recorded one to it."""
-    metric = cast(MetricName, record.metric_names[task])
+    metric = record.metric_names[task]
     value = compute(metric, record.targets[task], record.predictions[task], record.num_labels[task])
     if not abs(value - record.metrics[task]) <= _METRIC_TOLERANCE:
         raise UserError(

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from ortholora.runs.record import RunRecord
-from ortholora.study.report.provenance import merge
-from ortholora.study.report.verdict import no_gap, notes, verdict
+from ortholora.study.report.merged import merge
+from ortholora.study.report.sentences import findings, no_gap, notes
 from ortholora.study.report.wording import sign
 from ortholora.study.statistics.bootstrap import interval, ratio_interval, resample
 from ortholora.study.statistics.grid import Grid, arrange
@@ -28,8 +28,8 @@ def summarise(
 ) -> dict[str, Any]:
     """Summarise a study.
 
-    The share recovered is `(rule − joint) / (single − joint)` on the metric averaged over tasks. Where single is
-    not surely better than joint there is no gap to recover: the share is `None`, with the reason in words.
+    The gap recovered is `(rule − joint) / (single − joint)` on the metric averaged over tasks. Where single is
+    not surely better than joint there is no gap to recover: it is `None`, with the reason in words.
 
     Args:
         records: The finished runs, in any order. Those of other methods and tasks are left out.
@@ -66,7 +66,7 @@ def summarise(
         "cut_rows": _cut_rows(grid),
         "provenance": merge([record.provenance for record in grid.records]),
     }
-    summary["verdict"] = verdict(summary)
+    summary["verdict"] = findings(summary)
     summary["notes"] = notes(summary)
     return summary
 

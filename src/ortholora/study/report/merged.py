@@ -1,4 +1,4 @@
-"""Where the runs of a study came from, merged into one statement, differences shown."""
+"""What the runs of a study say of where they came from, merged into one statement, differences shown."""
 
 from __future__ import annotations
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ortholora.study.report.provenance import differing
-from ortholora.study.report.wording import bounds, difference, listed, share, sign, signed_points
+from ortholora.study.report.merged import differing
+from ortholora.study.report.wording import bounds, difference, gap_recovered, listed, sign, signed_points
 
 #: From so many per-task comparisons on, the ones that are sure by chance are worth a sentence.
 _MANY_COMPARISONS = 5
@@ -14,21 +14,21 @@ _FEW_SEEDS = 4
 
 
 def no_gap(gap: dict[str, Any]) -> str:
-    """Say why there is no share of the gap to report."""
+    """Say why there is no gap recovered to report."""
     return (
         f"single is not surely better than joint (gap {signed_points(gap['mean'])} points, "
         f"95 % interval {bounds(gap['ci95'])}): there is no gap to recover"
     )
 
 
-def verdict(summary: dict[str, Any]) -> list[str]:
+def findings(summary: dict[str, Any]) -> list[str]:
     """Return the findings of a summary, the most important first, each a sentence."""
     sentences = [_gap_sentence(summary["gap"])]
     for name, rule in summary["rules"].items():
         sentences.append(_average_sentence(name, rule["difference"]))
         sentences.extend(_task_sentences(name, summary["tasks"]))
         if rule["recovered"] is not None:
-            sentences.append(f"Of the gap, {name} recovers {share(rule['recovered'])}.")
+            sentences.append(f"Of the gap, {name} recovers {gap_recovered(rule['recovered'])}.")
     if len(summary["seeds"]) == 1:
         sentences.append(
             "There is one seed: the intervals resample evaluation rows only, and “surely” means for this seed."
