@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ortholora.engine import OrthoLora, reference
+from ortholora.engine import OrthoLora
 
+from . import _reference as reference
 from ._models import Sample, lora_parameters, task_losses, token_losses
 
 #: float32 products of a few dozen terms in another order: a few units in the last place (6e-8 each).

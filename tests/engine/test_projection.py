@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ortholora.engine import Ortho, OrthoLora, RuleContext, reference
+from ortholora.engine import Ortho, OrthoLora, RuleContext
 from ortholora.engine.gram import unit_trace, weighted_sum
 from ortholora.engine.rules.ortho import project, visit_order
 
 from . import _models as models
+from . import _reference as reference
 from ._asserts import assert_close, assert_gradients, gradients, oracle, run_step
 
 #: float32 coefficients of nearly dependent gradients against the float64 transcription.

@@ -70,8 +70,10 @@ def test_an_optimizer_without_any_matrix(sample: models.Sample) -> None:
     step(ortho, sample)
     optimizer.step()
     sample.model.zero_grad()
-    with pytest.warns(UserWarning, match=r"none holds .*layers\.0\.lora_A\.default\.weight or any other LoRA matrix"):
+    message = r"none holds .*layers\.0\.lora_A\.default\.weight or any other LoRA matrix"
+    with pytest.warns(UserWarning, match=message) as said:
         step(ortho, sample)
+    assert said[0].filename == step.__code__.co_filename  # where resolve() was called
     sample.model.zero_grad()
     optimizer.step()
     step(ortho, sample)  # once is enough
@@ -104,12 +106,12 @@ def test_another_optimizer_alone_is_no_false_alarm(sample: models.Sample) -> Non
 
 def test_no_hook_outlives_its_owner(sample: models.Sample) -> None:
     ortho = OrthoLora(sample.model, ["a", "b"])
-    first = ortho._watch._hook.id
+    first = ortho._attachment._watch._hook.id
     assert first in hooks
     ortho.detach()
     assert first not in hooks
     ortho = OrthoLora(sample.model, ["a", "b"])
-    second = ortho._watch._hook.id
+    second = ortho._attachment._watch._hook.id
     assert second in hooks
     del ortho
     sample.model = nn.Identity()  # the captured layers, which refer to it, go with their model

@@ -41,7 +41,22 @@ def refuse_wrappers(model: nn.Module) -> None:
             )
 
 
-def check_untouched(groups: Sequence[ShapeGroup]) -> None:
+def check_something_captured(groups: Sequence[ShapeGroup]) -> None:
+    """A step must have captured the gradient of some matrix.
+
+    Raises:
+        CaptureError: It captured none.
+    """
+    if not any(any(group.touched) for group in groups):
+        raise CaptureError(
+            "resolve() found no task gradient",
+            expected="at least one backward inside `with ortho.batch(task_ids):` since the last resolve",
+            found="none",
+            todo="wrap forward and backward in ortho.batch(...), and call resolve() once per step",
+        )
+
+
+def check_gradients_were_captured(groups: Sequence[ShapeGroup]) -> None:
     """A matrix that received a gradient in this step must have been captured.
 
     Raises:
@@ -55,7 +70,7 @@ def check_untouched(groups: Sequence[ShapeGroup]) -> None:
                 raise _unseen(matrix, "a gradient, but no task gradient")
 
 
-def check_unused(groups: Sequence[ShapeGroup]) -> None:
+def check_outputs_reach_a_loss(groups: Sequence[ShapeGroup]) -> None:
     """A matrix that ran in this step must have got a task gradient.
 
     Raises:
@@ -156,7 +171,7 @@ def check_rows_are_apart(norms: Sequence[tuple[str, nn.Module]]) -> None:
         )
 
 
-def check_weights(gram: Tensor, weights: Tensor, rule: object) -> None:
+def check_weights_are_finite(gram: Tensor, weights: Tensor, rule: object) -> None:
     """A finite Gram must give finite weights. (A step that overflowed may have neither: a scaler skips it.)
 
     Raises:

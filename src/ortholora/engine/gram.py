@@ -32,12 +32,14 @@ class Blocks:
             whole vector).
 
     Attributes:
+        block: As given.
         names: Name of each of the N blocks.
     """
 
     def __init__(self, groups: Sequence[ShapeGroup], order: Sequence[str], block: Block) -> None:
         if block not in ("matrix", "layer", "all"):
             raise ValueError(f"block should be 'matrix', 'layer' or 'all'. Found {block!r}.")
+        self.block = block
         matrices = [matrix for group in groups for matrix in group.matrices]
         key = {"matrix": lambda m: m.name, "layer": lambda m: m.layer, "all": lambda m: "all"}[block]
         position = {name: i for i, name in enumerate(order)}

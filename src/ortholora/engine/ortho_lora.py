@@ -9,31 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ortholora.engine.buffers import ShapeGroup, Slot, group_by_shape
-from ortholora.engine.capture import CurrentBatch, PureHook, install, uninstall
-from ortholora.engine.checks import (
-    batch_norms,
-    check_capture_is_complete,
-    check_rows_are_apart,
-    check_untouched,
-    check_unused,
-    check_weights,
-    refuse_shared_storage,
-    refuse_wrappers,
-)
+from ortholora.engine.attach import Attachment
+from ortholora.engine.buffers import ShapeGroup
+from ortholora.engine.checks import check_weights_are_finite
 from ortholora.engine.distributed import Reduced, agree, reduce_mean
-from ortholora.engine.fused import FusedLayer, why_not_fused
 from ortholora.engine.gram import Block, Blocks, unit_trace
 from ortholora.engine.grouping import Grouping, TaskIds
-from ortholora.engine.layers import find_matrices
+from ortholora.engine.layers import Matrix
 from ortholora.engine.memory import RunningMeans
 from ortholora.engine.rules import Rule, RuleContext, get_rule
 from ortholora.engine.rules.base import memory_of, restore_state, state_of
-from ortholora.engine.sharded import local, part_of, refuse_layouts, sharding_modules
+from ortholora.engine.sharded import local, part_of
 from ortholora.engine.stats import StepStats
-from ortholora.engine.summary import describe
-from ortholora.engine.watch import Watch
-from ortholora.errors import CaptureError, RuleError
+from ortholora.errors import RuleError
 
 #: Steps at whose end captured gradients are compared with `.grad` (one host synchronisation each): the
 #: first two, because B = 0 hides A in the first, and then every so many.
@@ -87,29 +75,23 @@ class OrthoLora:
     ) -> None:
         self.tasks = _check_tasks(tasks)
         self.rule = get_rule(rule)
-        refuse_wrappers(model)
-        self._model = model
-        self.matrices = find_matrices(model)
-        refuse_shared_storage(self.matrices)
-        self._norms = batch_norms(model)
-        refuse_layouts(self.matrices)
-        self._groups, slots = group_by_shape(self.matrices, len(self.tasks), _check_dtype(buffer_dtype))
+        self._attachment = Attachment(model, len(self.tasks), _check_dtype(buffer_dtype))
         self._blocks = Blocks(self._groups, [m.name for m in self.matrices], block)
-        self._settings = {"rule": _name_of(self.rule), "block": block}
         self._means = RunningMeans(self._groups, memory_of(self.rule))
         self._generator = torch.Generator().manual_seed(seed)
-        self._current = CurrentBatch()
         self._present = torch.zeros(len(self.tasks), dtype=torch.bool)
         self._step = 0
         self._checks_left = CHECKED_STEPS  # from the attachment on, also in a resumed run
-        self._sharding: list[nn.Module] = []
-        self._captured: list[nn.Linear] = []
-        self._hooks: list[PureHook] = []
-        self._fused: dict[str, FusedLayer] = {}
-        self._not_fused: dict[str, str] = {}  # layers with one-pass matrices, and why
-        self._watch = Watch(model, self.matrices)
-        self._install(slots)
-        self._fuse(slots, fused)
+        self._attachment.install(fused)  # last: what is refused above leaves the model alone
+
+    @property
+    def matrices(self) -> list[Matrix]:
+        """The LoRA matrices whose task gradients are captured, in model order."""
+        return self._attachment.matrices
+
+    @property
+    def _groups(self) -> list[ShapeGroup]:
+        return self._attachment.groups
 
     @contextmanager
     def batch(self, task_ids: TaskIds) -> Iterator[None]:
@@ -126,23 +108,13 @@ class OrthoLora:
             CaptureError: Rows are mixed but a layer needs task-pure micro-batches, or batches are nested.
             ValueError: Ids of a wrong dtype, dimension or range.
         """
-        if self._current.grouping is not None:
-            raise CaptureError(
-                "ortho.batch(...) is open already",
-                expected="one micro-batch at a time",
-                found="a nested ortho.batch(...)",
-                todo="close the first `with` block before the next micro-batch",
-            )
         grouping = Grouping(task_ids, len(self.tasks))
-        self._check_pure(grouping)
-        if not grouping.pure:
-            check_rows_are_apart(self._norms)
-        self._current.grouping = grouping
+        self._attachment.open(grouping)
         self._present[grouping.tasks] = True
         try:
             yield
         finally:
-            self._current.grouping = None
+            self._attachment.close()
 
     def resolve(self) -> StepStats:
         """Reduce over ranks, let the rule decide, write `.grad`. Once per optimizer step, before clipping.
@@ -160,41 +132,16 @@ class OrthoLora:
 
     def _resolve(self) -> StepStats:
         checked = self._check_due()
-        if checked:
-            self._sharding = sharding_modules(self._model)
-        for module in self._sharding:
-            # After `set_reshard_after_backward(False)` the matrices would still be the gathered ones, and not those
-            # that the optimizer holds. No communication, and nothing to do otherwise.
-            module.reshard()  # type: ignore[operator]
+        self._attachment.reshard(search=checked)
         present = agree(self._groups, self._present)
-        self._watch.check(thoroughly=checked)
-        # Checked after the reduction: DDP writes `.grad` on ranks that did not run the layer, too.
-        self._check_something_captured()
-        incomplete = [group for group in self._groups if not all(group.touched)]  # in most steps none
-        check_untouched(incomplete)
-        check_unused(incomplete)
-        # Running means are kept whole on every rank, so that any rank's state_dict() is complete.
-        shares = reduce_mean(self._groups, whole=checked or self._means.decay is not None)
-        if checked:
-            refuse_layouts(self.matrices)
-            check_capture_is_complete(self._groups)
-        reduced = Reduced(self._means.stack(present), shares)
+        self._attachment.check(thoroughly=checked)
+        reduced = self._reduce(present, checked)
         gram = self._blocks.gram(reduced.inner_products())
         context = RuleContext(self.tasks, present, self._step, self._generator)
-        weights, combination = self._decide(gram, context)
+        weights, combination = self._decide(gram, context, checked)
         self._write(reduced, weights)
-        self._step += 1
-        self._checks_left = max(0, self._checks_left - 1)
-        self.discard()
-        count = len(self.tasks)
-        return StepStats(
-            tasks=self.tasks,
-            blocks=tuple(self._blocks.names),
-            gram=gram[:, :count, :count],
-            weights=weights[:, :count],
-            combination=None if combination is None else combination[..., :count],
-            present=present,
-        )
+        self._finish_step()
+        return self._stats(gram, weights, combination, present)
 
     def discard(self) -> None:
         """Forget what was captured since the last resolve (a skipped step)."""
@@ -213,20 +160,12 @@ class OrthoLora:
 
     def detach(self) -> None:
         """Give the model back exactly as it was."""
-        self._watch.stop()
-        for module in self._captured:
-            uninstall(module)
-        for hook in self._hooks:
-            hook.remove()
-        for layer in self._fused.values():
-            layer.uninstall()
-        self._captured, self._hooks, self._fused = [], [], {}
+        self._attachment.detach()
 
     def state_dict(self) -> dict[str, Any]:
         """State to resume from: visit orders, the rule's state, running means."""
         return {
-            "tasks": list(self.tasks),
-            **self._settings,
+            **self._identity(),
             "step": self._step,
             "generator": self._generator.get_state(),
             "rule_state": state_of(self.rule),
@@ -239,7 +178,7 @@ class OrthoLora:
         Raises:
             ValueError: The state belongs to other tasks, another rule or another block.
         """
-        for key, own in {"tasks": list(self.tasks), **self._settings}.items():
+        for key, own in self._identity().items():
             if state[key] != own:
                 raise ValueError(f"The state should be for {key} {own!r}. Found {state[key]!r}.")
         self._step = int(state["step"])
@@ -249,76 +188,29 @@ class OrthoLora:
 
     def summary(self) -> str:
         """How every trainable parameter gets its gradient, one line a kind."""
-        return describe(self._model, self.matrices, len(self._fused), self._not_fused)
+        return self._attachment.summary()
 
     # ------------------------------------------------------------------------------------------------
 
-    def _install(self, slots: dict[int, Slot]) -> None:
-        try:
-            pure = {id(m.parameter) for m in self.matrices if m.task_pure}
-            hooked: set[int] = set()
-            for i, matrix in enumerate(self.matrices):
-                if id(matrix.parameter) in pure:  # a tied parameter has one hook, which sees all its uses
-                    if id(matrix.parameter) not in hooked:
-                        self._hooks.append(PureHook(slots[i], self._current))
-                        self._hooks[-1].renew()
-                        hooked.add(id(matrix.parameter))
-                elif matrix.owner not in self._captured:
-                    assert isinstance(matrix.owner, nn.Linear)
-                    install(matrix.owner, slots[i], self._current)
-                    self._captured.append(matrix.owner)
-        except CaptureError:
-            self.detach()  # what was installed before the refusal must not stay behind
-            raise
-
-    def _fuse(self, slots: dict[int, Slot], wanted: bool) -> None:
-        members: dict[str, list[int]] = {}
-        for i, matrix in enumerate(self.matrices):
-            if matrix.owner in self._captured:
-                members.setdefault(matrix.layer, []).append(i)
-        for name, indices in members.items():
-            layer = self._model.get_submodule(name)
-            why = why_not_fused(layer, [self.matrices[i] for i in indices]) if wanted else "switched off"
-            if why is not None:
-                self._not_fused[name] = why
-                continue
-            of_a, of_b = sorted(indices, key=lambda i: self.matrices[i].role)
-            adapter = layer.active_adapters[0]  # type: ignore[index]
-            self._fused[name] = FusedLayer(layer, adapter, (slots[of_a], slots[of_b]), self._current)  # type: ignore[arg-type]
-            self._fused[name].install()
-
-    def _check_pure(self, grouping: Grouping) -> None:
-        if not self._hooks:
-            return
-        if not grouping.pure:
-            pure = [m for m in self.matrices if m.task_pure]
-            raise CaptureError(
-                f"{pure[0].name} cannot be split by row ({len(pure)} such matrices)",
-                expected="task-pure micro-batches: all rows of one task",
-                found=f"a micro-batch with {len(grouping.tasks)} tasks; {pure[0].task_pure}",
-                todo="accumulate one micro-batch per task (ortho.batch(task_index)), or leave the module out "
-                "of `target_modules`",
-            )
-        for hook in self._hooks:
-            hook.renew()
-
-    def _check_something_captured(self) -> None:
-        if not any(any(group.touched) for group in self._groups):
-            raise CaptureError(
-                "resolve() found no task gradient",
-                expected="at least one backward inside `with ortho.batch(task_ids):` since the last resolve",
-                found="none",
-                todo="wrap forward and backward in ortho.batch(...), and call resolve() once per step",
-            )
+    def _identity(self) -> dict[str, Any]:
+        """What a state must have been taken of to be loaded here."""
+        return {"tasks": list(self.tasks), "rule": _name_of(self.rule), "block": self._blocks.block}
 
     def _check_due(self) -> bool:
         return self._checks_left > 0 or self._step % CHECK_EVERY == 0
 
-    def _decide(self, gram: Tensor, context: RuleContext) -> tuple[Tensor, Tensor | None]:
+    def _reduce(self, present: Tensor, checked: bool) -> Reduced:
+        # Running means are kept whole on every rank, so that any rank's state_dict() is complete.
+        shares = reduce_mean(self._groups, whole=checked or self._means.decay is not None)
+        if checked:
+            self._attachment.check_sums()
+        return Reduced(self._means.stack(present), shares)
+
+    def _decide(self, gram: Tensor, context: RuleContext, checked: bool) -> tuple[Tensor, Tensor | None]:
         answer = self.rule(unit_trace(gram), context)
         # On the CPU this look is free; on a GPU it would synchronise, so there only with the other checks.
-        if gram.device.type == "cpu" or self._check_due():
-            check_weights(gram, answer, self.rule)
+        if checked or gram.device.type == "cpu":
+            check_weights_are_finite(gram, answer, self.rule)
         blocks, width, _ = gram.shape
         count = len(self.tasks)
         if answer.shape == (blocks, count, width):
@@ -336,6 +228,23 @@ class OrthoLora:
         # One shape at a time, so that no more than one shape's result is alive beside the task gradients.
         for i, (group, part) in enumerate(zip(self._groups, self._blocks.per_group(weights), strict=True)):
             _write_group(group, reduced.weighted_sum(i, part))
+
+    def _finish_step(self) -> None:
+        self._step += 1
+        self._checks_left = max(0, self._checks_left - 1)
+        self.discard()
+
+    def _stats(self, gram: Tensor, weights: Tensor, combination: Tensor | None, present: Tensor) -> StepStats:
+        """The step without the running means that a rule with a memory also saw."""
+        count = len(self.tasks)
+        return StepStats(
+            tasks=self.tasks,
+            blocks=tuple(self._blocks.names),
+            gram=gram[:, :count, :count],
+            weights=weights[:, :count],
+            combination=None if combination is None else combination[..., :count],
+            present=present,
+        )
 
 
 def _write_group(group: ShapeGroup, rows: Tensor) -> None:

@@ -9,7 +9,7 @@ from torch import nn
 from ortholora.engine.layers import Matrix
 
 
-def describe(model: nn.Module, matrices: Sequence[Matrix], fused: int, not_fused: Mapping[str, str]) -> str:
+def capture_summary(model: nn.Module, matrices: Sequence[Matrix], fused: int, not_fused: Mapping[str, str]) -> str:
     """Say how every trainable parameter gets its gradient, one line a kind.
 
     Args:

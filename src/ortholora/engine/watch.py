@@ -87,7 +87,7 @@ class Watch:
             warnings.warn(
                 f"An optimizer took a step, but none holds {self._matrices[0].name} or any other LoRA matrix: "
                 "build it from the parameters that the model has now",
-                stacklevel=5,
+                stacklevel=6,  # the caller of resolve()
             )
 
 

@@ -1,4 +1,4 @@
-"""The slow, obvious twin of the engine: what every fast path is tested against."""
+"""The slow, obvious twin of the engine: the oracle of every fast path."""
 
 from __future__ import annotations
 

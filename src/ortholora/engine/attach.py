@@ -1,0 +1,196 @@
+"""What OrthoLora does to a model, in one object: find its matrices, take them over, watch them, give them back."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from ortholora.engine.buffers import group_by_shape
+from ortholora.engine.capture import CurrentBatch, PureHook, install, uninstall
+from ortholora.engine.checks import (
+    batch_norms,
+    check_capture_is_complete,
+    check_gradients_were_captured,
+    check_outputs_reach_a_loss,
+    check_rows_are_apart,
+    check_something_captured,
+    refuse_shared_storage,
+    refuse_wrappers,
+)
+from ortholora.engine.fused import FusedLayer, why_not_fused
+from ortholora.engine.grouping import Grouping
+from ortholora.engine.layers import find_matrices
+from ortholora.engine.sharded import refuse_layouts, sharding_modules
+from ortholora.engine.summary import capture_summary
+from ortholora.engine.watch import Watch
+from ortholora.errors import CaptureError
+
+
+class Attachment:
+    """A model whose LoRA matrices write their task gradients into buffers.
+
+    Building it only looks at the model; `install` changes it, `detach` gives it back.
+
+    Args:
+        model: A PEFT model, or any module that contains one.
+        num_tasks: T.
+        buffer_dtype: Precision of the task gradients.
+
+    Attributes:
+        matrices: The trainable LoRA matrices, in model order.
+        groups: Their task gradients, one tensor a shape.
+
+    Raises:
+        CaptureError: The model has no trainable LoRA matrix, or nobody but its wrapper may write their gradients.
+    """
+
+    def __init__(self, model: nn.Module, num_tasks: int, buffer_dtype: torch.dtype) -> None:
+        refuse_wrappers(model)
+        self._model = model
+        self.matrices = find_matrices(model)
+        refuse_shared_storage(self.matrices)
+        refuse_layouts(self.matrices)
+        self.groups, self._slots = group_by_shape(self.matrices, num_tasks, buffer_dtype)
+        self._norms = batch_norms(model)
+        self._sharding: list[nn.Module] = []
+        self._current = CurrentBatch()
+        self._captured: list[nn.Linear] = []
+        self._hooks: list[PureHook] = []
+        self._fused: dict[str, FusedLayer] = {}
+        self._not_fused: dict[str, str] = {}  # layers with one-pass matrices, and why
+        self._watch = Watch(model, self.matrices)
+
+    def install(self, fused: bool) -> None:
+        """Take the matrices over.
+
+        Args:
+            fused: Run whole LoRA layers in one autograd Function where that is possible.
+
+        Raises:
+            CaptureError: A matrix was taken over already, or cannot be captured. The model is as it was.
+        """
+        try:
+            self._install_matrices()
+        except CaptureError:
+            self.detach()  # what was installed before the refusal must not stay behind
+            raise
+        self._fuse_layers(fused)
+
+    def detach(self) -> None:
+        """Give the model back exactly as it was."""
+        self._watch.stop()
+        for module in self._captured:
+            uninstall(module)
+        for hook in self._hooks:
+            hook.remove()
+        for layer in self._fused.values():
+            layer.uninstall()
+        self._captured, self._hooks, self._fused = [], [], {}
+
+    def open(self, grouping: Grouping) -> None:
+        """Begin a micro-batch.
+
+        Raises:
+            CaptureError: One is open already, or its rows are mixed and something in the model needs them apart.
+        """
+        if self._current.grouping is not None:
+            raise CaptureError(
+                "ortho.batch(...) is open already",
+                expected="one micro-batch at a time",
+                found="a nested ortho.batch(...)",
+                todo="close the first `with` block before the next micro-batch",
+            )
+        if not grouping.pure:
+            self._refuse_mixed_rows(grouping)
+            check_rows_are_apart(self._norms)
+        for hook in self._hooks:
+            hook.renew()
+        self._current.grouping = grouping
+
+    def close(self) -> None:
+        """End the micro-batch."""
+        self._current.grouping = None
+
+    def reshard(self, search: bool) -> None:
+        """Let FSDP2's modules hold the matrices that the optimizer holds, and not the gathered ones.
+
+        They still would after `set_reshard_after_backward(False)`. No communication, and nothing to do otherwise.
+
+        Args:
+            search: Look for such modules anew; `fully_shard` may have been called since.
+        """
+        if search:
+            self._sharding = sharding_modules(self._model)
+        for module in self._sharding:
+            module.reshard()  # type: ignore[operator]
+
+    def check(self, thoroughly: bool) -> None:
+        """A step must have been captured whole: what trains, what ran and what has a gradient.
+
+        After the ranks agreed on what was touched: DDP writes `.grad` on ranks that did not run the layer, too.
+
+        Args:
+            thoroughly: Search the model for LoRA layers, even if the known ones look unchanged.
+
+        Raises:
+            CaptureError: Names a matrix that the capture did not see, or that would never train.
+        """
+        self._watch.check(thoroughly)
+        check_something_captured(self.groups)
+        incomplete = [group for group in self.groups if not all(group.touched)]  # in most steps none
+        check_gradients_were_captured(incomplete)
+        check_outputs_reach_a_loss(incomplete)
+
+    def check_sums(self) -> None:
+        """The reduced task gradients of each matrix must add up to its `.grad`. Costs a synchronisation.
+
+        Raises:
+            CaptureError: Names a matrix where they do not, or whose `.grad` could not be written.
+        """
+        refuse_layouts(self.matrices)
+        check_capture_is_complete(self.groups)
+
+    def summary(self) -> str:
+        """How every trainable parameter gets its gradient, one line a kind."""
+        return capture_summary(self._model, self.matrices, len(self._fused), self._not_fused)
+
+    def _install_matrices(self) -> None:
+        pure = {id(m.parameter) for m in self.matrices if m.task_pure}
+        hooked: set[int] = set()
+        for i, matrix in enumerate(self.matrices):
+            if id(matrix.parameter) in pure:  # a tied parameter has one hook, which sees all its uses
+                if id(matrix.parameter) not in hooked:
+                    self._hooks.append(PureHook(self._slots[i], self._current))
+                    self._hooks[-1].renew()
+                    hooked.add(id(matrix.parameter))
+            elif matrix.owner not in self._captured:
+                assert isinstance(matrix.owner, nn.Linear)
+                install(matrix.owner, self._slots[i], self._current)
+                self._captured.append(matrix.owner)
+
+    def _fuse_layers(self, wanted: bool) -> None:
+        members: dict[str, list[int]] = {}
+        for i, matrix in enumerate(self.matrices):
+            if matrix.owner in self._captured:
+                members.setdefault(matrix.layer, []).append(i)
+        for name, indices in members.items():
+            layer = self._model.get_submodule(name)
+            why = why_not_fused(layer, [self.matrices[i] for i in indices]) if wanted else "switched off"
+            if why is not None:
+                self._not_fused[name] = why
+                continue
+            slot_a, slot_b = (self._slots[i] for i in sorted(indices, key=lambda i: self.matrices[i].role))
+            adapter = layer.active_adapters[0]  # type: ignore[index]
+            self._fused[name] = FusedLayer(layer, adapter, (slot_a, slot_b), self._current)  # type: ignore[arg-type]
+            self._fused[name].install()
+
+    def _refuse_mixed_rows(self, grouping: Grouping) -> None:
+        if self._hooks:
+            pure = [m for m in self.matrices if m.task_pure]
+            raise CaptureError(
+                f"{pure[0].name} cannot be split by row ({len(pure)} such matrices)",
+                expected="task-pure micro-batches: all rows of one task",
+                found=f"a micro-batch with {len(grouping.tasks)} tasks; {pure[0].task_pure}",
+                todo="accumulate one micro-batch per task (ortho.batch(task_index)), or leave the module out "
+                "of `target_modules`",
+            )
