@@ -17,6 +17,7 @@ from ortholora.runs.method import SINGLE, Method
 from ortholora.runs.progress import Progress, Silent, Stopped
 from ortholora.runs.record import RESULT_FILE, RunRecord, read_record, write_record
 from ortholora.runs.run import RunResult, Workspace, check_plans, check_settings, claim, train_run
+from ortholora.study.folders import folder_of
 from ortholora.study.jobs.pool import work_off
 from ortholora.study.jobs.sharing import divide_this_machine
 from ortholora.study.jobs.worker import Relay, Work
@@ -71,7 +72,7 @@ def plan(config: Config, out: Path) -> list[PlannedRun]:
     names = tuple(config.task_names)
     for seed in config.study.seeds:
         for method in methods_of(config):
-            folder = out / "runs" / method.name / f"seed-{seed}"
+            folder = folder_of(out, method.name, seed)
             if method.name == SINGLE:
                 runs += [PlannedRun(method, seed, (name,), folder / name) for name in names]
             else:

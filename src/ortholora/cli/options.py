@@ -1,0 +1,79 @@
+"""The arguments and options of the commands; those of `train` and `compare` are one list."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+ConfigArgument = Annotated[
+    str, typer.Argument(metavar="CONFIG", help="YAML configuration; `demo` is the embedded one (extra `[demo]`).")
+]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")]
+TextsArgument = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="TEXT...",
+        help="Texts (a chat: also messages in JSON); for a pair task two after two. Without: standard input.",
+    ),
+]
+OutOption = Annotated[Path | None, typer.Option("--out", help="Folder for the results; default `runs/CONFIG-NAME`.")]
+DataOption = Annotated[Path | None, typer.Option("--data-dir", help="Folder that the tasks' files are relative to.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. `tasks.cola.weight=2`.")
+]
+SeedsOption = Annotated[str | None, typer.Option("--seeds", metavar="0,1,2", help="Seeds, separated by commas.")]
+StepsOption = Annotated[int | None, typer.Option("--max-steps", min=1, help="Optimizer steps, instead of the file's.")]
+TasksOption = Annotated[
+    str | None, typer.Option("--tasks", metavar="A,B", help="Only these tasks of the file, separated by commas.")
+]
+JobsOption = Annotated[
+    int,
+    typer.Option(
+        "--jobs",
+        min=1,
+        help="Runs at once, each in a process of its own: on GPUs one after the other of them, on the CPU with its "
+        "share of the cores. Steps that were timed so are no measure of cost.",
+    ),
+]
+TaskOption = Annotated[str, typer.Option("--task", help="Name of the task.")]
+FileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--file",
+        help="One text a line; a pair is separated by a tab. For a language model also JSON: a text, or messages.",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+JsonLinesOption = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What `train` and `compare` are told alike, as it was typed; the fields are their options."""
+
+    config: ConfigArgument
+    out: OutOption = None
+    data_dir: DataOption = None
+    set_: SetOption = None
+    seeds: SeedsOption = None
+    max_steps: StepsOption = None
+    only: TasksOption = None
+
+
+def takes_choices(command: Callable[..., None]) -> Callable[..., None]:
+    """Replace a command's first parameter, its `Choices`, by their fields: Typer reads options off a signature."""
+    shared = inspect.signature(Choices, eval_str=True).parameters
+    _, *own = inspect.signature(command, eval_str=True).parameters.values()
+
+    def called(**words: Any) -> None:
+        choices = Choices(**{name: words.pop(name) for name in shared})
+        command(choices, **words)
+
+    called.__name__, called.__doc__ = command.__name__, command.__doc__
+    called.__signature__ = inspect.Signature([*shared.values(), *own])  # type: ignore[attr-defined]
+    return called

@@ -1,0 +1,111 @@
+"""What `train`, `compare` and `evaluate` read: options → configuration and tasks."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ortholora.cli.console import console, errors
+from ortholora.cli.options import Choices
+from ortholora.config.choose import with_steps, with_tasks, without_hub
+from ortholora.config.file import load_config
+from ortholora.config.schema import Config
+from ortholora.errors import UserError
+
+if TYPE_CHECKING:
+    from ortholora.data.task import TaskData
+
+
+@dataclass(frozen=True)
+class Start:
+    """What `train` and `compare` start from.
+
+    Attributes:
+        config: The configuration, after all options.
+        tasks: The data.
+        out: Folder for the results.
+        data: Folder that the tasks' files are relative to.
+        seeds: The seeds of --seeds.
+    """
+
+    config: Config
+    tasks: list[TaskData]
+    out: Path
+    data: Path
+    seeds: list[int] | None
+
+
+def prepare(choices: Choices) -> Start:
+    """Read the configuration with its options, and the tasks, and say how many rows they have.
+
+    Raises:
+        UserError: An option, the configuration or some data is wrong.
+    """
+    # A script has its own folder on the path, not the one the user stands in with a rule of their own.
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    path = _path_of(choices.config)
+    seeds = None if choices.seeds is None else _seeds(choices.seeds)
+    overrides = [*(choices.set_ or []), *([] if seeds is None else [f"study.seeds={seeds}"])]
+    config, base, data_dir = load_config(path, overrides), path.parent, choices.data_dir
+    if choices.max_steps is not None:
+        config = with_steps(config, choices.max_steps)
+    if data_dir is not None:
+        config = without_hub(config)
+    config = _split(config, base, data_dir)
+    if choices.only is not None:
+        config = with_tasks(config, [name.strip() for name in choices.only.split(",")])
+    out = choices.out or Path("runs") / Path(choices.config).stem
+    return Start(config, read(config, base, data_dir), out, data_dir or base, seeds)
+
+
+def settings_of(run: Path) -> tuple[Config, Path]:
+    """The configuration of a finished run, and the folder that its data files are relative to."""
+    from ortholora.runs.folder import CONFIG_FILE, data_base
+
+    return load_config(run / CONFIG_FILE), data_base(run)
+
+
+def read(config: Config, base: Path, data_dir: Path | None, show: bool = True) -> list[TaskData]:
+    """Read the tasks; with `show`, say how many rows each has."""
+    from ortholora.data.read import read_tasks
+
+    with errors.status("Reading the tasks"):
+        tasks = read_tasks(config, base=base, data_dir=data_dir)
+    for task in tasks if show else ():
+        rows = f"{len(task.train):,} training and {len(task.dev):,} dev rows"
+        console.print(f"[bold]{task.name}[/bold]: {rows}, {task.spec.metric}", highlight=False)
+    return tasks
+
+
+def _path_of(name: str) -> Path:
+    if name == "demo" and not Path(name).exists():
+        return Path(__file__).parents[1] / "study" / "demo.yaml"
+    return Path(name)
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        seeds = [int(part) for part in text.split(",")]
+    except ValueError:
+        seeds = []
+    if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
+        raise UserError(
+            "--seeds cannot be read",
+            expected="different whole numbers from 0 on, separated by commas, such as 0,1,2",
+            found=text or "nothing",
+            todo="correct the option",
+        )
+    return seeds
+
+
+def _split(config: Config, base: Path, data_dir: Path | None) -> Config:
+    """Make the tasks of a file whose `split_by` column names them."""
+    if all(task.split_by is None for task in config.tasks):
+        return config
+    from ortholora.data.read import split_config
+
+    return split_config(config, base=base, data_dir=data_dir)

@@ -1,0 +1,106 @@
+"""What the commands show of their results: tables, answers, sentences."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from ortholora.cli.console import console, say
+
+
+def show_trained(results: dict[Path, Any], heads: bool) -> None:
+    """Show the runs of `train`: dev results, how the steps were computed, and what to do next."""
+    table = Table("run", "task", "metric", "value", title="Dev results")
+    for path, result in results.items():
+        for task, value in result.metrics.items():
+            table.add_row(path.name, task, result.metric_names[task], f"{100 * value:.2f}")
+        table.add_row(path.name, "average", "", f"{100 * sum(result.metrics.values()) / len(result.metrics):.2f}")
+    console.print(table)
+    first, record = next(iter(results.items()))
+    _say_how(record)
+    saved = ", ".join(str(where) for where in results)
+    say(f"Saved in {saved}: a plain PEFT adapter{', with the task heads beside it' if heads else ''}.")
+    _suggest_predict(first)
+
+
+def _say_how(record: Any) -> None:
+    padding = f"{100 * record.padding:.0f} % padding"
+    say(f"{record.micro_batches:.1f} micro-batches a step, {padding}, {1000 * record.step_seconds:.0f} ms a step.")
+    for line in record.provenance.get("capture", []):
+        say(f"Capture: {line}.")
+
+
+def show_study(out: Path, summary: dict[str, Any]) -> None:
+    """Show a study: its table, the verdict, and what to do next."""
+    from ortholora.study.folders import adapter_to_try
+    from ortholora.study.report.markdown import to_table
+
+    console.print(to_table(summary))
+    for sentence in summary["verdict"]:
+        console.print(f"• {sentence}", highlight=False)
+    for note in summary.get("notes", []):
+        console.print(f"[dim]• {note}[/dim]", highlight=False)
+    say(f"Wrote {out / 'summary.md'}, summary.json and summary.png")
+    _suggest_predict(adapter_to_try(out, summary))
+
+
+def scores_table(scores: dict[str, dict[str, float]], metrics: dict[str, str]) -> Table:
+    """Every score of every task, the task's own metric first and bold."""
+    table = Table("task", "metric", "value", title="Dev results, in points; bold: the task's metric")
+    for task, values in scores.items():
+        main = metrics[task]
+        table.add_row(task, f"[bold]{main}[/bold]", f"[bold]{100 * values['main']:.2f}[/bold]")
+        for name, value in values.items():
+            if name == "loss":
+                table.add_row(task, "loss, nats a token", f"{value:.4f}")
+            elif name not in ("main", main):
+                table.add_row(task, name, f"{100 * value:.2f}")
+    return table
+
+
+def to_json_line(question: Any, answer: Any) -> str:
+    """A question with its answer as one JSON object."""
+    text = question[0] if isinstance(question, tuple) and len(question) == 1 else question
+    content = {"text": text, "label": answer.label, "value": answer.value}
+    content |= {"scores": answer.scores, "answer": answer.text}
+    return json.dumps({k: v for k, v in content.items() if v is not None}, ensure_ascii=False)
+
+
+def to_line(question: Any, answer: Any) -> str:
+    """An answer, a tab, and the question: one line, whatever is in them."""
+    if isinstance(question, tuple):
+        text = " | ".join(question)
+    else:
+        text = question if isinstance(question, str) else json.dumps(question)
+    if answer.text is not None:
+        shown = answer.text
+    elif answer.value is not None:
+        shown = f"{answer.value:.3f}"
+    else:
+        shown = f"{answer.label} ({answer.scores[answer.label]:.0%})"
+    return f"{shown}\t{text}".replace("\r", "\\r").replace("\n", "\\n")
+
+
+def _suggest_predict(folder: Path) -> None:
+    from ortholora.models.saving import load_card
+
+    task = load_card(folder).tasks[0]
+    texts = '"a text of your own"' if task.num_texts == 1 else '"a first text" "a second text"'
+    console.print("Try it:", style="bold")
+    print(f"  {_command()} predict {shlex.quote(str(folder))} --task {task.name} {texts}")
+
+
+def _command() -> str:
+    """How this command was called, so that the suggested one can be pasted."""
+    called = sys.argv[0]
+    return called if Path(called).name == "ortholora" and os.sep in called and not _on_path(called) else "ortholora"
+
+
+def _on_path(called: str) -> bool:
+    return str(Path(called).resolve().parent) in os.environ.get("PATH", "").split(os.pathsep)
