@@ -8,11 +8,11 @@ import math
 
 import numpy as np
 import pytest
-from synthetic_study import record
 
-import ortholora.runs.record as module
+import ortholora.files as module
 from ortholora.errors import UserError
 from ortholora.runs.record import read_record, write_record
+from synthetic_study import record
 
 
 @pytest.fixture

@@ -10,13 +10,13 @@ import matplotlib.image
 import numpy as np
 import pytest
 from rich.console import Console
-from synthetic_study import methods_and_tasks, study
 
 from ortholora.study.report import picture
 from ortholora.study.report.markdown import to_markdown, to_table
 from ortholora.study.report.wording import listed, mean_std, points, sign, signed_points
 from ortholora.study.report.write import write_summary
 from ortholora.study.statistics.summarise import summarise
+from synthetic_study import methods_and_tasks, study
 
 NO_GAP = dict.fromkeys(["single", "joint", "ortho"], 0.75)
 

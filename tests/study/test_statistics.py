@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from synthetic_study import methods_and_tasks, record, study
 
 from ortholora.errors import UserError
+from ortholora.files import plain
 from ortholora.metrics.point import compute
 from ortholora.metrics.resampled import resampled_metric
-from ortholora.runs.plain import plain
 from ortholora.study.statistics.bootstrap import draw_rows, ratio_interval, seed_weights
 from ortholora.study.statistics.summarise import summarise
+from synthetic_study import methods_and_tasks, record, study
 
 CLASSIFICATION = ["accuracy", "macro_f1", "matthews"]
 BINARY = [*CLASSIFICATION, "f1", "accuracy_f1"]

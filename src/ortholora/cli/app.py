@@ -115,12 +115,12 @@ def compare(
         settings = _chosen(_split(_local(settings, data_dir), base, data_dir), only)
         folder = out or _default_out(config)
         from ortholora.study.compare import compare as run_study
-        from ortholora.study.jobs.sharing import describe, divide_this_machine
+        from ortholora.study.jobs.sharing import divide_this_machine, how_shared
         from ortholora.study.report.markdown import to_table
 
         tasks = _read(settings, base, data_dir)
         if jobs > 1:
-            _say(describe(divide_this_machine(jobs)))
+            _say(how_shared(divide_this_machine(jobs)))
         with _progress() as progress:
             summary = run_study(settings, tasks, folder, progress, data_dir or base, jobs, _quiet)
         console.print(to_table(summary))
@@ -146,7 +146,7 @@ def evaluate(
         load_card(run)
         settings, base = _run_config(run)
         tasks = _read(settings, base, data_dir, show=not as_json)
-        from ortholora.runs.evaluate import evaluate as evaluate_run
+        from ortholora.runs.evaluate import evaluate_run
 
         _quiet()
         scores = evaluate_run(load(run), tasks)
