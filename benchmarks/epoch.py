@@ -32,9 +32,11 @@ from ortholora.config.file import load_config
 from ortholora.data.encoded import Collator, MixedDataset
 from ortholora.data.read import read_tasks
 from ortholora.models.multitask import MultiTaskModel
+from ortholora.runs.build import build_trainer
 from ortholora.runs.method import Method
 from ortholora.runs.progress import Silent
-from ortholora.runs.run import Workspace, build_trainer
+from ortholora.runs.run import Run
+from ortholora.runs.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parent.parent
 TASKS = ["cola", "sst2", "mrpc", "rte", "stsb"]
@@ -70,12 +72,12 @@ def workspace(data_dir: Path, rows: int, dtype: str) -> Workspace:
 
 def ours(space: Workspace, method: Method, launch_tokens: float | None = None) -> tuple[Callable[[], Any], Any]:
     space.config.mixing.launch_tokens = launch_tokens
-    trainer = build_trainer(space, method, TASKS, 0, Path(tempfile.mkdtemp()), Silent())
+    trainer = build_trainer(Run(method, tuple(TASKS), 0, Path(tempfile.mkdtemp())), space, Silent())
     return trainer.train, trainer
 
 
 def stock(space: Workspace, by_length: bool) -> tuple[Callable[[], Any], Any]:
-    template = build_trainer(space, Method("joint"), TASKS, 0, Path(tempfile.mkdtemp()), Silent())
+    template = build_trainer(Run(Method("joint"), tuple(TASKS), 0, Path(tempfile.mkdtemp())), space, Silent())
     model = template._bare_model()
     assert isinstance(model, MultiTaskModel)
     rows = MixedDataset([space.encoded(name).train for name in TASKS])

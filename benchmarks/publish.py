@@ -25,7 +25,9 @@ def main() -> None:
     parser.add_argument("name", nargs="?", help="folder under benchmarks/results")
     parser.add_argument("--command", help="the command that made the study")
     parser.add_argument("--note", help="what a reader must know of the data and the machine")
-    parser.add_argument("--tables", action="store_true", help="renew the tables of the pages on performance, nothing else")
+    parser.add_argument(
+        "--tables", action="store_true", help="renew the tables of the pages on performance, nothing else"
+    )
     parser.add_argument("--readme", action="store_true", help="show this result in the README")
     arguments = parser.parse_args()
     if arguments.tables:

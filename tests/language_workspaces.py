@@ -9,9 +9,11 @@ from typing import Any
 
 from ortholora.config.file import load_config
 from ortholora.data.read import read_tasks, split_config
+from ortholora.runs.build import build_trainer
 from ortholora.runs.method import Method
 from ortholora.runs.progress import Silent
-from ortholora.runs.run import Workspace, build_trainer
+from ortholora.runs.run import Run
+from ortholora.runs.workspace import Workspace
 from ortholora.trainers.trainer import OrthoTrainer
 from tiny_language import TASKS, language_config
 from workspaces import ORTHO
@@ -32,4 +34,4 @@ def trainer(
     out: Path, method: Method = ORTHO, names: tuple[str, ...] = TASKS, seed: int = 0, **sections: Any
 ) -> OrthoTrainer:
     """A trainer of the tiny language configuration, not yet started."""
-    return build_trainer(workspace(**sections), method, names, seed, out, Silent())
+    return build_trainer(Run(method, names, seed, out), workspace(**sections), Silent())

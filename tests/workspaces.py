@@ -13,9 +13,11 @@ from transformers import TrainingArguments
 from ortholora.config.file import load_config
 from ortholora.config.schema import Config
 from ortholora.data.read import read_tasks
+from ortholora.runs.build import build_trainer
 from ortholora.runs.method import Method
 from ortholora.runs.progress import Silent
-from ortholora.runs.run import Workspace, build_trainer
+from ortholora.runs.run import Run
+from ortholora.runs.workspace import Workspace
 from ortholora.trainers.trainer import OrthoTrainer
 from tiny import tiny_config
 
@@ -49,7 +51,7 @@ def trainer(
     out: Path, method: Method = ORTHO, names: tuple[str, ...] = TASKS, seed: int = 0, **sections: Any
 ) -> OrthoTrainer:
     """A trainer of the tiny configuration, not yet started."""
-    return build_trainer(workspace(**sections), method, names, seed, out, Silent())
+    return build_trainer(Run(method, names, seed, out), workspace(**sections), Silent())
 
 
 def weights(trainer: OrthoTrainer) -> dict[str, Any]:

@@ -1,11 +1,22 @@
-"""Files that are whole or absent: written beside their place, flushed to disk, then moved there."""
+"""Files that are whole or absent: written beside their place, flushed to disk, then moved there.
+
+All that the program writes goes through this module, so that a kill, a full disk or a loss of power leaves the
+older file (or folder), or the newer one, and never a part of one.
+"""
 
 from __future__ import annotations
 
+import json
+import math
 import os
-from collections.abc import Callable
-from pathlib import Path
-from typing import IO
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePath
+from typing import IO, Any
+
+#: The folder beside its place in which something is made.
+STAGING = ".saving"
 
 
 def replace_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -26,3 +37,124 @@ def replace_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8, as `replace_file` does."""
+    replace_file(path, lambda stream: stream.write(text.encode("utf-8")))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write plain data as indented JSON, as `replace_file` does; see `plain` for what it takes."""
+    replace_file(path, lambda stream: stream.write(to_json(value)))
+
+
+def to_json(value: Any) -> bytes:
+    """Return the value as indented UTF-8 JSON with a final newline, strictly by the standard (no NaN)."""
+    text = json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False)
+    return (text + "\n").encode("utf-8")
+
+
+def plain(value: Any) -> Any:
+    """Return the value with dicts, lists, strings, bools, ints, finite floats and None only.
+
+    Scalars and arrays of numpy become Python's; NaN and infinities become None.
+
+    Raises:
+        TypeError: A value of another type; the caller is to say what it means as text.
+    """
+    import numpy as np  # here: whoever only replaces files needs no numpy
+
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, PurePath):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    raise TypeError(f"{type(value).__name__} is not plain data: {value!r}")
+
+
+@contextmanager
+def stage(folder: Path, owner: bool = True) -> Iterator[Path]:
+    """Make an empty folder inside of `folder` to write into, for `publish_files` or `publish_folder` to empty.
+
+    Args:
+        folder: The folder to which the result goes; it is made if need be.
+        owner: Whether this process makes and removes the stage; of several, one does.
+    """
+    staged = folder / STAGING
+    if owner:
+        shutil.rmtree(staged, ignore_errors=True)
+    try:
+        staged.mkdir(parents=True, exist_ok=not owner)
+        yield staged
+    finally:
+        if owner:
+            shutil.rmtree(staged, ignore_errors=True)
+
+
+def publish_files(staged: Path, folder: Path) -> None:
+    """Move the files of a complete folder into an existing one, each in one step."""
+    flush(staged)
+    for path in sorted(staged.iterdir()):
+        os.replace(path, folder / path.name)
+
+
+def publish_folder(staged: Path, target: Path) -> None:
+    """Move a complete folder into its place; an older one of the same name is replaced.
+
+    A crash in the middle leaves the older one under another name: `put_back`.
+    """
+    flush(staged)
+    put_back(target)
+    try:
+        if target.exists():
+            target.rename(_aside(target))
+        staged.rename(target)
+    finally:
+        put_back(target)
+
+
+def put_back(target: Path) -> None:
+    """Finish what `publish_folder` began: the older folder comes back, or goes if the newer one is there."""
+    aside = _aside(target)
+    if target.exists():
+        shutil.rmtree(aside, ignore_errors=True)
+    elif aside.exists():
+        aside.rename(target)
+
+
+def _aside(target: Path) -> Path:
+    return target.with_name(target.name + ".old")
+
+
+def remove_folder(folder: Path) -> None:
+    """Delete a folder so that a crash in the middle leaves no part of it under its name."""
+    with stage(folder.parent) as staged:
+        folder.rename(staged / folder.name)
+
+
+def flush(folder: Path) -> None:
+    """Have a folder's files on the disk before they get their names: a loss of power must not leave empty ones."""
+    for path in [*folder.rglob("*"), folder]:
+        if path.is_dir():
+            with suppress(OSError):  # a folder's list of names: not every system can flush one
+                _flush(path)
+        else:
+            _flush(path)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

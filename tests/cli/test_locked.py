@@ -22,7 +22,7 @@ def test_a_folder_that_is_being_written_is_refused_at_once(cli, home, command):
 
 
 def test_a_folder_that_is_taken_before_its_turn_is_refused(cli, home, monkeypatch):
-    monkeypatch.setattr("ortholora.study.train.check_unlocked", lambda folder: None)
+    monkeypatch.setattr("ortholora.runs.train.check_unlocked", lambda folder: None)
     with lock(home / "out"):
         assert "is being written by another process" in cli.complaint("train", "tiny.yaml", "--out", "out")
     assert not list(home.glob("out/**/checkpoints"))

@@ -20,7 +20,8 @@ from ortholora.models.answering import Answering
 from ortholora.models.backbone import load_language_model, load_tokenizer
 from ortholora.models.language import LanguageModel, LanguageSpec
 from ortholora.models.trial import check_language_model
-from ortholora.runs.run import _card, build_model
+from ortholora.runs.build import build_model
+from ortholora.runs.cards import card_of
 from ortholora.text.prompts import mark
 from tiny import write_backbone
 
@@ -32,7 +33,7 @@ ROWS = [("sky in day colour :", ""), ("a a a a a grass the colour :", ""), ("coa
 @pytest.fixture(scope="module")
 def asking() -> Answering:
     space = language_workspaces.workspace()
-    card = _card(space.config, [space.encoded(task.name) for task in space.tasks])
+    card = card_of(space.config, [space.encoded(task.name) for task in space.tasks])
     model = build_model(space.config, card, 0).eval()
     assert isinstance(model, LanguageModel)
     return Answering(model, space.tokenizer, space.config.max_length, max_tokens=8192)

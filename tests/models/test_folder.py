@@ -19,7 +19,8 @@ from ortholora.models.backbone import locate
 from ortholora.models.heads import HeadSpec
 from ortholora.models.multitask import pool
 from ortholora.models.saving import load_card
-from ortholora.runs.run import train_run
+from ortholora.runs.run import Run
+from ortholora.runs.train import train_run
 from workspaces import ORTHO, TASKS
 
 PLAIN_PEFT = """
@@ -38,7 +39,7 @@ assert not any(name.startswith("ortholora") for name in sys.modules)
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("run")
-    train_run(workspaces.workspace(), ORTHO, TASKS, 0, out)
+    train_run(Run(ORTHO, TASKS, 0, out), workspaces.workspace())
     return out
 
 

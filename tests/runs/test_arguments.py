@@ -15,7 +15,8 @@ from ortholora.errors import UserError
 from ortholora.runs import arguments as module
 from ortholora.runs.progress import Silent, Stopped
 from ortholora.runs.provenance import commit, fingerprint
-from ortholora.runs.run import train_run
+from ortholora.runs.run import Run
+from ortholora.runs.train import train_run
 from workspaces import JOINT, ORTHO, TASKS
 
 
@@ -48,12 +49,12 @@ def test_patience_survives_a_stop(tmp_path: Path) -> None:
     """A resumed run stops early where the uninterrupted one does."""
     settings = {"steps": 40, "eval_every": 2, "selection": "best", "patience": 3, "learning_rate": 0.05}
     space = workspaces.workspace(training=settings)
-    whole = train_run(space, ORTHO, TASKS, 0, tmp_path / "whole")
+    whole = train_run(Run(ORTHO, TASKS, 0, tmp_path / "whole"), space)
     end = last_step(tmp_path / "whole")
     assert end < 40
     with pytest.raises(Stopped):
-        train_run(space, ORTHO, TASKS, 0, tmp_path / "cut", StopAt(end - 1))
-    cut = train_run(space, ORTHO, TASKS, 0, tmp_path / "cut")
+        train_run(Run(ORTHO, TASKS, 0, tmp_path / "cut"), space, StopAt(end - 1))
+    cut = train_run(Run(ORTHO, TASKS, 0, tmp_path / "cut"), space)
     assert last_step(tmp_path / "cut") == end
     assert cut.metrics == whole.metrics
 
@@ -80,7 +81,7 @@ def test_more_micro_batches_than_a_small_task_has_rows(tmp_path: Path) -> None:
     space = workspaces.workspace(mixing={"micro_batches": 9, "rows_per_task": 4, "quota": "equal"})
     space.config.mixing.rows_per_task = 2
     space.config.mixing.micro_batches = 6
-    result = train_run(space, JOINT, ("topic",), 0, tmp_path)
+    result = train_run(Run(JOINT, ("topic",), 0, tmp_path), space)
     assert set(result.metrics) == {"topic"}
 
 

@@ -9,7 +9,7 @@ import math
 import numpy as np
 import pytest
 
-import ortholora.runs.record as module
+import ortholora.files as module
 from ortholora.errors import UserError
 from ortholora.runs.record import read_record, write_record
 from synthetic_study import record

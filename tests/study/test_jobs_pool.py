@@ -11,7 +11,7 @@ from toy_work import Toy
 
 from ortholora.errors import UserError
 from ortholora.study.jobs.pool import work_off
-from ortholora.study.jobs.sharing import describe, divide, visible_devices
+from ortholora.study.jobs.sharing import divide, how_shared, visible_devices
 
 LABELS = {number: f"run {number}" for number in range(4)}
 TWO = [{"OMP_NUM_THREADS": "1"}] * 2
@@ -144,5 +144,5 @@ def test_the_devices_that_the_user_chose_are_shared():
 
 
 def test_how_sharing_is_said():
-    assert describe(divide(2, 2, None, [])).startswith("2 runs at once, 1 thread each: ")
-    assert describe(divide(3, 12, None, ["0", "1"])).startswith("3 runs at once, 4 threads each, on 2 devices: ")
+    assert how_shared(divide(2, 2, None, [])).startswith("2 runs at once, 1 thread each: ")
+    assert how_shared(divide(3, 12, None, ["0", "1"])).startswith("3 runs at once, 4 threads each, on 2 devices: ")

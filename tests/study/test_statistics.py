@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ortholora.errors import UserError
-from ortholora.runs.plain import plain
+from ortholora.files import plain
 from ortholora.study.statistics.bootstrap import draw_rows, ratio_interval, seed_weights
 from ortholora.study.statistics.summarise import summarise
 from synthetic_study import methods_and_tasks, record, study

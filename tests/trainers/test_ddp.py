@@ -19,7 +19,8 @@ from packaging import version
 import workspaces
 from ortholora.data.planner import share
 from ortholora.errors import UserError
-from ortholora.runs.run import train_run
+from ortholora.runs.run import Run
+from ortholora.runs.train import train_run
 from workspaces import ORTHO
 
 SCRIPT = Path(__file__).with_name("ddp_script.py")
@@ -97,7 +98,7 @@ def test_a_resumed_run_of_two_processes_is_the_run_of_one(tmp_path: Path) -> Non
 def test_the_command_line_is_for_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="A run is trained by one process"):
-        train_run(workspaces.workspace(), ORTHO, ("topic", "pair", "score"), 0, tmp_path)
+        train_run(Run(ORTHO, ("topic", "pair", "score"), 0, tmp_path), workspaces.workspace())
 
 
 def test_shares_are_even() -> None:

@@ -16,7 +16,8 @@ from torch import Tensor
 import language_workspaces
 from ortholora.models.language import LanguageModel
 from ortholora.runs.progress import Silent, Stopped
-from ortholora.runs.run import train_run
+from ortholora.runs.run import Run
+from ortholora.runs.train import train_run
 from ortholora.trainers.trainer import OrthoTrainer
 from tiny_language import TASKS
 from workspaces import JOINT, ORTHO, SUM, weights
@@ -167,10 +168,10 @@ class StopAfter(Silent):
 
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     space = language_workspaces.workspace(lora={"dropout": 0.1})
-    whole = train_run(space, ORTHO, TASKS, 0, tmp_path / "whole")
+    whole = train_run(Run(ORTHO, TASKS, 0, tmp_path / "whole"), space)
     with pytest.raises(Stopped):
-        train_run(space, ORTHO, TASKS, 0, tmp_path / "cut", StopAfter(3))
-    cut = train_run(space, ORTHO, TASKS, 0, tmp_path / "cut")
+        train_run(Run(ORTHO, TASKS, 0, tmp_path / "cut"), space, StopAfter(3))
+    cut = train_run(Run(ORTHO, TASKS, 0, tmp_path / "cut"), space)
     assert (tmp_path / "whole/adapter_model.safetensors").read_bytes() == (
         tmp_path / "cut/adapter_model.safetensors"
     ).read_bytes()
@@ -197,7 +198,7 @@ def test_plain_peft_generates_the_same_in_a_fresh_process(tmp_path: Path) -> Non
     import ortholora
 
     space = language_workspaces.workspace(training={"steps": 80, "save_every": 0})
-    train_run(space, ORTHO, TASKS, 0, tmp_path)
+    train_run(Run(ORTHO, TASKS, 0, tmp_path), space)
     # Its tokenizer has no part in this: `load` finds the backbone by its folder.
     predictor = ortholora.load(tmp_path, "cpu")
     spec = predictor.model.specs[1]

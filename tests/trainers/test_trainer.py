@@ -19,7 +19,8 @@ from ortholora.models.multitask import MultiTaskModel
 from ortholora.models.saving import ModelCard
 from ortholora.runs import arguments
 from ortholora.runs.progress import Silent, Stopped
-from ortholora.runs.run import train_run
+from ortholora.runs.run import Run
+from ortholora.runs.train import train_run
 from ortholora.trainers import checkpoints
 from ortholora.trainers.trainer import OrthoTrainer
 from workspaces import CHECKPOINTING, JOINT, ORTHO, SUM, TASKS
@@ -248,10 +249,10 @@ class StopAt(Silent):
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     """Same final adapter bytes, same predictions: data order, dropout and visit orders included."""
     space = workspaces.workspace(lora={"dropout": 0.2}, mixing={"micro_batches": 2})
-    whole = train_run(space, ORTHO, TASKS, 3, tmp_path / "whole")
+    whole = train_run(Run(ORTHO, TASKS, 3, tmp_path / "whole"), space)
     with pytest.raises(Stopped):
-        train_run(space, ORTHO, TASKS, 3, tmp_path / "cut", StopAt(3))
-    cut = train_run(space, ORTHO, TASKS, 3, tmp_path / "cut")
+        train_run(Run(ORTHO, TASKS, 3, tmp_path / "cut"), space, StopAt(3))
+    cut = train_run(Run(ORTHO, TASKS, 3, tmp_path / "cut"), space)
     for name in ("adapter_model.safetensors", "heads.safetensors"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes()
     assert cut.metrics == whole.metrics
@@ -306,11 +307,11 @@ def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(module, "save_model", full)
     with pytest.raises(UserError, match=r"step 4 could not be saved(.|\n)*No space left(.|\n)*checkpoint-2"):
-        train_run(space, ORTHO, TASKS, 0, tmp_path)
+        train_run(Run(ORTHO, TASKS, 0, tmp_path), space)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["checkpoint-2"]
     monkeypatch.undo()
-    resumed = train_run(space, ORTHO, TASKS, 0, tmp_path)
-    whole = train_run(space, ORTHO, TASKS, 0, tmp_path / "whole")
+    resumed = train_run(Run(ORTHO, TASKS, 0, tmp_path), space)
+    whole = train_run(Run(ORTHO, TASKS, 0, tmp_path / "whole"), space)
     assert resumed.metrics == whole.metrics
 
 

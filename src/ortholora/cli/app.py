@@ -60,10 +60,10 @@ def compare(choices: Choices, jobs: JobsOption = 1) -> None:
     start = prepare(choices)
     from ortholora.cli.progress import show_progress
     from ortholora.study.compare import compare as run_study
-    from ortholora.study.jobs.sharing import describe, divide_this_machine
+    from ortholora.study.jobs.sharing import divide_this_machine, how_shared
 
     if jobs > 1:
-        say(describe(divide_this_machine(jobs)))
+        say(how_shared(divide_this_machine(jobs)))
     quiet()
     with show_progress(console) as progress:
         summary = run_study(start.config, start.tasks, start.out, progress, start.data, jobs, quiet)
@@ -80,7 +80,7 @@ def evaluate(run: RunArgument, data_dir: DataOption = None, as_json: JsonOption 
     load_card(run)
     config, base = settings_of(run)
     tasks = read(config, base, data_dir, show=not as_json)
-    from ortholora.runs.evaluate import evaluate as evaluate_run
+    from ortholora.runs.evaluate import evaluate_run
 
     quiet()
     scores = evaluate_run(load(run), tasks)

@@ -20,11 +20,12 @@ from typing import Any
 import torch
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from ortholora.config.schema import LANGUAGE_KINDS
 from ortholora.errors import UserError, did_you_mean
+from ortholora.files import replace_file, write_json
 from ortholora.models.adapted import AdaptedModel
 from ortholora.models.backbone import load_backbone, portable_name
 from ortholora.models.heads import HeadSpec
@@ -96,8 +97,8 @@ def save_model(folder: Path, model: AdaptedModel, card: ModelCard) -> None:
         model.peft_model.save_pretrained(str(folder), save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's template of a model card, all placeholders
     if isinstance(model, MultiTaskModel):
-        save_file(_head_state(model), folder / HEADS)
-    (folder / METADATA).write_text(json.dumps(card.to_json(), indent=2) + "\n", encoding="utf-8")
+        replace_file(folder / HEADS, lambda stream: stream.write(save(_head_state(model))))
+    write_json(folder / METADATA, card.to_json())
 
 
 def load_card(folder: Path) -> ModelCard:

@@ -14,7 +14,7 @@ from ortholora.models.predictor import Predictor
 from ortholora.trainers.scoring import evaluate_heads, evaluate_language
 
 
-def evaluate(predictor: Predictor, tasks: Sequence[TaskData]) -> dict[str, dict[str, float]]:
+def evaluate_run(predictor: Predictor, tasks: Sequence[TaskData]) -> dict[str, dict[str, float]]:
     """Compute every metric that fits each task, on its dev rows.
 
     Args:

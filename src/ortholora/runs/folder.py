@@ -1,136 +1,189 @@
-"""The small files that make a folder a run: whose it is, and its configuration."""
+"""What makes a folder a run: `run.json` says whose it is, `config.yaml` how to repeat it."""
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
 from ortholora.config.file import dump_config, load_config
 from ortholora.config.schema import Config
 from ortholora.errors import UserError
-from ortholora.trainers.checkpoints import checkpoints
+from ortholora.files import write_json, write_text
+from ortholora.runs.differences import differences
+from ortholora.runs.provenance import fingerprint
+from ortholora.runs.record import RESULT_FILE
+from ortholora.runs.run import Run
+from ortholora.runs.stored import problem_of
+from ortholora.runs.workspace import Workspace
+from ortholora.trainers import checkpoints
 
 RUN_FILE = "run.json"
 CONFIG_FILE = "config.yaml"
 
 
-def claim_folder(out: Path, fingerprint: str, config: Config) -> None:
-    """Make the folder this run's own, or check that it is.
+class RunFile(BaseModel):
+    """What `run.json` holds.
 
-    Args:
-        out: The folder.
+    Attributes:
         fingerprint: Hash of all that decides the run's outcome.
-        config: The run's own configuration, to say what differs.
-
-    Raises:
-        UserError: The folder holds a run with other settings or other data, or files of somebody else.
+        data_base: The folder that the run's data files are relative to.
+        jobs: The most runs that shared the machine, over all the sittings it takes to finish.
     """
-    path = out / RUN_FILE
-    if not path.is_file():
-        _refuse_foreign(out)
-        out.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"fingerprint": fingerprint}) + "\n", encoding="utf-8")
-        return
-    found = _read(path).get("fingerprint", "none")
-    if found != fingerprint and _has_work(out):
-        raise UserError(
-            f"{out} holds a run with other settings or other data",
-            expected="an empty folder, or one that this very run was started in before",
-            found=_differences(out / CONFIG_FILE, config),
-            todo="give another --out, or delete the folder",
-        )
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    fingerprint: str
+    data_base: str | None = None
+    jobs: int = 1
 
 
-def describe(out: Path, fingerprint: str, config: Config, base: Path | None) -> None:
-    """Keep the run's own configuration beside it, and where its data files are, for `evaluate`."""
-    (out / CONFIG_FILE).write_text(dump_config(config), encoding="utf-8")
-    place = str(base.resolve()) if base else None
-    content = {**_read(out / RUN_FILE), "fingerprint": fingerprint, "data_base": place}
-    (out / RUN_FILE).write_text(json.dumps(content) + "\n", encoding="utf-8")
-
-
-def disclaim(out: Path) -> None:
-    """Take back `claim_folder` and `describe` for a run that was refused; not where something was trained."""
-    if _has_work(out):
-        return
-    for name in (RUN_FILE, CONFIG_FILE):
-        (out / name).unlink(missing_ok=True)
-    for folder in (out / "checkpoints", out):
-        with suppress(OSError):  # not there, or not empty
-            folder.rmdir()
-
-
-def note_jobs(out: Path, jobs: int) -> int:
-    """Keep with a claimed folder how many runs shared the machine, over all the sittings it takes to finish.
+def check_claim(run: Run, workspace: Workspace) -> str:
+    """Check that a run may use its folder; nothing is written.
 
     Returns:
-        The most of any sitting.
+        The run's fingerprint.
+
+    Raises:
+        UserError: The folder holds a run with other settings or other data, files of somebody else, or a damaged
+            `run.json` beside work that is worth keeping.
     """
-    content = _read(out / RUN_FILE)
-    before = content.get("jobs", 1)
-    if jobs > before:
-        (out / RUN_FILE).write_text(json.dumps({**content, "jobs": jobs}) + "\n", encoding="utf-8")
-    return max(jobs, before)
+    own = run.own_config(workspace.config)
+    method = run.method.rule and [run.method.rule, run.method.block]
+    data = [task for task in workspace.tasks if task.name in run.tasks]
+    mark = fingerprint(workspace.config, data, {"method": method, "seed": run.seed, "quota": workspace.quota()})
+    found = _read(run.folder, needed=_has_work(run.folder))
+    if found is None:
+        _check_unmarked(run.folder, own)
+    elif found.fingerprint != mark and _has_work(run.folder):
+        raise _of_another(run.folder, own)
+    return mark
 
 
-def data_base(out: Path) -> Path:
-    """The folder that the run's data files were relative to."""
-    base = _read(out / RUN_FILE).get("data_base")
-    return Path(base) if base else out
+def claim(run: Run, workspace: Workspace, base: Path | None = None, jobs: int = 1) -> int:
+    """Make the folder this run's own, and keep its configuration in it. For the process that holds its lock.
+
+    Args:
+        run: The run.
+        workspace: Its configuration and its tasks.
+        base: Folder that relative data files start from; kept for `evaluate`.
+        jobs: Runs that share the machine now.
+
+    Returns:
+        The most runs that shared it in any sitting.
+
+    Raises:
+        UserError: See `check_claim`.
+    """
+    mark = check_claim(run, workspace)
+    before = _read(run.folder, needed=False)
+    jobs = max(jobs, before.jobs if before else 1)
+    content: dict[str, Any] = {"fingerprint": mark, "data_base": str(base.resolve()) if base else None}
+    if jobs > 1:
+        content["jobs"] = jobs
+    run.folder.mkdir(parents=True, exist_ok=True)
+    write_text(run.folder / CONFIG_FILE, dump_config(run.own_config(workspace.config)))
+    write_json(run.folder / RUN_FILE, content)
+    return jobs
 
 
-def _has_work(out: Path) -> bool:
+def is_claimed(folder: Path) -> bool:
+    """Whether the folder says whose it is."""
+    return (folder / RUN_FILE).is_file()
+
+
+def disclaim(folder: Path) -> None:
+    """Take back `claim` for a run that was refused; not where something was trained."""
+    if _has_work(folder):
+        return
+    for name in (RUN_FILE, CONFIG_FILE):
+        (folder / name).unlink(missing_ok=True)
+    for empty in (folder / "checkpoints", folder):
+        with suppress(OSError):  # not there, or not empty
+            empty.rmdir()
+
+
+def data_base(folder: Path) -> Path:
+    """The folder that the run's data files were relative to.
+
+    Raises:
+        UserError: `run.json` is damaged.
+    """
+    found = _read(folder, needed=True)
+    return Path(found.data_base) if found and found.data_base else folder
+
+
+def _read(folder: Path, needed: bool) -> RunFile | None:
+    """Read `run.json`; None where there is none, or a damaged one that is not needed."""
+    path = folder / RUN_FILE
+    if not path.is_file():
+        return None
+    try:
+        return RunFile.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        if not needed:
+            return None
+        expected, found = problem_of(error)
+        raise UserError(
+            f"{path} is damaged",
+            expected=expected,
+            found=found,
+            todo=f"delete only {path}, and start the same `train` or `compare` again: checkpoints and results are "
+            f"kept, and the file is written anew if {CONFIG_FILE} has the same settings",
+        ) from None
+
+
+def _has_work(folder: Path) -> bool:
     """Whether anything was reached that a corrected setting must not be mixed with, or would lose."""
-    return bool(checkpoints(out / "checkpoints")) or any(
-        (out / name).exists() for name in ("adapter_model.safetensors", "result.json")
+    return checkpoints.has_any(folder / "checkpoints") or any(
+        (folder / name).exists() for name in ("adapter_model.safetensors", RESULT_FILE)
     )
 
 
-def _differences(path: Path, config: Config) -> str:
-    """Name the settings that differ, "there" in the folder and "here" in the command."""
-    try:
-        other = load_config(path)
-    except UserError:
-        return f"a run whose settings cannot be compared ({path.name} is missing or damaged)"
-    if other.task_names != config.task_names:
-        return f"the tasks {', '.join(other.task_names)} there, {', '.join(config.task_names)} here"
-    there = _flat(other.model_dump(mode="json", exclude={"study"}))
-    here = _flat(config.model_dump(mode="json", exclude={"study"}))
-    keys = [key for key in {**there, **here} if there.get(key) != here.get(key)]
-    if not keys:
-        return "the same settings, but other rows in the data files, or another mixture of tasks in a step"
-    shown = [f"{key} = {there.get(key)!r} there, {here.get(key)!r} here" for key in keys[:4]]
-    return "; ".join(shown) + (f"; and {len(keys) - 4} more" if len(keys) > 4 else "")
-
-
-def _flat(value: Any, key: str = "") -> dict[str, Any]:
-    """Settings by dotted key; a task by its name."""
-    if isinstance(value, list) and value and all(isinstance(item, dict) and "name" in item for item in value):
-        value = {item["name"]: item for item in value}
-    if not isinstance(value, dict) or not value:
-        return {key: value}
-    return {k: v for name, item in value.items() for k, v in _flat(item, f"{key}.{name}" if key else name).items()}
-
-
-def _refuse_foreign(out: Path) -> None:
-    """A run must not be mixed into a folder that holds something else; an unfinished start is fine."""
-    if out.is_file():
-        raise UserError(f"{out} is a file", expected="a folder", found="a file", todo="give another --out")
-    for name in ("adapter_config.json", "summary.json", "config.json"):
-        if (out / name).exists():
+def _check_unmarked(folder: Path, own: Config) -> None:
+    """Check a folder without `run.json`: new, an unfinished start, or one whose damaged file was deleted."""
+    if folder.is_file():
+        raise UserError(f"{folder} is a file", expected="a folder", found="a file", todo="give another --out")
+    settings = folder / CONFIG_FILE
+    if _has_work(folder) and settings.is_file():
+        try:
+            there = load_config(settings)
+        except UserError as error:
+            alone = not (folder / RESULT_FILE).exists()
             raise UserError(
-                f"{out} holds something else",
+                f"{settings} is damaged",
+                expected=f"the settings of the run in this folder, which has no {RUN_FILE}",
+                found=error.what,
+                todo=f"delete only {settings} if the checkpoints are of this very run: they are kept and gone on from; "
+                "or give another --out"
+                if alone
+                else "copy the configuration of the run there, or give another --out",
+            ) from None
+        if differences(there, own):
+            raise _of_another(folder, own)
+        return
+    for name in ("adapter_config.json", "summary.json", "config.json"):
+        if (folder / name).exists():
+            raise UserError(
+                f"{folder} holds something else",
                 expected="an empty folder, or one that this very run was started in before",
                 found=f"{name}, but no {RUN_FILE}",
                 todo="give another --out",
             )
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _of_another(folder: Path, own: Config) -> UserError:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return content if isinstance(content, dict) else {}
-    except (OSError, ValueError):
-        return {}
+        shown = differences(load_config(folder / CONFIG_FILE), own) or (
+            "the same settings, but other rows in the data files, or another mixture of tasks in a step"
+        )
+    except UserError:
+        shown = f"a run whose settings cannot be compared ({CONFIG_FILE} is missing or damaged)"
+    return UserError(
+        f"{folder} holds a run with other settings or other data",
+        expected="an empty folder, or one that this very run was started in before",
+        found=shown,
+        todo="give another --out, or the settings and the data that the folder was started with",
+    )

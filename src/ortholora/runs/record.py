@@ -1,45 +1,34 @@
 """A finished run on disk: `result.json` and `predictions.npz` in the run's folder.
 
 `result.json` is written last and at once: where it exists, the run is finished and everything else is there.
+Both files follow from the fields of `RunRecord`; a new field needs no line anywhere else.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import zipfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, get_type_hints
 
 import numpy as np
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, create_model
 
 from ortholora.errors import UserError
-from ortholora.files import replace_file
-from ortholora.runs.plain import plain, to_json
+from ortholora.files import replace_file, write_json
+from ortholora.runs.stored import problem_of
 
 RESULT_FILE = "result.json"
 PREDICTIONS_FILE = "predictions.npz"
 #: Number of the file format; a reader refuses any other.
 FORMAT = 2
-#: Key → the types it may have in `result.json`.
-_FIELDS: dict[str, tuple[type, ...]] = {
-    "method": (str,),
-    "rule": (str, type(None)),
-    "block": (str, type(None)),
-    "seed": (int,),
-    "tasks": (list,),
-    "metrics": (dict,),
-    "metric_names": (dict,),
-    "num_labels": (dict,),
-    "step_seconds": (int, float, type(None)),
-    "peak_memory_bytes": (int,),
-    "padding": (int, float),
-    "micro_batches": (int, float),
-    "details": (dict,),
-    "conflict": (dict, type(None)),
-    "provenance": (dict,),
-}
+#: JSON cannot hold NaN and infinities: they are written as null.
+Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
+
+# What the definition says of a field beside its type: it has a value of every task, or its arrays, one a task, are
+# stored in the other file under this name.
+_EVERY_TASK, _ARRAY = "every task", "array"
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,12 +46,12 @@ class RunRecord:
         targets: Task → class indices or regression targets of the dev rows, `[rows]`.
         predictions: Task → predicted class indices or values, `[rows]`.
         num_labels: Task → number of classes; `None` for regression.
-        step_seconds: Time of one optimizer step, in seconds.
+        step_seconds: Median time of an optimizer step, in seconds.
         peak_memory_bytes: Largest memory of the run, in bytes; 0 where it was not measured.
         padding: Share of the trained tokens that were padding.
         micro_batches: Mean number of micro-batches of a step.
         details: Task → every metric that fits it, by name.
-        conflict: Figures on the conflict between tasks, as the engine reports them.
+        conflict: Figures on the conflict between tasks, as the engine reports them; `None` without capture.
         provenance: Where the result came from: hardware, versions, data. Plain JSON data.
     """
 
@@ -71,18 +60,32 @@ class RunRecord:
     block: str | None
     seed: int
     tasks: tuple[str, ...]
-    metrics: dict[str, float]
-    metric_names: dict[str, str]
-    targets: dict[str, np.ndarray]
-    predictions: dict[str, np.ndarray]
-    num_labels: dict[str, int | None]
-    step_seconds: float
+    metrics: dict[str, Number] = field(metadata={_EVERY_TASK: True})
+    metric_names: dict[str, str] = field(metadata={_EVERY_TASK: True})
+    targets: dict[str, np.ndarray] = field(metadata={_ARRAY: "target"})
+    predictions: dict[str, np.ndarray] = field(metadata={_ARRAY: "prediction"})
+    num_labels: dict[str, int | None] = field(metadata={_EVERY_TASK: True})
+    step_seconds: Number
     peak_memory_bytes: int
     padding: float = 0.0
     micro_batches: float = 1.0
-    details: dict[str, dict[str, float]] = field(default_factory=dict)
+    details: dict[str, dict[str, Number]] = field(default_factory=dict)
     conflict: dict[str, Any] | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
+
+
+_ARRAYS = {entry.name: entry.metadata[_ARRAY] for entry in fields(RunRecord) if _ARRAY in entry.metadata}
+_KEYS = [entry.name for entry in fields(RunRecord) if entry.name not in _ARRAYS]
+
+
+def _stored_form() -> type[BaseModel]:
+    """`result.json` as a pydantic model: every key must be there, with a value of the field's own type."""
+    hints = get_type_hints(RunRecord, include_extras=True)
+    keys: dict[str, Any] = {"format": (Literal[FORMAT], ...), **{name: (hints[name], ...) for name in _KEYS}}
+    return create_model("Result", __config__=ConfigDict(strict=True), **keys)
+
+
+_Stored = _stored_form()
 
 
 def write_record(folder: Path, record: RunRecord) -> None:
@@ -92,16 +95,16 @@ def write_record(folder: Path, record: RunRecord) -> None:
         folder: The run's folder.
         record: The record.
     """
-    content = plain({"format": FORMAT, **{name: getattr(record, name) for name in _FIELDS}})
-    arrays: dict[str, Any] = {}
-    for task in record.tasks:
-        arrays[f"{task}/target"] = np.asarray(record.targets[task])
-        arrays[f"{task}/prediction"] = np.asarray(record.predictions[task])
+    arrays: dict[str, Any] = {
+        f"{task}/{key}": np.asarray(getattr(record, name)[task])
+        for task in record.tasks
+        for name, key in _ARRAYS.items()
+    }
     folder.mkdir(parents=True, exist_ok=True)
     # A crash from here on must not leave an older result beside newer predictions.
     (folder / RESULT_FILE).unlink(missing_ok=True)
     replace_file(folder / PREDICTIONS_FILE, lambda stream: np.savez_compressed(stream, **arrays))
-    replace_file(folder / RESULT_FILE, lambda stream: stream.write(to_json(content)))
+    write_json(folder / RESULT_FILE, {"format": FORMAT, **{name: getattr(record, name) for name in _KEYS}})
 
 
 def read_record(folder: Path) -> RunRecord:
@@ -116,67 +119,45 @@ def read_record(folder: Path) -> RunRecord:
     Raises:
         UserError: A file is missing, truncated or of another format.
     """
-    content = _read_json(folder / RESULT_FILE)
-    arrays = _read_arrays(folder / PREDICTIONS_FILE)
-    tasks = tuple(content["tasks"])
-    targets: dict[str, np.ndarray] = {}
-    predictions: dict[str, np.ndarray] = {}
-    for task in tasks:
-        for key, into in ((f"{task}/target", targets), (f"{task}/prediction", predictions)):
-            if key not in arrays:
-                raise _unreadable(folder / PREDICTIONS_FILE, f"an array `{key}`", f"{sorted(arrays)}")
-            into[task] = arrays[key]
-        if targets[task].shape != predictions[task].shape or targets[task].ndim != 1:
-            found = f"{targets[task].shape} targets and {predictions[task].shape} predictions"
-            raise _unreadable(folder / PREDICTIONS_FILE, f"one prediction per row of `{task}`", found)
-    values = {name: content[name] for name in _FIELDS}
-    values["tasks"] = tasks
-    values["metrics"] = {task: _number(content["metrics"][task]) for task in tasks}
-    values["step_seconds"] = _number(content["step_seconds"])
-    return RunRecord(targets=targets, predictions=predictions, **values)
+    values = _read_result(folder / RESULT_FILE)
+    arrays: dict[str, Any] = _read_arrays(folder / PREDICTIONS_FILE, values["tasks"])
+    return RunRecord(**values, **arrays)
 
 
-def _number(value: float | None) -> float:
-    """Undo what JSON cannot hold: null was NaN or infinite."""
-    return math.nan if value is None else float(value)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_result(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
+        stored = _Stored.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         raise _unreadable(path, "a finished run (`result.json` is written last)", "no such file") from None
-    except (OSError, ValueError) as error:
+    except ValidationError as error:
+        raise _unreadable(path, *problem_of(error)) from None
+    except OSError as error:
         raise _unreadable(path, "a JSON file", str(error)) from None
-    if not isinstance(content, dict):
-        raise _unreadable(path, "a JSON object", type(content).__name__)
-    if content.get("format") != FORMAT:
-        raise _unreadable(path, f"`format`: {FORMAT}", f"{content.get('format')!r}")
-    for name, types in _FIELDS.items():
-        # bool is an int to Python, but never what these keys mean.
-        if name not in content or not isinstance(content[name], types) or isinstance(content[name], bool):
-            wanted = " or ".join("null" if kind is type(None) else kind.__name__ for kind in types)
-            found = repr(content[name])[:80] if name in content else "no such key"
-            raise _unreadable(path, f"key `{name}` with a value of type {wanted}", found)
-    _check_tasks(path, content)
-    return content
+    values = {name: getattr(stored, name) for name in _KEYS}
+    for entry in fields(RunRecord):
+        for task in values["tasks"] if _EVERY_TASK in entry.metadata else ():
+            if task not in values[entry.name]:
+                raise _unreadable(path, f"`{entry.name}` of task `{task}`", repr(values[entry.name])[:80])
+    return values
 
 
-def _check_tasks(path: Path, content: dict[str, Any]) -> None:
-    if not all(isinstance(task, str) for task in content["tasks"]):
-        raise _unreadable(path, "`tasks`: a list of names", repr(content["tasks"])[:80])
-    kinds: dict[str, tuple[type, ...]] = {
-        "metrics": (int, float, type(None)),
-        "metric_names": (str,),
-        "num_labels": (int, type(None)),
-    }
-    for name, types in kinds.items():
-        for task in content["tasks"]:
-            if task not in content[name] or not isinstance(content[name][task], types):
-                raise _unreadable(path, f"`{name}` of task `{task}`", repr(content[name])[:80])
+def _read_arrays(path: Path, tasks: tuple[str, ...]) -> dict[str, Any]:
+    """The fields that are arrays, each by task."""
+    stored = _load(path)
+    found: dict[str, dict[str, np.ndarray]] = {name: {} for name in _ARRAYS}
+    for task in tasks:
+        for name, key in _ARRAYS.items():
+            if f"{task}/{key}" not in stored:
+                raise _unreadable(path, f"an array `{task}/{key}`", f"{sorted(stored)}")
+            found[name][task] = stored[f"{task}/{key}"]
+        shapes = {name: arrays[task].shape for name, arrays in found.items()}
+        if len(set(shapes.values())) > 1 or len(shapes["targets"]) != 1:
+            shown = " and ".join(f"{shape} {name}" for name, shape in shapes.items())
+            raise _unreadable(path, f"one prediction per row of `{task}`", shown)
+    return found
 
 
-def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+def _load(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}
@@ -192,5 +173,6 @@ def _unreadable(path: Path, expected: str, found: str) -> UserError:
         f"cannot read {path}",
         expected=expected,
         found=found,
-        todo=f"delete the folder {path.parent} and run again; finished runs are kept",
+        todo=f"delete only {path.parent / RESULT_FILE} and start the same command again: the run goes on from its last "
+        "checkpoint; finished runs are kept",
     )

@@ -11,12 +11,14 @@ from ortholora.config.file import with_settings
 from ortholora.config.schema import Config
 from ortholora.data.task import TaskData
 from ortholora.errors import UserError
-from ortholora.runs.folder import RUN_FILE, note_jobs
-from ortholora.runs.lock import check_unlocked, lock
+from ortholora.runs.build import check_plans, check_settings
+from ortholora.runs.folder import RUN_FILE
 from ortholora.runs.method import SINGLE, Method
 from ortholora.runs.progress import Progress, Silent, Stopped
-from ortholora.runs.record import RESULT_FILE, RunRecord, read_record, write_record
-from ortholora.runs.run import RunResult, Workspace, check_plans, check_settings, claim, train_run
+from ortholora.runs.record import RunRecord
+from ortholora.runs.run import Run
+from ortholora.runs.train import announce, check_folder, ensure_record
+from ortholora.runs.workspace import Workspace
 from ortholora.study.folders import folder_of
 from ortholora.study.jobs.pool import work_off
 from ortholora.study.jobs.sharing import divide_this_machine
@@ -27,35 +29,7 @@ from ortholora.study.statistics.conflict import conflict_sentences, summarise_co
 from ortholora.study.statistics.summarise import summarise
 
 
-@dataclass(frozen=True)
-class PlannedRun:
-    """One run of the study.
-
-    Attributes:
-        method: What it does with the task gradients.
-        seed: Its seed.
-        tasks: The tasks it trains.
-        folder: Where it lives.
-    """
-
-    method: Method
-    seed: int
-    tasks: tuple[str, ...]
-    folder: Path
-
-    @property
-    def label(self) -> str:
-        """For people."""
-        task = f" · {self.tasks[0]}" if self.method.name == SINGLE else ""
-        return f"{self.method.name}{task} · seed {self.seed}"
-
-    @property
-    def finished(self) -> bool:
-        """Whether the run's result is there."""
-        return (self.folder / RESULT_FILE).is_file()
-
-
-def plan(config: Config, out: Path) -> list[PlannedRun]:
+def plan(config: Config, out: Path) -> list[Run]:
     """List all runs of a study; seed by seed, so that a stopped study has whole seeds.
 
     Raises:
@@ -74,9 +48,9 @@ def plan(config: Config, out: Path) -> list[PlannedRun]:
         for method in methods_of(config):
             folder = folder_of(out, method.name, seed)
             if method.name == SINGLE:
-                runs += [PlannedRun(method, seed, (name,), folder / name) for name in names]
+                runs += [Run(method, (name,), seed, folder / name) for name in names]
             else:
-                runs.append(PlannedRun(method, seed, names, folder))
+                runs.append(Run(method, names, seed, folder))
     return runs
 
 
@@ -97,7 +71,7 @@ def compare(
         out: The study's folder.
         progress: Is told what happens.
         base: Folder that relative data files start from; kept with the runs for `evaluate`.
-        jobs: Runs at once. With more than one, each is done in a process of its own (`study/sharing.py`); a
+        jobs: Runs at once. With more than one, each is done in a process of its own (`study/jobs/sharing.py`); a
             script that calls this needs the usual `if __name__ == "__main__"`.
         set_up: Is called first in every such process; a function of a module.
 
@@ -113,10 +87,7 @@ def compare(
     _check_out(out)
     workspaces = _Workspaces(config, tasks)
     for run in runs:
-        # All before the first: a folder of another study is refused at once, not after hours.
-        if run.folder.exists():
-            claim(workspaces.of(run.method), run.method, run.tasks, run.seed, run.folder)
-            check_unlocked(run.folder)
+        check_folder(run, workspaces.of(run.method))
     for method in {run.method.name: run.method for run in runs if not run.finished}.values():
         check_plans(workspaces.of(method))
         if method.overrides:
@@ -128,14 +99,6 @@ def compare(
     summary = _summary(config, records, runs)
     write_summary(out, summary)
     return summary
-
-
-def announce(runs: Sequence[PlannedRun], workspace: Workspace, progress: Progress) -> None:
-    """Tell the progress what is to come, and what a user should know before it."""
-    progress.plan([(run.label, len(run.tasks), run.finished) for run in runs])
-    if not all(run.finished for run in runs):
-        for sentence in workspace.cut_rows():
-            progress.note(sentence)
 
 
 def _check_out(out: Path) -> None:
@@ -194,60 +157,14 @@ class _Study:
         return do
 
 
-def _run_at_once(study: _Study, runs: Sequence[PlannedRun], progress: Progress) -> None:
+def _run_at_once(study: _Study, runs: Sequence[Run], progress: Progress) -> None:
     """Have worker processes do the runs that are not finished."""
     items = {number: run.label for number, run in enumerate(runs) if not run.finished}
     if left := work_off(items, study, divide_this_machine(study.jobs), progress):
         raise Stopped(", ".join(left[: study.jobs]))
 
 
-def ensure_record(
-    run: PlannedRun, workspace: Workspace, progress: Progress, base: Path | None, jobs: int = 1
-) -> RunRecord:
-    """The record of a run: read if it is finished, trained (or resumed) and written if not.
-
-    Raises:
-        UserError: See `train_run`; also another process that does this run now.
-        Stopped: The progress asked to stop.
-    """
-    if not run.finished:
-        with lock(run.folder):
-            if not run.finished:  # nor by whoever held the folder until now
-                _do(run, workspace, progress, base, jobs)
-    return read_record(run.folder)
-
-
-def _do(run: PlannedRun, workspace: Workspace, progress: Progress, base: Path | None, jobs: int) -> None:
-    claim(workspace, run.method, run.tasks, run.seed, run.folder)
-    jobs = note_jobs(run.folder, jobs)
-    result = train_run(workspace, run.method, run.tasks, run.seed, run.folder, progress, run.label, base)
-    write_record(run.folder, record_of(run.method, run.seed, run.tasks, result, jobs))
-
-
-def record_of(method: Method, seed: int, tasks: Sequence[str], result: RunResult, jobs: int = 1) -> RunRecord:
-    """A run's result in the form that is kept; `jobs` runs shared the machine meanwhile."""
-    return RunRecord(
-        method=method.name,
-        rule=method.rule,
-        block=method.block if method.rule else None,
-        seed=seed,
-        tasks=tuple(tasks),
-        metrics=result.metrics,
-        metric_names=result.metric_names,
-        targets=result.targets,
-        predictions=result.predictions,
-        num_labels=result.num_labels,
-        step_seconds=result.step_seconds,
-        peak_memory_bytes=result.peak_memory_bytes,
-        padding=result.padding,
-        micro_batches=result.micro_batches,
-        details=result.details,
-        conflict=result.conflict,
-        provenance={**result.provenance, "settings": method.overrides, "jobs": jobs},
-    )
-
-
-def _summary(config: Config, records: Sequence[RunRecord], runs: Sequence[PlannedRun]) -> dict[str, Any]:
+def _summary(config: Config, records: Sequence[RunRecord], runs: Sequence[Run]) -> dict[str, Any]:
     names = list(dict.fromkeys(run.method.name for run in runs))  # single, joint, then the rules
     summary = summarise(
         records,

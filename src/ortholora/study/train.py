@@ -7,12 +7,12 @@ from pathlib import Path
 
 from ortholora.config.schema import Config
 from ortholora.data.task import TaskData
-from ortholora.runs.lock import check_unlocked
 from ortholora.runs.method import Method
 from ortholora.runs.progress import Progress
 from ortholora.runs.record import RunRecord
-from ortholora.runs.run import Workspace, claim
-from ortholora.study.compare import PlannedRun, announce, ensure_record
+from ortholora.runs.run import Run
+from ortholora.runs.train import announce, check_folder, ensure_record
+from ortholora.runs.workspace import Workspace
 from ortholora.study.methods import check_rule
 
 
@@ -36,11 +36,8 @@ def train_seeds(
     method = Method(config.rule, config.rule, config.block)
     workspace = Workspace(config, tasks)
     names = tuple(config.task_names)
-    folders = {seed: out if len(seeds) == 1 else out / f"seed-{seed}" for seed in seeds}
-    runs = [PlannedRun(method, seed, names, folder) for seed, folder in folders.items()]
+    runs = [Run(method, names, seed, out if len(seeds) == 1 else out / f"seed-{seed}") for seed in seeds]
     for run in runs:
-        if run.folder.exists():
-            claim(workspace, method, names, run.seed, run.folder)
-            check_unlocked(run.folder)
+        check_folder(run, workspace)
     announce(runs, workspace, progress)
     return {run.folder: ensure_record(run, workspace, progress, base) for run in runs}

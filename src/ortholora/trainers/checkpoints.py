@@ -1,33 +1,57 @@
 """Checkpoints that are either whole or not there.
 
-A checkpoint is written into a staging folder beside the others and renamed when it is complete, so that a
-full disk or a kill in the middle leaves the previous one as the last.
+A checkpoint is written into a staging folder beside the others and moved into its place when it is complete, so
+that a full disk or a kill in the middle leaves the previous one as the last.
 """
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
 
 from ortholora.errors import UserError
+from ortholora.files import put_back, remove_folder, stage
 
-STAGING = ".saving"
-_NAME = re.compile(r"^checkpoint-(\d+)$")
+#: A checkpoint, or the older one of that step which a crash left aside (`files.publish_folder`).
+_NAME = re.compile(r"^checkpoint-(\d+)(\.old)?$")
 
 
 def checkpoints(folder: Path) -> list[Path]:
     """Complete checkpoints in `folder`, oldest first."""
-    if not folder.is_dir():
-        return []
-    found = [(int(match[1]), path) for path in folder.iterdir() if (match := _NAME.match(path.name))]
-    return [path for _, path in sorted(found)]
+    return [path for path in _found(folder) if path.suffix != ".old"]
+
+
+def has_any(folder: Path) -> bool:
+    """Whether `folder` holds a checkpoint, be it one that `last` would have to put back; changes nothing."""
+    return bool(_found(folder))
+
+
+def last(folder: Path) -> Path | None:
+    """Return the newest checkpoint to go on from, after putting back what a crash left aside.
+
+    For the process that writes the folder alone: another one may be about to move its checkpoint.
+
+    Raises:
+        UserError: A file of it is cut off.
+    """
+    for path in _found(folder):
+        put_back(path.with_suffix(""))
+    complete = checkpoints(folder)
+    if not complete:
+        return None
+    check(complete[-1])
+    return complete[-1]
+
+
+def step_of(checkpoint: Path | None) -> int:
+    """Number of optimizer steps that a checkpoint has; 0 for none."""
+    match = _NAME.match(checkpoint.name) if checkpoint else None
+    return int(match[1]) if match else 0
 
 
 def check(checkpoint: Path) -> None:
@@ -50,7 +74,7 @@ def check(checkpoint: Path) -> None:
 
 @contextmanager
 def staging(folder: Path, what: str, kept_in: Path | None = None, owner: bool = True) -> Iterator[Path]:
-    """Write into a folder beside, for `publish` to move; cleans up and explains when writing fails.
+    """Write into a folder beside, to be published from there; cleans up and explains when writing fails.
 
     Args:
         folder: The folder beside whose contents is written.
@@ -61,12 +85,9 @@ def staging(folder: Path, what: str, kept_in: Path | None = None, owner: bool = 
     Raises:
         UserError: The disk is full or cannot be written; names the last complete checkpoint.
     """
-    stage = folder / STAGING
-    if owner:
-        shutil.rmtree(stage, ignore_errors=True)
     try:
-        stage.mkdir(parents=True, exist_ok=not owner)
-        yield stage
+        with stage(folder, owner) as staged:
+            yield staged
     except (OSError, RuntimeError, SafetensorError) as error:
         kept = checkpoints(kept_in or folder)
         raise UserError(
@@ -76,35 +97,6 @@ def staging(folder: Path, what: str, kept_in: Path | None = None, owner: bool = 
             todo="make room and start the same command again; "
             + (f"it goes on from {kept[-1].name}" if kept else "no checkpoint was written before"),
         ) from error
-    finally:
-        if owner:
-            shutil.rmtree(stage, ignore_errors=True)
-
-
-def publish(staged: Path, target: Path) -> None:
-    """Move a complete folder into its place; an older one of the same name is replaced."""
-    _flush(staged)
-    old = target.with_name(target.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.rename(old)
-    staged.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def publish_files(staged: Path, target: Path) -> None:
-    """Move the files of a complete folder into an existing one, each in one step."""
-    _flush(staged)
-    for path in sorted(staged.iterdir()):
-        os.replace(path, target / path.name)
-
-
-def _flush(folder: Path) -> None:
-    """Have the files on the disk before they get their names: a power loss must not leave empty ones."""
-    for path in folder.iterdir():
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
 
 
 def rotate(folder: Path, limit: int | None, keep: str | None) -> None:
@@ -116,5 +108,13 @@ def rotate(folder: Path, limit: int | None, keep: str | None) -> None:
     excess = len(existing) - limit
     for path in existing:
         if excess > 0 and path.name not in protected:
-            shutil.rmtree(path, ignore_errors=True)
+            with suppress(OSError):
+                remove_folder(path)
             excess -= 1
+
+
+def _found(folder: Path) -> list[Path]:
+    """Checkpoints by step, those that were left aside among them."""
+    if not folder.is_dir():
+        return []
+    return sorted((path for path in folder.iterdir() if _NAME.match(path.name)), key=step_of)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ortholora.errors import UserError
+from ortholora.files import replace_file
 
 STATE_FILE = "ortholora_state.pt"
 
@@ -16,7 +17,7 @@ STATE_FILE = "ortholora_state.pt"
 def write_state(checkpoint: Path, state: dict[str, Any]) -> None:
     """Write a state into a checkpoint's folder, which is made if need be."""
     checkpoint.mkdir(parents=True, exist_ok=True)
-    torch.save(state, checkpoint / STATE_FILE)
+    replace_file(checkpoint / STATE_FILE, lambda stream: torch.save(state, stream))
 
 
 def read_state(checkpoint: Path) -> dict[str, Any] | None:

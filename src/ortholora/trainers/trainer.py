@@ -24,6 +24,7 @@ from ortholora.engine.distributed import barrier, summed, world_size
 from ortholora.engine.gram import Block
 from ortholora.engine.layers import find_matrices
 from ortholora.errors import NonFiniteLossError, UserError
+from ortholora.files import publish_folder
 from ortholora.models.adapted import AdaptedModel
 from ortholora.models.answering import Answering
 from ortholora.models.language import LanguageModel, LanguageSpec
@@ -384,7 +385,7 @@ class OrthoTrainer(ResolveMixin, Trainer):
             if main:
                 self._correct_best(folder, name)
                 self.state.save_to_json(str(stage / name / "trainer_state.json"))
-                checkpoints.publish(stage / name, folder / name)
+                publish_folder(stage / name, folder / name)
         barrier()  # until it is in its place
         if main:
             checkpoints.rotate(folder, self.args.save_total_limit, self.state.best_model_checkpoint)

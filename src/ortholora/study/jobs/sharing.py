@@ -48,7 +48,7 @@ def divide_this_machine(jobs: int) -> list[dict[str, str]]:
     return divide(jobs, threads, fixed, visible_devices(os.environ, torch.cuda.device_count()))
 
 
-def describe(shares: Sequence[Mapping[str, str]]) -> str:
+def how_shared(shares: Sequence[Mapping[str, str]]) -> str:
     """Say in one sentence how the machine is shared."""
     threads = shares[0][THREADS]
     text = f"{len(shares)} runs at once, {threads} thread{'' if threads == '1' else 's'} each"

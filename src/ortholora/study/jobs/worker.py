@@ -1,4 +1,4 @@
-"""What a worker process does: items that its parent names, until there are no more. `workers.py` is the parent's end.
+"""What a worker process does: items that its parent names, until there are no more. `pool.py` is the parent's end.
 
 Messages to the parent: `hello` (ready for the work itself, pickled), `idle` (the last item is done, if there was
 one), what a run reports, and at the end one of `end`, `stopped`, `failed` and `crashed`. From the parent: the

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ortholora.files import replace_file
-from ortholora.runs.plain import to_json
+from ortholora.files import write_json, write_text
 from ortholora.study.report.markdown import to_markdown
 from ortholora.study.report.picture import draw
 
@@ -19,6 +18,6 @@ def write_summary(out: Path, summary: dict[str, Any]) -> None:
         summary: What `summarise` returned.
     """
     out.mkdir(parents=True, exist_ok=True)
-    replace_file(out / "summary.json", lambda stream: stream.write(to_json(summary)))
-    replace_file(out / "summary.md", lambda stream: stream.write(to_markdown(summary).encode("utf-8")))
+    write_json(out / "summary.json", summary)
+    write_text(out / "summary.md", to_markdown(summary))
     draw(summary, out / "summary.png")

@@ -162,7 +162,7 @@ def _value(record: RunRecord, task: str) -> float:
             f"record of {_name(record.method, record.seed, task)}: metric and predictions do not belong together",
             expected=f"{metric} {value:.6f}, which the predictions give",
             found=f"{record.metrics[task]}",
-            todo="delete the run's folder and run again",
+            todo="delete result.json in the run's folder and start the same command again",
         )
     return value
 

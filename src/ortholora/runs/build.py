@@ -1,0 +1,120 @@
+"""Assemble a run: its model and its trainer, the same for single, joint and every rule."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback, TrainingArguments
+
+from ortholora.config.schema import Config
+from ortholora.data.mixing import StepSampler
+from ortholora.data.planner import Planner
+from ortholora.models.adapted import AdaptedModel
+from ortholora.models.backbone import load_backbone
+from ortholora.models.multitask import add_lora
+from ortholora.models.saving import ModelCard, wrap
+from ortholora.runs.arguments import training_arguments
+from ortholora.runs.cards import card_of
+from ortholora.runs.progress import Progress, ProgressCallback
+from ortholora.runs.run import Run
+from ortholora.runs.workspace import Workspace
+from ortholora.trainers.trainer import OrthoTrainer
+
+
+def build_trainer(run: Run, workspace: Workspace, progress: Progress) -> OrthoTrainer:
+    """Assemble model and trainer of a run."""
+    config = workspace.config
+    tasks = [workspace.encoded(name) for name in run.tasks]
+    card = card_of(config, tasks)
+    quota = workspace.quota()
+    rows = [quota[name] for name in run.tasks]
+    arguments = training_arguments(config, run.checkpoints, run.seed, sum(rows))
+    if config.training.tensorboard:
+        _log_to(run.folder / "logs", arguments)
+    trainer = OrthoTrainer(
+        build_model(config, card, run.seed),
+        arguments,
+        tasks=tasks,
+        tokenizer=workspace.tokenizer,
+        card=card,
+        quota=rows,
+        rule=run.method.rule,
+        block=run.method.block,
+        planner=_planner(config, rows, len(workspace.tasks)),
+        fused=config.capture.fused,
+        buffer_dtype=getattr(torch, config.capture.buffer_dtype),
+        head_learning_rate=config.training.head_learning_rate,
+        callbacks=_callbacks(config, progress),
+    )
+    trainer.remove_callback(PrinterCallback)  # the command line shows progress in its own way
+    return trainer
+
+
+def check_settings(workspace: Workspace) -> None:
+    """Build a run's model and arguments, and throw them away: a mistake shows before other runs' hours.
+
+    Raises:
+        UserError: The adapter does not go onto the backbone, or the training settings make no sense.
+    """
+    config = workspace.config
+    training_arguments(config, Path("checkpoints"), 0, 1)
+    build_model(config, card_of(config, [workspace.encoded(task.name) for task in workspace.tasks]), 0)
+
+
+def check_plans(workspace: Workspace) -> None:
+    """Check that the steps of every run of the workspace can be cut as the configuration says.
+
+    Raises:
+        UserError: They cannot.
+    """
+    config = workspace.config
+    names = [task.name for task in workspace.tasks]
+    rows = workspace.quota()
+    for together in [names, *([name] for name in names)]:
+        lengths = [workspace.encoded(name).train.lengths for name in together]
+        quota = [rows[name] for name in together]
+        StepSampler(together, lengths, quota, 0, _planner(config, quota, len(names)))
+
+
+def build_model(config: Config, card: ModelCard, seed: int) -> AdaptedModel:
+    """Backbone, LoRA adapter and heads, all drawn from the seed."""
+    lora = config.lora
+    options = {
+        "r": lora.r,
+        "lora_alpha": lora.alpha,
+        "lora_dropout": lora.dropout,
+        "target_modules": lora.target_modules,
+        "use_rslora": lora.rslora,
+        **lora.options,
+    }
+    dtype = getattr(torch, config.dtype)
+    backbone = load_backbone(config.backbone, dtype, config.revision, language=config.is_language)
+    task_type = "CAUSAL_LM" if config.is_language else "FEATURE_EXTRACTION"
+    return wrap(add_lora(backbone, options, seed, task_type), card, config.head_dropout, seed)
+
+
+def _planner(config: Config, quota: Sequence[int], all_tasks: int) -> Planner:
+    """The planner of a run of the tasks with this quota."""
+    mixing = config.mixing
+    pieces = mixing.micro_batches
+    if pieces is not None and len(quota) < all_tasks:
+        # A run of few tasks has fewer rows in a step: cut it in proportion, and never below a row each.
+        pieces = min(max(1, pieces * len(quota) // all_tasks), sum(quota))
+    return Planner(mixing.layout, pieces, mixing.max_tokens, mixing.launch_tokens)
+
+
+def _callbacks(config: Config, progress: Progress) -> list[TrainerCallback]:
+    callbacks: list[TrainerCallback] = [ProgressCallback(progress)]
+    if config.training.patience:
+        callbacks.append(EarlyStoppingCallback(config.training.patience))
+    return callbacks
+
+
+def _log_to(folder: Path, arguments: TrainingArguments) -> None:
+    """TensorBoard's folder: transformers 5 reads it from the environment only, transformers 4 from its arguments."""
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder)
+    if hasattr(arguments, "logging_dir"):
+        arguments.logging_dir = str(folder)

@@ -1,0 +1,72 @@
+"""What a trained run measured, as the record that is kept."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from ortholora.config.schema import Config
+from ortholora.data.task import TaskData
+from ortholora.metrics.table import METRICS
+from ortholora.runs.provenance import provenance
+from ortholora.runs.record import RunRecord
+from ortholora.runs.run import Run
+from ortholora.trainers.cost import peak_memory_bytes
+from ortholora.trainers.trainer import OrthoTrainer
+
+
+def measure(run: Run, trainer: OrthoTrainer, config: Config, jobs: int) -> RunRecord:
+    """Evaluate a trained run, and collect its figures.
+
+    Args:
+        run: The run.
+        trainer: Its trainer, after the training.
+        config: The configuration.
+        jobs: Runs that shared the machine meanwhile.
+    """
+    peak_memory = peak_memory_bytes() or 0  # of the training alone
+    scores = trainer.evaluate()
+    data = [task.data for task in trainer.tasks]
+    real, padded, launches = (int(n) for n in trainer.tokens)
+    return RunRecord(
+        method=run.method.name,
+        rule=run.method.rule,
+        block=run.method.block if run.method.rule else None,
+        seed=run.seed,
+        tasks=run.tasks,
+        metrics={task.name: scores[f"eval_{task.name}"] for task in data},
+        metric_names={task.name: str(task.spec.metric) for task in data},
+        targets={name: found.targets for name, found in trainer.evaluations.items()},
+        predictions={name: found.predictions for name, found in trainer.evaluations.items()},
+        num_labels={task.name: _num_labels(task) for task in data},
+        step_seconds=trainer.timer.median,
+        peak_memory_bytes=peak_memory,
+        padding=1 - real / padded if padded else 0.0,
+        micro_batches=launches / max(1, trainer.state.global_step),
+        details={task.name: _details(scores, task.name) for task in data},
+        conflict=trainer.conflicts.report(),
+        provenance={
+            **provenance(config, data),
+            **_how(trainer),
+            "settings": run.method.overrides,
+            "jobs": jobs,
+        },
+    )
+
+
+def _how(trainer: OrthoTrainer) -> dict[str, Any]:
+    """How gradients were captured and steps cut: of interest beside the result, no part of what decides it."""
+    capture = "none" if trainer.ortho is None else trainer.ortho.summary()
+    cut = {task.data.name: task.train.cut + task.dev.cut for task in trainer.tasks if task.train.cut + task.dev.cut}
+    return {"capture": capture.splitlines(), "micro_batches": asdict(trainer.planner), "cut_rows": cut}
+
+
+def _details(scores: dict[str, float], name: str) -> dict[str, float]:
+    prefix = f"eval_{name}/"
+    return {key.removeprefix(prefix): value for key, value in scores.items() if key.startswith(prefix)}
+
+
+def _num_labels(data: TaskData) -> int | None:
+    """Number of classes that the task's metric is about."""
+    assert data.spec.metric is not None
+    return None if data.labels is None or METRICS[data.spec.metric].compares == "answers" else len(data.labels)

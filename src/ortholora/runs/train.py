@@ -1,0 +1,118 @@
+"""Do runs: train or go on, evaluate, save, keep the record."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from ortholora.errors import UserError
+from ortholora.files import publish_files
+from ortholora.models.saving import save_model
+from ortholora.runs.build import build_trainer
+from ortholora.runs.folder import check_claim, claim, disclaim, is_claimed
+from ortholora.runs.lock import check_unlocked, lock
+from ortholora.runs.measure import measure
+from ortholora.runs.progress import Progress, Silent, Stopped
+from ortholora.runs.record import RunRecord, read_record, write_record
+from ortholora.runs.run import Run
+from ortholora.runs.workspace import Workspace
+from ortholora.trainers import checkpoints
+from ortholora.trainers.cost import reset_peak_memory
+
+
+def check_folder(run: Run, workspace: Workspace) -> None:
+    """Check a run's folder before the first run of a command: a mistake shows at once, not after hours.
+
+    Raises:
+        UserError: The folder is of another run, or another process writes it.
+    """
+    if run.folder.exists():
+        check_claim(run, workspace)
+        check_unlocked(run.folder)
+
+
+def announce(runs: Sequence[Run], workspace: Workspace, progress: Progress) -> None:
+    """Tell the progress what is to come, and what a user should know before it."""
+    progress.plan([(run.label, len(run.tasks), run.finished) for run in runs])
+    if not all(run.finished for run in runs):
+        for sentence in workspace.cut_rows():
+            progress.note(sentence)
+
+
+def ensure_record(run: Run, workspace: Workspace, progress: Progress, base: Path | None, jobs: int = 1) -> RunRecord:
+    """The record of a run: read if it is finished, trained (or resumed) and written if not.
+
+    Args:
+        run: The run.
+        workspace: Configuration and tokenised tasks.
+        progress: Is told what happens.
+        base: Folder that relative data files start from; kept with the run for `evaluate`.
+        jobs: Runs that share the machine.
+
+    Raises:
+        UserError: See `train_run`; also another process that does this run now.
+        Stopped: The progress asked to stop.
+    """
+    if not (run.finished and is_claimed(run.folder)):
+        with lock(run.folder):
+            jobs = claim(run, workspace, base, jobs)
+            if not run.finished:  # nor by whoever held the folder until now
+                write_record(run.folder, _train_or_disclaim(run, workspace, progress, jobs))
+    return read_record(run.folder)
+
+
+def _train_or_disclaim(run: Run, workspace: Workspace, progress: Progress, jobs: int) -> RunRecord:
+    try:
+        return train_run(run, workspace, progress, jobs)
+    except UserError:
+        disclaim(run.folder)
+        raise
+
+
+def train_run(run: Run, workspace: Workspace, progress: Progress | None = None, jobs: int = 1) -> RunRecord:
+    """Train some tasks of a workspace with one method, or go on where a stopped run left off.
+
+    The folder must be the run's own (`claim`), and nobody else may write it (`lock`): `ensure_record` sees to both.
+
+    Args:
+        run: What to train, and where.
+        workspace: Configuration and tokenised tasks.
+        progress: Is told what happens.
+        jobs: Runs that share the machine; goes into the record.
+
+    Returns:
+        The run's record, not yet written; the model is.
+
+    Raises:
+        UserError: Bad settings, a non-finite loss, or a full disk.
+        Stopped: `progress.stop_requested` was set; a checkpoint was written.
+    """
+    _check_one_process()
+    progress, config = progress or Silent(), workspace.config
+    reset_peak_memory()
+    resume = checkpoints.last(run.checkpoints)
+    trainer = build_trainer(run, workspace, progress)
+    progress.start(run.label, config.training.steps, checkpoints.step_of(resume))
+    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    if progress.stop_requested and trainer.state.global_step < trainer.state.max_steps:
+        raise Stopped(run.label)
+    record = measure(run, trainer, config, jobs)
+    with checkpoints.staging(run.folder, "The model", kept_in=run.checkpoints) as stage:
+        save_model(stage, trainer._bare_model(), trainer.card)
+        publish_files(stage, run.folder)
+    if trainer.ortho is not None:
+        trainer.ortho.detach()
+    progress.finish(run.label, record.metrics)
+    return record
+
+
+def _check_one_process() -> None:
+    """Runs write one folder each; several processes would write it together."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(
+            "A run is trained by one process",
+            expected="`ortholora train` or `compare`, started as they are",
+            found=f"WORLD_SIZE={os.environ['WORLD_SIZE']}: a start with torchrun or accelerate launch",
+            todo="start it without them; or use OrthoTrainer in a script of your own, which runs under both",
+        )

@@ -1,0 +1,61 @@
+"""What the runs of one configuration share: its tasks, read and tokenised once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ortholora.config.schema import Config
+from ortholora.data.encoded import EncodedTask, encode_task
+from ortholora.data.mixing import quotas
+from ortholora.data.task import TaskData
+from ortholora.metrics.table import METRICS
+from ortholora.models.backbone import check_is_language_model, load_tokenizer
+from ortholora.text.prompts import answer_of
+
+
+class Workspace:
+    """Tokenised tasks of a configuration, made once and shared by its runs."""
+
+    def __init__(self, config: Config, tasks: Sequence[TaskData]) -> None:
+        self.config, self.tasks = config, list(tasks)
+        if config.is_language:
+            check_is_language_model(config.backbone, config.revision)
+        for task in tasks:
+            assert task.spec.metric is not None
+            metric = METRICS[task.spec.metric]
+            if metric.generates:
+                metric.implementation().check([answer_of(task.spec.kind, row) for row in task.dev.texts])
+        self.tokenizer = load_tokenizer(config.backbone, config.revision)
+        self._encoded: dict[str, EncodedTask] = {}
+
+    def encoded(self, name: str) -> EncodedTask:
+        """One task, tokenised on first use."""
+        if name not in self._encoded:
+            data = next(task for task in self.tasks if task.name == name)
+            self._encoded[name] = encode_task(data, self.tokenizer, self.config.max_length)
+        return self._encoded[name]
+
+    def cut_rows(self) -> list[str]:
+        """A sentence for every task with rows that are longer than `max_length`."""
+        found = []
+        for task in self.tasks:
+            splits = self.encoded(task.name).train, self.encoded(task.name).dev
+            cut, total = sum(split.cut for split in splits), sum(map(len, splits))
+            if cut:
+                count = f"all {total:,} rows are" if cut == total else f"{cut:,} of {total:,} rows are"
+                limit = f"longer than {self.config.max_length} tokens (`max_length`)"
+                found.append(f"{task.name}: {count} {limit} and are cut.")
+        return found
+
+    def quota(self) -> dict[str, int]:
+        """Rows of each task in a step; decided over all tasks, also for runs of one of them."""
+        mixing = self.config.mixing
+        rows = mixing.rows_per_task * len(self.tasks)
+        sizes = [len(task.train) for task in self.tasks]
+        return dict(
+            zip(
+                [task.name for task in self.tasks],
+                quotas(sizes, rows, mixing.quota, mixing.temperature),
+                strict=True,
+            )
+        )
