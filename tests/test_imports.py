@@ -22,7 +22,7 @@ ALLOWED: dict[str, set[str]] = {
     "text": {"errors"},
     "engine": {"errors"},
     "data": {"errors", "config", "text"},
-    "models": {"errors", "config", "text"},
+    "models": {"errors", "config", "text", "data"},
     "metrics": {"errors", "config"},
     "trainers": {"errors", "config", "text", "engine", "data", "models", "metrics"},
     "runs": {"version", "errors", "files", "config", "text", "data", "models", "metrics", "trainers"},

@@ -140,8 +140,8 @@ def evaluate(
 ) -> None:
     """Evaluate a finished run on its tasks' dev data."""
     with _user_errors():
+        from ortholora.models.loading import load_card
         from ortholora.models.predictor import load
-        from ortholora.models.saving import load_card
 
         load_card(run)
         settings, base = _run_config(run)
@@ -178,13 +178,13 @@ def predict(
 ) -> None:
     """Answer one task for texts given as arguments, in a file, or on standard input."""
     with _user_errors():
+        from ortholora.models.loading import load_card
         from ortholora.models.predictor import load
-        from ortholora.models.saving import load_card
 
         card = load_card(run)
         spec = card.tasks[card.index_of(task)]
         rows = _rows(texts, file, spec.num_texts)
-        if card.is_language:
+        if spec.reads_json:
             rows = [_question(row[0], quoted=not texts) for row in rows]
         _quiet()
         for row, answer in zip(rows, load(run).predict(task, rows), strict=True):
@@ -424,7 +424,7 @@ def _adapter_to_try(folder: Path, summary: dict[str, Any]) -> Path:
 
 
 def _suggest_predict(folder: Path) -> None:
-    from ortholora.models.saving import load_card
+    from ortholora.models.loading import load_card
 
     task = load_card(folder).tasks[0]
     texts = '"a text of your own"' if task.num_texts == 1 else '"a first text" "a second text"'

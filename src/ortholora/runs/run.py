@@ -13,18 +13,16 @@ import torch
 from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback, TrainingArguments
 
 from ortholora.config.schema import ANSWER_METRICS, Config
-from ortholora.data.encoded import EncodedTask, encode_task
+from ortholora.data.encoded import EncodedTask
 from ortholora.data.mixing import StepSampler, quotas
 from ortholora.data.planner import Planner
 from ortholora.data.task import TaskData
 from ortholora.errors import UserError
 from ortholora.metrics.answers import check_rouge
-from ortholora.models.adapted import AdaptedModel
-from ortholora.models.backbone import check_is_language_model, load_backbone, load_tokenizer
-from ortholora.models.heads import HeadSpec
-from ortholora.models.language import LanguageSpec
-from ortholora.models.multitask import add_lora
-from ortholora.models.saving import ModelCard, save_model, wrap
+from ortholora.models.backbone import load_tokenizer
+from ortholora.models.build import build_model, make_card
+from ortholora.models.kinds import KINDS, encode_task
+from ortholora.models.saving import save_model
 from ortholora.runs.arguments import training_arguments
 from ortholora.runs.folder import claim_folder, describe, disclaim
 from ortholora.runs.method import Method
@@ -74,8 +72,7 @@ class Workspace:
 
     def __init__(self, config: Config, tasks: Sequence[TaskData]) -> None:
         self.config, self.tasks = config, list(tasks)
-        if config.is_language:
-            check_is_language_model(config.backbone, config.revision)
+        KINDS[config.tasks[0].kind].model.check_backbone(config.backbone, config.revision)
         for task in tasks:
             if task.spec.metric == "rouge_l":
                 check_rouge([answer_of(task.spec.kind, row) for row in task.dev.texts])
@@ -187,7 +184,7 @@ def build_trainer(
     """Assemble model and trainer of a run."""
     config = workspace.config
     tasks = [workspace.encoded(name) for name in names]
-    card = _card(config, tasks)
+    card = make_card(config, [task.data for task in tasks])
     quota = workspace.quota()
     rows = [quota[name] for name in names]
     arguments = training_arguments(config, out / "checkpoints", seed, sum(rows))
@@ -220,7 +217,7 @@ def check_settings(workspace: Workspace) -> None:
     """
     config = workspace.config
     training_arguments(config, Path("checkpoints"), 0, 1)
-    build_model(config, _card(config, [workspace.encoded(task.name) for task in workspace.tasks]), 0)
+    build_model(config, make_card(config, workspace.tasks), 0)
 
 
 def check_plans(workspace: Workspace) -> None:
@@ -236,56 +233,6 @@ def check_plans(workspace: Workspace) -> None:
         lengths = [workspace.encoded(name).train.lengths for name in together]
         quota = [rows[name] for name in together]
         StepSampler(together, lengths, quota, 0, _planner(config, quota, len(names)))
-
-
-def build_model(config: Config, card: ModelCard, seed: int) -> AdaptedModel:
-    """Backbone, LoRA adapter and heads, all drawn from the seed."""
-    lora = config.lora
-    options = {
-        "r": lora.r,
-        "lora_alpha": lora.alpha,
-        "lora_dropout": lora.dropout,
-        "target_modules": lora.target_modules,
-        "use_rslora": lora.rslora,
-        **lora.options,
-    }
-    dtype = getattr(torch, config.dtype)
-    backbone = load_backbone(config.backbone, dtype, config.revision, language=config.is_language)
-    task_type = "CAUSAL_LM" if config.is_language else "FEATURE_EXTRACTION"
-    return wrap(add_lora(backbone, options, seed, task_type), card, config.head_dropout, seed)
-
-
-def language_spec(data: TaskData) -> LanguageSpec:
-    """What a language model needs to know of a task."""
-    spec = data.spec
-    assert spec.kind in ("completion", "chat")
-    return LanguageSpec(data.name, spec.kind, data.labels, spec.metric, spec.max_new_tokens, spec.turns)
-
-
-def head_spec(data: TaskData) -> HeadSpec:
-    """The head a task needs."""
-    spec = data.spec
-    shift, scale = 0.0, 1.0
-    if spec.kind == "regression":
-        values = np.asarray(data.train.targets, dtype=np.float64)
-        shift, scale = float(values.mean()), float(values.std())
-    pair = isinstance(spec.text, list) and len(spec.text) == 2
-    num_texts = len(data.train.texts[0]) if len(data.train) else 1 + pair
-    assert spec.kind in ("classification", "regression")
-    return HeadSpec(data.name, spec.kind, data.labels, shift, scale, spec.metric, num_texts)
-
-
-def _card(config: Config, tasks: Sequence[EncodedTask]) -> ModelCard:
-    folder = Path(config.backbone)
-    return ModelCard(
-        # A relative folder would be another one where the run is used.
-        backbone=str(folder.absolute()) if folder.is_dir() else config.backbone,
-        revision=config.revision,
-        dtype=config.dtype,
-        pooling=config.pooling,
-        max_length=config.max_length,
-        tasks=tuple((language_spec if task.data.spec.is_language else head_spec)(task.data) for task in tasks),  # type: ignore[arg-type]
-    )
 
 
 def _planner(config: Config, quota: Sequence[int], all_tasks: int) -> Planner:
