@@ -29,8 +29,9 @@ from transformers import Trainer, TrainingArguments
 from writing import markdown, save
 
 from ortholora.config.file import load_config
-from ortholora.data.encoded import Collator, MixedDataset
+from ortholora.data.encoded import MixedDataset
 from ortholora.data.read import read_tasks
+from ortholora.models.collators import Collator
 from ortholora.models.multitask import MultiTaskModel
 from ortholora.runs.build import build_trainer
 from ortholora.runs.method import Method

@@ -23,7 +23,7 @@ ALLOWED: dict[str, set[str]] = {
     "text": {"errors"},
     "engine": {"errors"},
     "data": {"errors", "metrics", "config", "text"},
-    "models": {"errors", "files", "metrics", "config", "text"},
+    "models": {"errors", "files", "metrics", "config", "text", "data"},
     "trainers": {"errors", "files", "config", "text", "engine", "data", "models", "metrics"},
     "runs": {"version", "errors", "files", "config", "text", "data", "models", "metrics", "trainers"},
     "study": {"errors", "files", "config", "engine", "data", "metrics", "trainers", "runs"},

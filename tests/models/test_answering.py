@@ -18,10 +18,10 @@ import language_workspaces
 from ortholora.errors import UserError
 from ortholora.models.answering import Answering
 from ortholora.models.backbone import load_language_model, load_tokenizer
-from ortholora.models.language import LanguageModel, LanguageSpec
+from ortholora.models.build import build_model, make_card
+from ortholora.models.language import LanguageModel
+from ortholora.models.language_spec import LanguageSpec
 from ortholora.models.trial import check_language_model
-from ortholora.runs.build import build_model
-from ortholora.runs.cards import card_of
 from ortholora.text.prompts import mark
 from tiny import write_backbone
 
@@ -33,7 +33,7 @@ ROWS = [("sky in day colour :", ""), ("a a a a a grass the colour :", ""), ("coa
 @pytest.fixture(scope="module")
 def asking() -> Answering:
     space = language_workspaces.workspace()
-    card = card_of(space.config, [space.encoded(task.name) for task in space.tasks])
+    card = make_card(space.config, space.tasks)
     model = build_model(space.config, card, 0).eval()
     assert isinstance(model, LanguageModel)
     return Answering(model, space.tokenizer, space.config.max_length, max_tokens=8192)
@@ -125,7 +125,8 @@ def test_a_model_that_reads_ahead_or_minds_padding_is_refused(
 
 
 def test_losses_come_back_in_the_rows_order(asking: Answering) -> None:
-    rows = [mark(asking.tokenizer, "completion", (prompt, "blue"), 48) for prompt, _ in ROWS]
+    marked = [mark(asking.tokenizer, "completion", (prompt, "blue"), 48) for prompt, _ in ROWS]
+    rows = [{"input_ids": row.ids, "labels": row.labels} for row in marked]
     together = asking.losses(rows)
     np.testing.assert_allclose(together, [asking.losses([row])[0] for row in rows], atol=1e-4)
     assert len(set(together.round(3))) == 3

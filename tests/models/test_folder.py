@@ -17,8 +17,8 @@ from ortholora import load
 from ortholora.errors import UserError
 from ortholora.models.backbone import locate
 from ortholora.models.heads import HeadSpec
+from ortholora.models.loading import load_card
 from ortholora.models.multitask import pool
-from ortholora.models.saving import load_card
 from ortholora.runs.run import Run
 from ortholora.runs.train import train_run
 from workspaces import ORTHO, TASKS

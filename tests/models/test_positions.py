@@ -21,10 +21,11 @@ from transformers import (
 )
 
 from ortholora.errors import UserError
+from ortholora.models.adapter import add_lora
+from ortholora.models.build import wrap
+from ortholora.models.card import ModelCard
 from ortholora.models.heads import HeadSpec
-from ortholora.models.language import LanguageSpec
-from ortholora.models.multitask import add_lora
-from ortholora.models.saving import ModelCard, wrap
+from ortholora.models.language_spec import LanguageSpec
 from ortholora.models.trial import check_positions
 
 SIZES = {"vocab_size": 31, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 12}

@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 import workspaces
-from ortholora.data.encoded import encode_split
 from ortholora.data.task import Split
+from ortholora.models.heads import HeadSpec
+
+SPEC = HeadSpec("any", "classification", ("no", "yes"))
 
 
 @pytest.fixture(scope="module")
@@ -19,11 +21,11 @@ def space() -> Any:
 @pytest.mark.parametrize(("max_length", "cut"), [(5, 2), (6, 1), (7, 0), (8, 0)])
 def test_single_texts(space: Any, max_length: int, cut: int) -> None:
     rows = Split([("the goal",), ("the goal a day",), ("the goal a day in",)], [0, 0, 0])  # 4, 6 and 7 tokens
-    found = encode_split(space.config.tasks[0], rows, space.tokenizer, max_length)
+    found = SPEC.encode(rows, space.tokenizer, max_length)
     assert found.lengths == [min(n, max_length) for n in (4, 6, 7)]
     assert found.cut == cut
 
 
 def test_pairs(space: Any) -> None:
     rows = Split([("the goal", "a day"), ("the goal a", "day in")], [0, 1])  # 7 and 8 tokens
-    assert encode_split(space.config.tasks[1], rows, space.tokenizer, 7).cut == 1
+    assert SPEC.encode(rows, space.tokenizer, 7).cut == 1

@@ -202,7 +202,7 @@ def test_plain_peft_generates_the_same_in_a_fresh_process(tmp_path: Path) -> Non
     # Its tokenizer has no part in this: `load` finds the backbone by its folder.
     predictor = ortholora.load(tmp_path, "cpu")
     spec = predictor.model.specs[1]
-    own = predictor.asking.write(spec, [("sky in day colour :", "")])[0]
+    own = predictor.model.asking(predictor.reading()).write(spec, [("sky in day colour :", "")])[0]
     base = language_workspaces.folder() / "llama"
     run = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", SCRIPT, str(base), str(tmp_path)],

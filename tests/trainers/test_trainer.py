@@ -15,8 +15,8 @@ from transformers import TrainingArguments
 
 import workspaces
 from ortholora.errors import NonFiniteLossError, UserError
+from ortholora.models.card import ModelCard
 from ortholora.models.multitask import MultiTaskModel
-from ortholora.models.saving import ModelCard
 from ortholora.runs import arguments
 from ortholora.runs.progress import Silent, Stopped
 from ortholora.runs.run import Run

@@ -74,8 +74,8 @@ def compare(choices: Choices, jobs: JobsOption = 1) -> None:
 @user_errors()
 def evaluate(run: RunArgument, data_dir: DataOption = None, as_json: JsonOption = False) -> None:
     """Evaluate a finished run on its tasks' dev data."""
+    from ortholora.models.loading import load_card
     from ortholora.models.predictor import load
-    from ortholora.models.saving import load_card
 
     load_card(run)
     config, base = settings_of(run)
@@ -100,12 +100,12 @@ def predict(
     as_json: JsonLinesOption = False,
 ) -> None:
     """Answer one task for texts given as arguments, in a file, or on standard input."""
+    from ortholora.models.loading import load_card
     from ortholora.models.predictor import load
-    from ortholora.models.saving import load_card
 
     card = load_card(run)
-    num_texts = card.tasks[card.index_of(task)].num_texts
-    questions = read_questions(texts, file, num_texts, dialogues=card.is_language)
+    spec = card.tasks[card.index_of(task)]
+    questions = read_questions(texts, file, spec.num_texts, dialogues=spec.reads_json)
     quiet()
     for question, answer in zip(questions, load(run).predict(task, questions), strict=True):
         print(showing.to_json_line(question, answer) if as_json else showing.to_line(question, answer))

@@ -88,7 +88,7 @@ def to_line(question: Any, answer: Any) -> str:
 
 
 def _suggest_predict(folder: Path) -> None:
-    from ortholora.models.saving import load_card
+    from ortholora.models.loading import load_card
 
     task = load_card(folder).tasks[0]
     texts = '"a text of your own"' if task.num_texts == 1 else '"a first text" "a second text"'

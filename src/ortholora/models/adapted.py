@@ -1,13 +1,22 @@
-"""What a shared adapter's models have in common, whatever answers the tasks."""
+"""What the models around a shared adapter have in common, whatever answers the tasks."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+import torch
 from peft import PeftModel
 from torch import Tensor, nn
+
+from ortholora.models.answers import Answers, Prediction
+from ortholora.models.card import ModelCard
+from ortholora.models.collators import Collator
+
+if TYPE_CHECKING:
+    from ortholora.data.encoded import EncodedSplit
 
 
 @contextmanager
@@ -21,33 +30,68 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         model.train(was_training)
 
 
-class TaskSpec(Protocol):
-    """What is known of a task without its data; saved with the adapter."""
+@dataclass(frozen=True)
+class Reading:
+    """How rows come into a forward that is no training.
 
-    @property
-    def name(self) -> str:
-        """The task."""
-        ...
+    Attributes:
+        tokenizer: The backbone's tokenizer.
+        max_length: Most tokens of a row.
+        max_tokens: Most padded tokens of a forward of a language model.
+        batch_size: Rows of a forward of an encoder.
+        multiple: Pad an encoder's rows to a multiple of this many tokens.
+    """
 
-    @property
-    def labels(self) -> tuple[str, ...] | None:
-        """Class names, or the closed set of answers."""
-        ...
-
-    @property
-    def num_texts(self) -> int:
-        """Texts that a question of the task consists of."""
-        ...
-
-    def to_json(self) -> dict[str, Any]:
-        """A plain dictionary."""
-        ...
+    tokenizer: Any
+    max_length: int
+    max_tokens: int = 8192
+    batch_size: int = 32
+    multiple: int = 1
 
 
 class AdaptedModel(nn.Module):
-    """A PEFT model that is shared by all tasks."""
+    """A PEFT model that is shared by all tasks.
 
-    specs: Any  # a list of `TaskSpec`
+    All that differs between an encoder with heads and a language model is asked of this class; which of its
+    subclasses a task needs is said by the table in `models/kinds.py`.
+    """
+
+    #: The T tasks, in the order of the task ids.
+    specs: Any  # a list of `TaskSpec`, of the kind that the model knows
+
+    #: PEFT's name for what the backbone does, which decides the class of the PEFT model.
+    task_type: ClassVar[str]
+    #: Makes the model's batches.
+    collator: ClassVar[type[Collator]] = Collator
+
+    @staticmethod
+    def check_backbone(backbone: str, revision: str | None) -> None:
+        """Look at a backbone's configuration, before anything is made ready for it.
+
+        Raises:
+            UserError: It is of another kind, or cannot be found or read.
+        """
+
+    @staticmethod
+    def load_backbone(backbone: str, dtype: torch.dtype, revision: str | None) -> nn.Module:
+        """Load the frozen model that the adapter is put on.
+
+        Raises:
+            UserError: It cannot be found or read, or is of another kind.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def from_card(cls, peft_model: PeftModel, card: ModelCard, dropout: float, seed: int) -> Self:
+        """Put what a card says around a PEFT model.
+
+        Args:
+            peft_model: The backbone with the adapter.
+            card: Tasks and settings.
+            dropout: Dropout before each head, where there are heads.
+            seed: Seed of the initial weights of the heads.
+        """
+        raise NotImplementedError
 
     @property
     def peft_model(self) -> PeftModel:
@@ -64,6 +108,21 @@ class AdaptedModel(nn.Module):
         """The tasks, in the order of the task ids."""
         return [spec.name for spec in self.specs]
 
+    def try_out(self) -> None:
+        """Run a few tokens, where a backbone may turn out to be of the wrong kind.
+
+        Raises:
+            UserError: It is.
+        """
+
+    def longest_rows(self, max_length: int) -> list[tuple[int, str]]:
+        """Tokens of the longest rows that the model may have to read, each with the settings that make it so long."""
+        return [(max_length, f"`max_length: {max_length}`")]
+
+    def extra_weights(self) -> dict[str, Tensor]:
+        """Trained weights that are no part of the adapter, by the name under which they are saved."""
+        return {}
+
     def sum_losses(self, outputs: Any, batch: dict[str, Any]) -> Tensor:
         """Add up the losses of every task's rows.
 
@@ -73,6 +132,25 @@ class AdaptedModel(nn.Module):
 
         Returns:
             `[T]` float32, zero for tasks without rows in the batch.
+        """
+        raise NotImplementedError
+
+    def answer(self, task: int, rows: EncodedSplit, reading: Reading, *, write: bool) -> Answers:
+        """Answer rows whose answers are known. In evaluation mode and without gradients, which is the caller's affair.
+
+        Args:
+            task: Id of the task.
+            rows: The rows.
+            reading: How they come into a forward.
+            write: Generate answers, too, where the model can.
+        """
+        raise NotImplementedError
+
+    def predict(self, task: int, texts: Any, reading: Reading) -> list[Prediction]:
+        """Answer a user's texts; see `Predictor.predict`.
+
+        Raises:
+            UserError: An empty text, or a pair where one text is wanted.
         """
         raise NotImplementedError
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
-from ortholora.models.language import LanguageModel, LanguageSpec
+from ortholora.errors import UserError
+from ortholora.models.adapted import AdaptedModel
+from ortholora.models.language_spec import LanguageSpec
 from ortholora.text.padding import Features, pad_left
-from ortholora.text.prompts import Marked, Row, ends, mark, prompt_ids, with_answer
+from ortholora.text.prompts import Marked, Row, answer_of, ask, ends, mark, prompt_ids, with_answer
 
 
 @dataclass(frozen=True)
@@ -22,23 +24,23 @@ class Answering:
     """Asks a language model.
 
     Attributes:
-        model: The model, in evaluation mode.
+        model: The language model, in evaluation mode.
         tokenizer: Its tokenizer.
         max_length: Most tokens of a row.
         max_tokens: Most padded tokens of a forward.
     """
 
-    model: LanguageModel
+    model: AdaptedModel
     tokenizer: Any
     max_length: int
     max_tokens: int
 
     @torch.inference_mode()
-    def losses(self, rows: Sequence[Marked]) -> np.ndarray:
+    def losses(self, rows: Features) -> np.ndarray:
         """Negative log-likelihood of every row's target tokens, summed, `[rows]` float64."""
         result = np.zeros(len(rows))
-        for chosen in self._batches([len(row.ids) for row in rows]):
-            inputs = self._pad([{"input_ids": rows[i].ids, "labels": rows[i].labels} for i in chosen])
+        for chosen in self._batches([len(row["input_ids"]) for row in rows]):
+            inputs = self._pad([rows[i] for i in chosen])
             result[chosen] = self.model(inputs).double().cpu().numpy()
         return result
 
@@ -49,7 +51,9 @@ class Answering:
         """
         assert spec.labels is not None
         asked = [marked for row in rows for marked in self._with_each(spec, row, spec.labels)]
-        return -self.losses(asked).reshape(len(rows), len(spec.labels))
+        return -self.losses([{"input_ids": row.ids, "labels": row.labels} for row in asked]).reshape(
+            len(rows), len(spec.labels)
+        )
 
     @torch.inference_mode()
     def write(self, spec: LanguageSpec, rows: Sequence[Row]) -> list[str]:
@@ -64,6 +68,10 @@ class Answering:
             for i, text in zip(chosen, self.tokenizer.batch_decode(written, skip_special_tokens=True), strict=True):
                 answers[i] = text
         return answers
+
+    def wanted(self, spec: LanguageSpec, rows: Sequence[Row]) -> list[str]:
+        """The rows' own answers."""
+        return [answer_of(spec.kind, row) for row in rows]
 
     def _with_each(self, spec: LanguageSpec, row: Row, answers: Sequence[str]) -> list[Marked]:
         """The row with each of the answers; a long prompt is cut for the longest of them, so alike for all."""
@@ -80,7 +88,7 @@ class Answering:
         return mark(self.tokenizer, spec.kind, row, max_length, turns="last")
 
     def _generate(self, given: dict[str, Tensor], spec: LanguageSpec) -> Tensor:
-        base: Any = self.model.decoder.get_base_model()
+        base: Any = self.model.peft_model.get_base_model()
         usual = base.generation_config
         stops = getattr(usual, "eos_token_id", None)
         stops = [stops] if isinstance(stops, int) else list(stops or [])
@@ -93,7 +101,7 @@ class Answering:
                 eos_token_id=sorted({*stops, *ends(self.tokenizer, spec.kind)}) or None,
                 pad_token_id=self.tokenizer.pad_token_id,
             )
-            return self.model.decoder.generate(**given, generation_config=greedy)
+            return self.model.peft_model.generate(**given, generation_config=greedy)
         finally:
             base.generation_config = usual
 
@@ -111,3 +119,33 @@ class Answering:
     def _pad(self, features: Features) -> dict[str, Tensor]:
         device = next(self.model.parameters()).device
         return {key: value.to(device) for key, value in pad_left(features, self.tokenizer.pad_token_id).items()}
+
+
+def as_questions(spec: LanguageSpec, texts: Any) -> list[Row]:
+    """Rows without an answer, from what a user asks: one question or several.
+
+    Raises:
+        UserError: One is empty, or a chat that ends with the assistant's own message.
+    """
+    one = isinstance(texts, str) or (len(texts) > 0 and isinstance(texts[0], Mapping))
+    questions = [
+        text[0] if isinstance(text, tuple) and len(text) == 1 else text for text in ([texts] if one else texts)
+    ]
+    for i, question in enumerate(questions):
+        _check_question(i, question, spec.kind)
+    return [ask(spec.kind, question) for question in questions]
+
+
+def _check_question(number: int, text: Any, kind: str) -> None:
+    is_text = isinstance(text, str) and bool(text.strip())
+    is_chat = isinstance(text, list) and bool(text) and all(isinstance(m, dict) and "content" in m for m in text)
+    # An answer to the assistant's own message was never trained.
+    is_open = is_text or (is_chat and kind == "chat" and text[-1].get("role") != "assistant")
+    if not is_open:
+        chat = ", or a list of messages with `role` and `content`, the last not from the assistant"
+        raise UserError(
+            f"Text {number + 1} cannot be answered",
+            expected="a text that is not empty" + (chat if kind == "chat" else ""),
+            found=repr(text)[:200],
+            todo="remove or correct it",
+        )

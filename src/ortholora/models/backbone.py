@@ -107,11 +107,6 @@ def load_config(backbone: str, revision: str | None = None) -> Any:
     return _guarded(backbone, lambda path: AutoConfig.from_pretrained(path, revision=revision, **_file_of(backbone)))
 
 
-def load_backbone(backbone: str, dtype: torch.dtype, revision: str | None = None, *, language: bool) -> nn.Module:
-    """Load the encoder, or the language model."""
-    return (load_language_model if language else load_encoder)(backbone, dtype, revision)
-
-
 def load_encoder(backbone: str, dtype: torch.dtype, revision: str | None = None) -> nn.Module:
     """Load the encoder without an unused pooler.
 

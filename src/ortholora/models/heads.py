@@ -1,23 +1,30 @@
-"""Task heads: one small linear layer per task on the pooled vector."""
+"""Tasks of an encoder, and their heads: one small linear layer per task on the pooled vector."""
 
 from __future__ import annotations
 
 import zlib
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ortholora.data.encoded import EncodedSplit
+from ortholora.models.answers import Prediction, most_likely
+from ortholora.models.spec import TaskSpec
+from ortholora.text.tokenise import count_cut, encode
+
+if TYPE_CHECKING:
+    from ortholora.data.task import Split, TaskData
+
 
 @dataclass(frozen=True)
-class HeadSpec:
-    """What a task predicts; saved with the adapter.
+class HeadSpec(TaskSpec):
+    """What a task of `kind: classification` or `regression` predicts.
 
     Attributes:
-        name: The task.
-        kind: `"classification"` or `"regression"`.
         labels: Class names in class order; None for regression.
         shift: Mean of the training targets (regression): the head predicts `(target − shift) / scale`,
             so that a task's loss does not depend on the units of its target.
@@ -26,28 +33,34 @@ class HeadSpec:
         num_texts: Texts in a row: 1, or 2 for pairs.
     """
 
-    name: str
-    kind: Literal["classification", "regression"]
-    labels: tuple[str, ...] | None = None
     shift: float = 0.0
     scale: float = 1.0
     metric: str | None = None
     num_texts: int = 1
+
+    @classmethod
+    def of(cls, task: TaskData) -> Self:
+        """The head a task needs."""
+        spec = task.spec
+        shift, scale = 0.0, 1.0
+        if spec.kind == "regression":
+            values = np.asarray(task.train.targets, dtype=np.float64)
+            shift, scale = float(values.mean()), float(values.std())
+        pair = isinstance(spec.text, list) and len(spec.text) == 2
+        num_texts = len(task.train.texts[0]) if len(task.train) else 1 + pair
+        return cls(task.name, spec.kind, task.labels, shift, scale, spec.metric, num_texts)
 
     @property
     def num_outputs(self) -> int:
         """Width of the head."""
         return len(self.labels) if self.labels is not None else 1
 
-    def to_json(self) -> dict[str, Any]:
-        """A plain dictionary."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> HeadSpec:
-        """Inverse of `to_json`."""
-        labels = data.get("labels")
-        return cls(**{**data, "labels": None if labels is None else tuple(labels)})
+    def encode(self, split: Split, tokenizer: Any, max_length: int) -> EncodedSplit:
+        """Texts as the tokenizer gives them; every row counts 1 in its task's mean loss."""
+        features = encode(tokenizer, list(split.texts), max_length)
+        lengths = [len(ids) for ids in features["input_ids"]]
+        cut = count_cut(tokenizer, list(split.texts), lengths, max_length)
+        return EncodedSplit(split.texts, features, split.targets, lengths, [1] * len(lengths), cut)
 
     def row_losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Loss of every row.
@@ -69,6 +82,12 @@ class HeadSpec:
         if self.kind == "classification":
             return outputs.argmax(-1)
         return outputs.float().squeeze(-1) * self.scale + self.shift
+
+    def answers(self, outputs: Tensor) -> list[Prediction]:
+        """What a user is told, from outputs `[B, num_outputs]`."""
+        if self.labels is None:
+            return [Prediction(value=value) for value in self.predictions(outputs).tolist()]
+        return most_likely(outputs.float().softmax(-1), self.labels)
 
 
 class Head(nn.Module):

@@ -4,61 +4,28 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from ortholora.metrics.table import METRICS
-from ortholora.models.adapted import AdaptedModel
+from ortholora.models.adapted import AdaptedModel, Reading
+from ortholora.models.answering import Answering, as_questions
+from ortholora.models.answers import Answers, Prediction, most_likely
+from ortholora.models.backbone import check_is_language_model, load_language_model
+from ortholora.models.card import ModelCard
+from ortholora.models.collators import LanguageCollator
+from ortholora.models.language_spec import LanguageSpec
 from ortholora.models.packed import Way, attention_arguments, find_way, is_packed
+from ortholora.models.trial import check_language_model
 from ortholora.text.prompts import IGNORED
 
-
-@dataclass(frozen=True)
-class LanguageSpec:
-    """A task of a language model; saved with the adapter.
-
-    Attributes:
-        name: The task.
-        kind: `"completion"` or `"chat"`.
-        labels: The closed set of answers; None for open ones.
-        metric: Name of the task's metric, for whoever loads the adapter.
-        max_new_tokens: Longest answer to generate, in tokens.
-        turns: Which of the assistant's messages were learned from.
-    """
-
-    name: str
-    kind: Literal["completion", "chat"]
-    labels: tuple[str, ...] | None = None
-    metric: str | None = None
-    max_new_tokens: int = 64
-    turns: Literal["all", "last"] = "all"
-
-    @property
-    def num_texts(self) -> int:
-        """A question is one text: a prompt, or a message."""
-        return 1
-
-    @property
-    def writes(self) -> bool:
-        """Whether answers are generated: in evaluation, or by `predict`."""
-        metric = METRICS.get(self.metric or "")
-        return self.labels is None or (metric is not None and metric.generates)
-
-    def to_json(self) -> dict[str, Any]:
-        """A plain dictionary."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> LanguageSpec:
-        """Inverse of `to_json`."""
-        labels = data.get("labels")
-        return cls(**{**data, "labels": None if labels is None else tuple(labels)})
+if TYPE_CHECKING:
+    from ortholora.data.encoded import EncodedSplit
 
 
 class LanguageModel(AdaptedModel):
@@ -68,6 +35,11 @@ class LanguageModel(AdaptedModel):
         decoder: The PEFT model on a causal language model.
         specs: The T tasks, in the order of the task ids.
     """
+
+    task_type = "CAUSAL_LM"
+    collator = LanguageCollator
+    check_backbone = staticmethod(check_is_language_model)
+    load_backbone = staticmethod(load_language_model)
 
     def __init__(self, decoder: PeftModel, specs: Sequence[LanguageSpec]) -> None:
         super().__init__()
@@ -81,6 +53,11 @@ class LanguageModel(AdaptedModel):
         self._keeps_logits = "logits_to_keep" in parameters and not head_is_adapted
         self._takes_positions = "position_ids" in parameters
 
+    @classmethod
+    def from_card(cls, peft_model: PeftModel, card: ModelCard, dropout: float, seed: int) -> Self:
+        """The language model as it is: there are no heads to drop out or to draw."""
+        return cls(peft_model, card.tasks)  # type: ignore[arg-type]
+
     @property
     def peft_model(self) -> PeftModel:
         """The language model with the adapter."""
@@ -91,6 +68,18 @@ class LanguageModel(AdaptedModel):
         """The language model without its output layer."""
         base: Any = self.decoder.get_base_model()
         return base.base_model
+
+    def try_out(self) -> None:
+        """It must read from left to right, and not mind padding on the left."""
+        check_language_model(self)
+
+    def longest_rows(self, max_length: int) -> list[tuple[int, str]]:
+        """Rows of `max_length`, and prompts with the answers that are generated to them."""
+        return super().longest_rows(max_length) + [
+            (spec.longest_row(max_length), f"`max_new_tokens: {spec.max_new_tokens}` of task {spec.name!r}")
+            for spec in self.specs
+            if spec.writes
+        ]
 
     def forward(self, inputs: Mapping[str, Any], task_ids: Any = None) -> Tensor:
         """Run the model once over the mixed batch.
@@ -137,3 +126,32 @@ class LanguageModel(AdaptedModel):
         if self._way is None:
             self._way = find_way(self.backbone)
         return self._way
+
+    def answer(self, task: int, rows: EncodedSplit, reading: Reading, *, write: bool) -> Answers:
+        """The likeliest of a closed set of answers, the likelihood of the rows' own, and written ones if asked for."""
+        spec, asking = self.specs[task], self.asking(reading)
+        predictions, losses = None, None
+        if spec.labels is not None:
+            likelihoods = asking.choose(spec, rows.texts)
+            predictions = likelihoods.argmax(1)
+            if spec.learns_last_only:  # measured already
+                own = np.asarray(rows.targets, dtype=np.int64)
+                losses = -likelihoods[np.arange(len(rows)), own]
+        if losses is None:
+            losses = asking.losses([rows.row(i) for i in range(len(rows))])
+        if not write:
+            return Answers(predictions, losses)
+        return Answers(predictions, losses, asking.wanted(spec, rows.texts), asking.write(spec, rows.texts))
+
+    @torch.inference_mode()
+    def predict(self, task: int, texts: Any, reading: Reading) -> list[Prediction]:
+        """One prompt or message, one chat so far (a list of messages), or several of them."""
+        spec, asking = self.specs[task], self.asking(reading)
+        questions = as_questions(spec, texts)
+        if spec.labels is None:
+            return [Prediction(text=text) for text in asking.write(spec, questions)]
+        return most_likely(torch.from_numpy(asking.choose(spec, questions)).softmax(-1), spec.labels)
+
+    def asking(self, reading: Reading) -> Answering:
+        """Asks this model."""
+        return Answering(self, reading.tokenizer, reading.max_length, reading.max_tokens)

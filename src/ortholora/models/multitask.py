@@ -1,20 +1,26 @@
-"""One encoder with one LoRA adapter, and a head for each task."""
+"""The shared encoder: backbone, PEFT's LoRA adapter, and a head for each task."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from torch import Tensor, nn
 
 from ortholora.errors import UserError
-from ortholora.models.adapted import AdaptedModel
+from ortholora.models.adapted import AdaptedModel, Reading
+from ortholora.models.answers import Answers, Prediction
+from ortholora.models.backbone import load_encoder
+from ortholora.models.card import ModelCard, Pooling
 from ortholora.models.heads import Head, HeadSpec, build_heads
 from ortholora.models.packed import Way, attention_arguments, find_way, is_packed, pool_packed
+from ortholora.text.tokenise import encode
 
-Pooling = Literal["mean", "cls", "last"]
+if TYPE_CHECKING:
+    from ortholora.data.encoded import EncodedSplit
 
 
 class MultiTaskModel(AdaptedModel):
@@ -27,6 +33,9 @@ class MultiTaskModel(AdaptedModel):
         dropout: Dropout before each head.
         seed: Seed of the heads' initial weights.
     """
+
+    task_type = "FEATURE_EXTRACTION"
+    load_backbone = staticmethod(load_encoder)
 
     def __init__(
         self,
@@ -43,6 +52,11 @@ class MultiTaskModel(AdaptedModel):
         self._way: Way | None = None
         self.heads = nn.ModuleList(build_heads(self.specs, encoder.config.hidden_size, dropout, seed))
 
+    @classmethod
+    def from_card(cls, peft_model: PeftModel, card: ModelCard, dropout: float, seed: int) -> Self:
+        """An encoder with a head for each task."""
+        return cls(peft_model, card.tasks, card.pooling, dropout, seed)  # type: ignore[arg-type]
+
     @property
     def peft_model(self) -> PeftModel:
         """The encoder with the adapter."""
@@ -58,6 +72,11 @@ class MultiTaskModel(AdaptedModel):
         head = self.heads[task]
         assert isinstance(head, Head)
         return head
+
+    def extra_weights(self) -> dict[str, Tensor]:
+        """The heads' weights and biases, by task."""
+        heads = [(spec.name, self.head(i).linear) for i, spec in enumerate(self.specs)]
+        return {f"{name}.{key}": weight for name, linear in heads for key, weight in linear.named_parameters()}
 
     def forward(self, inputs: Mapping[str, Any], task_ids: Sequence[int] | Tensor) -> dict[int, Tensor]:
         """Run the encoder once over the mixed batch, and every task's head on its own rows.
@@ -113,6 +132,47 @@ class MultiTaskModel(AdaptedModel):
             losses = losses.index_add(0, torch.tensor([task], device=targets.device), total[None])
         return losses
 
+    def answer(self, task: int, rows: EncodedSplit, reading: Reading, *, write: bool) -> Answers:
+        """The head's classes (int64) or values, `[rows]`."""
+        return Answers(self.specs[task].predictions(self._outputs(task, rows.features, reading)).numpy())
+
+    @torch.inference_mode()
+    def predict(self, task: int, texts: Any, reading: Reading) -> list[Prediction]:
+        """One text or several; a pair is a tuple (or list) of two strings."""
+        spec = self.specs[task]
+        given = [texts] if isinstance(texts, str) else texts
+        rows = [(text,) if isinstance(text, str) else tuple(text) for text in given]
+        _check_rows(rows, spec.num_texts)
+        return spec.answers(self._outputs(task, encode(reading.tokenizer, rows, reading.max_length), reading))
+
+    def _outputs(self, task: int, features: Mapping[str, Sequence[list[int]]], reading: Reading) -> Tensor:
+        """What a task's head gives for some rows, in their own order, `[rows, num_outputs]` on the host.
+
+        Rows of like length run together, longest first, so that little is padding.
+        """
+        lengths = [len(ids) for ids in features["input_ids"]]
+        outputs = torch.zeros(len(lengths), self.specs[task].num_outputs)
+        device = next(self.parameters()).device
+        collator = self.collator(reading.tokenizer, reading.multiple)
+        order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable").tolist()
+        for start in range(0, len(order), reading.batch_size):
+            own = order[start : start + reading.batch_size]
+            batch = collator.pad([{key: values[i] for key, values in features.items()} for i in own])
+            inputs = {key: value.to(device) for key, value in batch.items()}
+            outputs[own] = self(inputs, [task] * len(own))[task].float().cpu()
+        return outputs
+
+
+def _check_rows(rows: Sequence[tuple[str, ...]], num_texts: int) -> None:
+    for i, row in enumerate(rows):
+        if len(row) != num_texts or any(not part.strip() for part in row):
+            raise UserError(
+                f"Text {i + 1} cannot be predicted",
+                expected="a text that is not empty" if num_texts == 1 else "a pair of two texts, neither empty",
+                found=repr(row if len(row) != 1 else row[0]),
+                todo="remove or complete it",
+            )
+
 
 def pool(states: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
     """Pool token states `[B, S, H]` with attention mask `[B, S]` to float32 vectors `[B, H]`."""
@@ -125,35 +185,3 @@ def pool(states: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
         return states[torch.arange(len(states), device=states.device), last].float()
     weights = mask.unsqueeze(-1).float()
     return (states.float() * weights).sum(1) / weights.sum(1).clamp_min(1.0)
-
-
-def add_lora(
-    encoder: nn.Module, options: Mapping[str, Any], seed: int, task_type: str = "FEATURE_EXTRACTION"
-) -> PeftModel:
-    """Put a LoRA adapter on the backbone.
-
-    Args:
-        encoder: The bare backbone.
-        options: Arguments of `peft.LoraConfig`.
-        seed: Seed of the initial A; drawn without touching the global generator.
-        task_type: PEFT's name for what the backbone does, which decides the class of the PEFT model.
-
-    Raises:
-        UserError: The target modules match nothing, or an option does not exist.
-    """
-    options = {"task_type": task_type, **options}
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            model = get_peft_model(encoder, LoraConfig(**options))
-    except (ValueError, TypeError, NotImplementedError) as error:
-        linear = sorted({n.rsplit(".", 1)[-1] for n, m in encoder.named_modules() if isinstance(m, nn.Linear)})
-        raise UserError(
-            "The LoRA adapter could not be put on the backbone",
-            expected=f"`lora.target_modules` that name modules of {type(encoder).__name__}, such as "
-            f"{', '.join(linear[:8])}, or all-linear; and options that peft.LoraConfig has",
-            found=f"target_modules = {options.get('target_modules')!r}: {str(error).splitlines()[0]}",
-            todo="correct `lora:` in the configuration",
-        ) from error
-    assert isinstance(model, PeftModel)
-    return model

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from ortholora.errors import UserError
 from ortholora.models.adapted import AdaptedModel, evaluating
-from ortholora.models.language import LanguageModel
 from ortholora.text.padding import pad_left
 from ortholora.text.prompts import IGNORED
+
+if TYPE_CHECKING:
+    from ortholora.models.language import LanguageModel
 
 #: Relative difference allowed between logits that should be the same: other shapes round otherwise.
 _TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}

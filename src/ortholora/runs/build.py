@@ -12,12 +12,8 @@ from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback
 from ortholora.config.schema import Config
 from ortholora.data.mixing import StepSampler
 from ortholora.data.planner import Planner
-from ortholora.models.adapted import AdaptedModel
-from ortholora.models.backbone import load_backbone
-from ortholora.models.multitask import add_lora
-from ortholora.models.saving import ModelCard, wrap
+from ortholora.models.build import build_model, make_card
 from ortholora.runs.arguments import training_arguments
-from ortholora.runs.cards import card_of
 from ortholora.runs.progress import Progress, ProgressCallback
 from ortholora.runs.run import Run
 from ortholora.runs.workspace import Workspace
@@ -28,7 +24,7 @@ def build_trainer(run: Run, workspace: Workspace, progress: Progress) -> OrthoTr
     """Assemble model and trainer of a run."""
     config = workspace.config
     tasks = [workspace.encoded(name) for name in run.tasks]
-    card = card_of(config, tasks)
+    card = make_card(config, [task.data for task in tasks])
     quota = workspace.quota()
     rows = [quota[name] for name in run.tasks]
     arguments = training_arguments(config, run.checkpoints, run.seed, sum(rows))
@@ -61,7 +57,7 @@ def check_settings(workspace: Workspace) -> None:
     """
     config = workspace.config
     training_arguments(config, Path("checkpoints"), 0, 1)
-    build_model(config, card_of(config, [workspace.encoded(task.name) for task in workspace.tasks]), 0)
+    build_model(config, make_card(config, workspace.tasks), 0)
 
 
 def check_plans(workspace: Workspace) -> None:
@@ -77,23 +73,6 @@ def check_plans(workspace: Workspace) -> None:
         lengths = [workspace.encoded(name).train.lengths for name in together]
         quota = [rows[name] for name in together]
         StepSampler(together, lengths, quota, 0, _planner(config, quota, len(names)))
-
-
-def build_model(config: Config, card: ModelCard, seed: int) -> AdaptedModel:
-    """Backbone, LoRA adapter and heads, all drawn from the seed."""
-    lora = config.lora
-    options = {
-        "r": lora.r,
-        "lora_alpha": lora.alpha,
-        "lora_dropout": lora.dropout,
-        "target_modules": lora.target_modules,
-        "use_rslora": lora.rslora,
-        **lora.options,
-    }
-    dtype = getattr(torch, config.dtype)
-    backbone = load_backbone(config.backbone, dtype, config.revision, language=config.is_language)
-    task_type = "CAUSAL_LM" if config.is_language else "FEATURE_EXTRACTION"
-    return wrap(add_lora(backbone, options, seed, task_type), card, config.head_dropout, seed)
 
 
 def _planner(config: Config, quota: Sequence[int], all_tasks: int) -> Planner:

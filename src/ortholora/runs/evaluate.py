@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
+import torch
 
 from ortholora.data.task import TaskData
 from ortholora.errors import UserError
-from ortholora.models.heads import HeadSpec
-from ortholora.models.language import LanguageSpec
 from ortholora.models.predictor import Predictor
-from ortholora.trainers.scoring import evaluate_heads, evaluate_language
+from ortholora.models.spec import TaskSpec
+from ortholora.trainers.scoring import score
 
 
 def evaluate_run(predictor: Predictor, tasks: Sequence[TaskData]) -> dict[str, dict[str, float]]:
@@ -30,22 +29,16 @@ def evaluate_run(predictor: Predictor, tasks: Sequence[TaskData]) -> dict[str, d
     return {task.name: _evaluate(predictor, task) for task in tasks}
 
 
+@torch.inference_mode()
 def _evaluate(predictor: Predictor, task: TaskData) -> dict[str, float]:
     spec = _spec_of(predictor, task)
-    if isinstance(spec, LanguageSpec):
-        with predictor.precision():
-            return evaluate_language(task.spec, spec, task.dev, predictor.asking).scores
-    rows = predictor.predict(task.name, list(task.dev.texts))
-    if spec.labels is not None:
-        index = {label: i for i, label in enumerate(spec.labels)}
-        predictions = np.asarray([index[str(row.label)] for row in rows])
-    else:
-        predictions = np.asarray([row.value for row in rows], dtype=np.float64)
-    count = len(spec.labels) if spec.labels is not None else None
-    return evaluate_heads(task.spec, task.dev.targets, predictions, count).scores
+    rows = spec.encode(task.dev, predictor.tokenizer, predictor.card.max_length)
+    index = predictor.card.index_of(task.name)
+    with predictor.precision():
+        return score(predictor.model, index, task.spec, rows, predictor.reading()).scores
 
 
-def _spec_of(predictor: Predictor, task: TaskData) -> HeadSpec | LanguageSpec:
+def _spec_of(predictor: Predictor, task: TaskData) -> TaskSpec:
     specs = {spec.name: spec for spec in predictor.card.tasks}
     found = specs.get(task.name)
     if found is None or found.labels != task.labels:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ortholora.config.schema import Config
-from ortholora.data.encoded import EncodedTask, encode_task
+from ortholora.data.encoded import EncodedTask
 from ortholora.data.mixing import quotas
 from ortholora.data.task import TaskData
 from ortholora.metrics.table import METRICS
-from ortholora.models.backbone import check_is_language_model, load_tokenizer
+from ortholora.models.backbone import load_tokenizer
+from ortholora.models.kinds import KINDS, encode_task
 from ortholora.text.prompts import answer_of
 
 
@@ -18,8 +19,7 @@ class Workspace:
 
     def __init__(self, config: Config, tasks: Sequence[TaskData]) -> None:
         self.config, self.tasks = config, list(tasks)
-        if config.is_language:
-            check_is_language_model(config.backbone, config.revision)
+        KINDS[config.tasks[0].kind].model.check_backbone(config.backbone, config.revision)
         for task in tasks:
             assert task.spec.metric is not None
             metric = METRICS[task.spec.metric]

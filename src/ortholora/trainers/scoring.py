@@ -1,23 +1,24 @@
-"""A task's dev rows → targets and predictions, and the metrics they make."""
+"""What a model answers to a task's dev rows, and the metrics that it makes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ortholora.config.schema import TaskConfig
-from ortholora.data.task import Split
+from ortholora.data.encoded import EncodedSplit
 from ortholora.metrics import compute as metrics
 from ortholora.metrics.table import METRICS, fitting
-from ortholora.models.answering import Answering
-from ortholora.models.language import LanguageSpec
-from ortholora.text.prompts import answer_of, mark
+from ortholora.models.adapted import AdaptedModel, Reading
 
 #: Adds up what the processes found, each for its share of the rows; the identity in one process.
 Gather = Callable[[np.ndarray], np.ndarray]
+
+#: Targets and predictions; or the weight of each row's score, and the score times its weight. `[rows]` both.
+Pair = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -35,83 +36,63 @@ class Evaluation:
     scores: dict[str, float]
 
 
-def evaluate_heads(spec: TaskConfig, targets: Any, predictions: np.ndarray, labels: int | None) -> Evaluation:
-    """Evaluate what a task head predicted."""
-    assert spec.metric is not None
-    truth = np.asarray(targets, dtype=np.float64 if labels is None else np.int64)
-    main = metrics.compute(spec.metric, truth, predictions, labels)
-    return Evaluation(truth, predictions, {"main": main, **metrics.details(spec.kind, truth, predictions, labels)})
-
-
-def evaluate_language(
-    spec: TaskConfig,
-    card: LanguageSpec,
-    split: Split,
-    ask: Answering,
+def score(
+    model: AdaptedModel,
+    index: int,
+    task: TaskConfig,
+    rows: EncodedSplit,
+    reading: Reading,
     share: slice = slice(None),
     gather: Gather = lambda values: values,
 ) -> Evaluation:
-    """Evaluate a language model on the rows of a task.
+    """Let a model answer the rows of a task, and measure the answers.
 
-    The likelihood of the given answers is always measured; the likeliest of a closed set is chosen where there is
-    one; answers are generated only for the metrics that need them.
+    Classes and values are measured where the model has them, and so is the likelihood of the rows' own answers;
+    answers are generated only for the metrics that need them.
 
     Args:
-        spec: The task.
-        card: What the model knows of it.
-        split: The rows.
-        ask: Asks the model.
+        model: The model, in evaluation mode.
+        index: Id of the task.
+        task: The task, with its metric.
+        rows: The rows.
+        reading: How they come into a forward.
         share: The rows that this process asks for.
         gather: Puts the shares together.
     """
-    own = range(len(split))[share]
-    rows = [split.texts[i] for i in own]
+    assert task.metric is not None
+    metric = METRICS[task.metric]
+    found = model.answer(index, rows.take(share), reading, write=metric.generates)
 
     def whole(values: Any) -> np.ndarray:
-        result = np.zeros(len(split))
+        result = np.zeros(len(rows))
         result[share] = values
         return gather(result)
 
-    classes, chosen, likelihoods = None, np.zeros(0), None
+    own: Pair | None = None
     scores: dict[str, float] = {}
-    if card.labels is not None:
-        classes = np.asarray(split.targets, dtype=np.int64)
-        likelihoods = ask.choose(card, rows)
-        chosen = whole(likelihoods.argmax(1)).astype(np.int64)
-        scores |= metrics.details("classification", classes, chosen, len(card.labels))
-        likelihoods = likelihoods[np.arange(len(rows)), classes[share]]
-    tokens, losses = map(whole, _losses(card, rows, ask, likelihoods))
-    scores["loss"] = float(losses.sum() / tokens.sum())
-    assert spec.metric is not None
-    metric = METRICS[spec.metric]
-    found = {name: (tokens, losses) for name in fitting("answers") if not METRICS[name].generates}
-    if metric.generates:
-        wanted = [answer_of(card.kind, row) for row in split.texts]
-        written = ask.write(card, rows)
-        ones = np.ones(len(split))
-        for name in fitting("answers"):
-            # Every rank has to agree, so all answers are asked about and not its own.
-            if METRICS[name].generates and (name == spec.metric or metrics.can_score(name, wanted)):
+    if found.predictions is not None:
+        labels = model.specs[index].labels
+        kind, dtype = ("regression", np.float64) if labels is None else ("classification", np.int64)
+        classes = None if labels is None else len(labels)
+        own = np.asarray(rows.targets, dtype=dtype), whole(found.predictions).astype(dtype)
+        if metric.compares != "answers":
+            scores["main"] = metrics.compute(task.metric, *own, classes)
+        scores |= metrics.details(kind, *own, classes)
+    by_row: dict[str, Pair] = {}
+    if found.losses is not None:
+        tokens, losses = np.asarray(rows.weights, dtype=np.float64), whole(found.losses)
+        scores["loss"] = float(losses.sum() / tokens.sum())
+        by_row |= {name: (tokens, losses) for name in fitting("answers") if not METRICS[name].generates}
+    if found.written is not None:
+        ones = np.ones(len(rows))
+        for name in (name for name in fitting("answers") if METRICS[name].generates):
+            # Every rank has to agree, so the answers of all are asked about.
+            unreadable = gather(np.asarray([float(not metrics.can_score(name, found.wanted))]))
+            if name == task.metric or not unreadable.any():
                 score_rows = METRICS[name].implementation().score_rows
-                found[name] = (ones, whole(score_rows(wanted[share], written)))
-    scores |= {name: metrics.compute(name, *pair, None) for name, pair in found.items()}
+                by_row[name] = ones, whole(score_rows(found.wanted, found.written))
+    scores |= {name: metrics.compute(name, *weighted, None) for name, weighted in by_row.items()}
     if metric.compares == "answers":
-        targets, predictions = found[spec.metric]
-        return Evaluation(targets, predictions, {"main": scores[spec.metric], **scores})
-    assert classes is not None
-    assert card.labels is not None
-    main = metrics.compute(spec.metric, classes, chosen, len(card.labels))
-    return Evaluation(classes, chosen, {"main": main, **scores})
-
-
-def _losses(
-    card: LanguageSpec, rows: Sequence[Any], ask: Answering, known: np.ndarray | None
-) -> tuple[list[int], np.ndarray]:
-    """Target tokens and summed negative log-likelihood of every row.
-
-    Args:
-        known: Log-likelihoods of the rows' last answers, where they were measured already.
-    """
-    marked = [mark(ask.tokenizer, card.kind, row, ask.max_length, card.turns) for row in rows]
-    only_last = card.kind == "completion" or card.turns == "last"
-    return [row.targets for row in marked], ask.losses(marked) if known is None or not only_last else -known
+        own, scores = by_row[task.metric], {"main": scores[task.metric], **scores}
+    assert own is not None
+    return Evaluation(*own, scores)

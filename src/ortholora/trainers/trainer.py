@@ -15,8 +15,7 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerState, TrainingA
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import TrainOutput
 
-from ortholora.data.encoded import Collator, EncodedTask, MicroBatches, MixedDataset
-from ortholora.data.language import LanguageCollator
+from ortholora.data.encoded import EncodedTask, MicroBatches, MixedDataset
 from ortholora.data.mixing import StepSampler
 from ortholora.data.planner import Planner
 from ortholora.engine import OrthoLora, Rule, StepStats
@@ -25,19 +24,18 @@ from ortholora.engine.gram import Block
 from ortholora.engine.layers import find_matrices
 from ortholora.errors import NonFiniteLossError, UserError
 from ortholora.files import publish_folder
-from ortholora.models.adapted import AdaptedModel
-from ortholora.models.answering import Answering
-from ortholora.models.language import LanguageModel, LanguageSpec
-from ortholora.models.multitask import MultiTaskModel
+from ortholora.models.adapted import AdaptedModel, Reading
+from ortholora.models.card import ModelCard
+from ortholora.models.loading import load_weights
 from ortholora.models.packed import has_flash_attention, is_packed
-from ortholora.models.saving import ModelCard, load_weights, save_model
+from ortholora.models.saving import save_model
 from ortholora.trainers import checkpoints
 from ortholora.trainers.conflicts import ConflictTracker
 from ortholora.trainers.cost import StepTimer
 from ortholora.trainers.launch_cost import launch_tokens
 from ortholora.trainers.mixin import ResolveMixin
 from ortholora.trainers.resume import STATE_FILE
-from ortholora.trainers.scoring import Evaluation, evaluate_heads, evaluate_language
+from ortholora.trainers.scoring import Evaluation, score
 
 
 class StepLoader(DataLoader[Any]):
@@ -102,8 +100,7 @@ class OrthoTrainer(ResolveMixin, Trainer):
         _check_wrappers(args)
         self.tasks, self.card, self.quota = list(tasks), card, list(quota)
         self.head_learning_rate = head_learning_rate
-        collator = LanguageCollator if isinstance(model, LanguageModel) else Collator
-        self.collator = collator(tokenizer, padding_multiple(args))
+        self.collator = model.collator(tokenizer, padding_multiple(args))
         self.timer = StepTimer()
         super().__init__(
             model=model,
@@ -174,9 +171,8 @@ class OrthoTrainer(ResolveMixin, Trainer):
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
         """The Trainer's optimizer, with parameter groups of their own for the heads where their rate differs."""
         made = super().create_optimizer(*args, **kwargs)
-        model = self._bare_model()
-        if self.head_learning_rate is not None and isinstance(model, MultiTaskModel):
-            heads = {id(parameter) for parameter in model.heads.parameters()}
+        if self.head_learning_rate is not None:
+            heads = {id(weight) for weight in self._bare_model().extra_weights().values()}
             for group in list(made.param_groups):
                 own = [p for p in group["params"] if id(p) in heads]
                 group["params"] = [p for p in group["params"] if id(p) not in heads]
@@ -302,38 +298,17 @@ class OrthoTrainer(ResolveMixin, Trainer):
 
     @torch.no_grad()
     def _evaluation(self, model: AdaptedModel, index: int) -> Evaluation:
-        data = self.tasks[index].data
-        if isinstance(model, MultiTaskModel):
-            labels = len(data.labels) if data.labels is not None else None
-            return evaluate_heads(data.spec, data.dev.targets, self._predict_rows(model, index), labels)
-        assert isinstance(model, LanguageModel)
-        card = self.card.tasks[index]
-        assert isinstance(card, LanguageSpec)
-        asking = Answering(model, self.collator.tokenizer, self.card.max_length, self.planner.max_tokens)
+        task = self.tasks[index]
+        reading = Reading(
+            self.collator.tokenizer,
+            self.card.max_length,
+            self.planner.max_tokens,
+            self.args.per_device_eval_batch_size,
+            self.collator.multiple,
+        )
         share = slice(self.args.process_index, None, self.args.world_size)
         with self.compute_loss_context_manager(), self.accelerator.autocast():
-            return evaluate_language(data.spec, card, data.dev, asking, share, self._gather)
-
-    def _predict_rows(self, model: MultiTaskModel, task: int) -> np.ndarray:
-        """Predict all dev rows of a task, longest first, and return them in their own order.
-
-        Returns:
-            Class indices (int64) or regression values (float64), `[rows]`.
-        """
-        split, spec = self.tasks[task].dev, model.specs[task]
-        rows = MixedDataset([split])
-        order = np.argsort(-np.asarray(split.lengths), kind="stable")
-        size = self.args.per_device_eval_batch_size
-        result = np.zeros(len(order), dtype=np.int64 if spec.kind == "classification" else np.float64)
-        padded = Collator(self.collator.tokenizer, self.collator.multiple)
-        for start in range(size * self.args.process_index, len(order), size * self.args.world_size):
-            own = order[start : start + size]
-            batch = padded([rows[0, int(i)] for i in own])
-            inputs = self._prepare_inputs(batch["inputs"])
-            with self.compute_loss_context_manager(), self.accelerator.autocast():
-                outputs = model(inputs, [task] * len(own))[task]
-            result[own] = spec.predictions(outputs).cpu().numpy()
-        return self._gather(result)
+            return score(model, index, task.data.spec, task.dev, reading, share, self._gather)
 
     def _gather(self, values: np.ndarray) -> np.ndarray:
         """Every row was predicted by one rank; it is zero on the others."""

@@ -1,0 +1,44 @@
+"""The LoRA adapter that all tasks share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+
+from ortholora.errors import UserError
+
+
+def add_lora(
+    encoder: nn.Module, options: Mapping[str, Any], seed: int, task_type: str = "FEATURE_EXTRACTION"
+) -> PeftModel:
+    """Put a LoRA adapter on the backbone.
+
+    Args:
+        encoder: The bare backbone.
+        options: Arguments of `peft.LoraConfig`.
+        seed: Seed of the initial A; drawn without touching the global generator.
+        task_type: PEFT's name for what the backbone does, which decides the class of the PEFT model.
+
+    Raises:
+        UserError: The target modules match nothing, or an option does not exist.
+    """
+    options = {"task_type": task_type, **options}
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = get_peft_model(encoder, LoraConfig(**options))
+    except (ValueError, TypeError, NotImplementedError) as error:
+        linear = sorted({n.rsplit(".", 1)[-1] for n, m in encoder.named_modules() if isinstance(m, nn.Linear)})
+        raise UserError(
+            "The LoRA adapter could not be put on the backbone",
+            expected=f"`lora.target_modules` that name modules of {type(encoder).__name__}, such as "
+            f"{', '.join(linear[:8])}, or all-linear; and options that peft.LoraConfig has",
+            found=f"target_modules = {options.get('target_modules')!r}: {str(error).splitlines()[0]}",
+            todo="correct `lora:` in the configuration",
+        ) from error
+    assert isinstance(model, PeftModel)
+    return model

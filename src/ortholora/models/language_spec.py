@@ -1,0 +1,60 @@
+"""Tasks of a language model: prompts with their answers, and chats."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+from ortholora.data.encoded import EncodedSplit
+from ortholora.metrics.table import METRICS
+from ortholora.models.spec import TaskSpec
+from ortholora.text.prompts import longest_answered, mark
+
+if TYPE_CHECKING:
+    from ortholora.data.task import Split, TaskData
+
+
+@dataclass(frozen=True)
+class LanguageSpec(TaskSpec):
+    """What a language model has to know of a task of `kind: completion` or `chat`.
+
+    Attributes:
+        labels: The closed set of answers; None for open ones.
+        metric: Name of the task's metric, for whoever loads the adapter.
+        max_new_tokens: Longest answer to generate, in tokens.
+        turns: Which of the assistant's messages were learned from.
+    """
+
+    metric: str | None = None
+    max_new_tokens: int = 64
+    turns: Literal["all", "last"] = "all"
+
+    reads_json: ClassVar[bool] = True
+
+    @classmethod
+    def of(cls, task: TaskData) -> Self:
+        """What a language model needs to know of a task."""
+        spec = task.spec
+        return cls(task.name, spec.kind, task.labels, spec.metric, spec.max_new_tokens, spec.turns)
+
+    @property
+    def writes(self) -> bool:
+        """Whether answers are generated: in evaluation, or by `predict`."""
+        metric = METRICS.get(self.metric or "")
+        return self.labels is None or (metric is not None and metric.generates)
+
+    @property
+    def learns_last_only(self) -> bool:
+        """Whether a row's last answer is all that is learned from it."""
+        return self.kind == "completion" or self.turns == "last"
+
+    def longest_row(self, max_length: int) -> int:
+        """Tokens of the longest prompt with the longest answer to generate."""
+        return longest_answered(max_length, self.max_new_tokens)
+
+    def encode(self, split: Split, tokenizer: Any, max_length: int) -> EncodedSplit:
+        """Tokens with their answers marked; a row counts its target tokens in its task's mean loss."""
+        rows = [mark(tokenizer, self.kind, row, max_length, self.turns) for row in split.texts]
+        features = {"input_ids": [row.ids for row in rows], "labels": [row.labels for row in rows]}
+        lengths, cut = [len(row.ids) for row in rows], sum(row.was_cut for row in rows)
+        return EncodedSplit(split.texts, features, split.targets, lengths, [row.targets for row in rows], cut)

@@ -1,0 +1,154 @@
+"""A saved run's folder → its model; see `models/saving.py` for what is in it."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ortholora.errors import UserError
+from ortholora.models.adapted import AdaptedModel
+from ortholora.models.build import wrap
+from ortholora.models.card import FORMAT, ModelCard
+from ortholora.models.kinds import card_from_json, model_of
+from ortholora.models.saving import HEADS, METADATA
+
+
+def load_card(folder: Path) -> ModelCard:
+    """Read `ortholora.json`.
+
+    Raises:
+        UserError: The folder is not one of ours, or the file is damaged.
+    """
+    path = folder / METADATA
+    if not path.is_file():
+        inside = sorted(p.name for p in folder.iterdir())[:8] if folder.is_dir() else []
+        found = f"a folder with {', '.join(inside) or 'nothing in it'}"
+        raise UserError(
+            f"{folder} is no Ortho-LoRA run",
+            expected=f"a folder with adapter_config.json and {METADATA}",
+            found=found if folder.is_dir() else "a file" if folder.exists() else "no such folder",
+            todo="give the --out folder of `ortholora train`, or a run inside the --out of `ortholora compare`",
+        )
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(data, dict) or data["format"] != FORMAT:
+            raise ValueError(f"format {data['format']}" if isinstance(data, dict) else type(data).__name__)
+        return card_from_json(data)
+    except (ValueError, KeyError, TypeError) as error:
+        raise _damaged(path, error, f"the metadata of a run, format {FORMAT}") from error
+
+
+def load_model(folder: Path, *, trainable: bool = False) -> tuple[AdaptedModel, ModelCard]:
+    """Rebuild the model of a run.
+
+    Args:
+        folder: The run.
+        trainable: Load the adapter with gradients (to continue training).
+
+    Raises:
+        UserError: No run, damaged files, a missing backbone, or an adapter of another model.
+    """
+    card = load_card(folder)
+    saved = _check_adapter(folder)
+    bare = model_of(card).load_backbone(card.backbone, getattr(torch, card.dtype), card.revision)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PEFT warns of missing weights and goes on; below is an error
+            peft_model = PeftModel.from_pretrained(bare, str(folder), is_trainable=trainable)
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+        raise _unfit(folder, card, " ".join(str(error).split())[:200]) from error
+    expected = set(get_peft_model_state_dict(peft_model, save_embedding_layers=False))
+    if odd := sorted(expected ^ saved):
+        raise _unfit(folder, card, f"{len(odd)} matrices that only one of them has, such as {odd[0]}")
+    model = wrap(peft_model, card)
+    load_heads(folder, model)
+    return model.eval(), card
+
+
+def load_weights(folder: Path, model: AdaptedModel) -> None:
+    """Put the adapter and the heads saved in `folder` into a model that has both (resume, best model)."""
+    from peft import set_peft_model_state_dict
+
+    adapter = _read_tensors(folder / "adapter_model.safetensors")
+    result: Any = set_peft_model_state_dict(model.peft_model, adapter)
+    if result.unexpected_keys:
+        raise _misfit(folder, f"unexpected weights such as {result.unexpected_keys[0]}")
+    load_heads(folder, model)
+
+
+def load_heads(folder: Path, model: AdaptedModel) -> None:
+    """Put the heads saved in `folder` into the model; nothing for a model without.
+
+    Raises:
+        UserError: The file is damaged or holds the heads of other tasks.
+    """
+    expected = model.extra_weights()
+    if not expected:
+        return
+    saved = _read_tensors(folder / HEADS)
+    if {k: v.shape for k, v in saved.items()} != {k: v.shape for k, v in expected.items()}:
+        raise _misfit(folder, f"heads {sorted({k.rpartition('.')[0] for k in saved})}")
+    with torch.no_grad():
+        for name, weight in expected.items():
+            weight.copy_(saved[name])
+
+
+def _check_adapter(folder: Path) -> set[str]:
+    """Read the adapter's files before PEFT does, which asks the hub for one that is missing.
+
+    Returns:
+        The names of the saved weights.
+    """
+    path = folder / "adapter_config.json"
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _damaged(path, error, "the adapter's configuration, as PEFT wrote it") from error
+    return set(_read_tensors(folder / "adapter_model.safetensors"))
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise _damaged(path, error, "a safetensors file") from error
+
+
+def _misfit(folder: Path, found: str) -> UserError:
+    return UserError(
+        f"{folder} holds the weights of another model",
+        expected="weights of the tasks and the adapter of this configuration",
+        found=found,
+        todo="use the configuration that the folder was made with, or another --out",
+    )
+
+
+def _unfit(folder: Path, card: ModelCard, found: str) -> UserError:
+    return UserError(
+        f"The adapter in {folder} does not fit the backbone {card.backbone}",
+        expected="an adapter that was trained on this backbone",
+        found=found,
+        todo="give the backbone that the run was trained with (pin `revision` if it has changed), or train again",
+    )
+
+
+def _damaged(path: Path, error: Exception, expected: str) -> UserError:
+    found = f"{type(error).__name__}: {str(error)[:200]}"
+    if isinstance(error, FileNotFoundError):
+        found = "no such file"
+    elif isinstance(error, KeyError):
+        found = f"no key {error}"
+    return UserError(
+        f"{path} cannot be read",
+        expected=expected,
+        found=found,
+        todo="restore the file, or train the run again",
+    )

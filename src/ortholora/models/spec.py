@@ -1,0 +1,54 @@
+"""What is known of a task without its data."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+if TYPE_CHECKING:
+    from ortholora.data.encoded import EncodedSplit
+    from ortholora.data.task import Split, TaskData
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """A task as a model sees it; saved with the adapter.
+
+    A kind of task is a subclass in a file of its own and a line of `models/kinds.py`.
+
+    Attributes:
+        name: The task.
+        kind: What the configuration calls this kind of task.
+        labels: Class names, or the closed set of answers; None where there are none.
+    """
+
+    name: str
+    kind: str
+    labels: tuple[str, ...] | None = None
+
+    #: Whether a question may also be written in JSON: a text, or the messages of a chat.
+    reads_json: ClassVar[bool] = False
+
+    @property
+    def num_texts(self) -> int:
+        """Texts that a question of the task consists of."""
+        return 1
+
+    @classmethod
+    def of(cls, task: TaskData) -> Self:
+        """What a model needs to know of a task with its data."""
+        raise NotImplementedError
+
+    def encode(self, split: Split, tokenizer: Any, max_length: int) -> EncodedSplit:
+        """Tokenise the rows of a split; longer ones are cut at `max_length` tokens."""
+        raise NotImplementedError
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dictionary."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        """Inverse of `to_json`."""
+        labels = data.get("labels")
+        return cls(**{**data, "labels": None if labels is None else tuple(labels)})
