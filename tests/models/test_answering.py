@@ -19,7 +19,7 @@ from ortholora.errors import UserError
 from ortholora.models.answering import Answering
 from ortholora.models.backbone import load_language_model, load_tokenizer
 from ortholora.models.language import LanguageModel, LanguageSpec
-from ortholora.models.trial import check_language_model
+from ortholora.models.probes import check_language_model
 from ortholora.runs.run import _card, build_model
 from ortholora.text.prompts import mark
 from tiny import write_backbone

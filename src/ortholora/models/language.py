@@ -14,7 +14,8 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from ortholora.models.adapted import AdaptedModel
-from ortholora.models.packed import Way, attention_arguments, find_way, is_packed
+from ortholora.models.packed import PackingMode, attention_arguments, is_packed
+from ortholora.models.probes import find_packing_mode
 from ortholora.text.prompts import IGNORED
 
 
@@ -71,7 +72,7 @@ class LanguageModel(AdaptedModel):
         super().__init__()
         self.decoder = decoder
         self.specs: list[LanguageSpec] = list(specs)
-        self._way: Way | None = None
+        self._packing_mode: PackingMode | None = None
         base: Any = decoder.get_base_model()
         parameters = inspect.signature(base.forward).parameters
         # With LoRA on the output layer its inputs must be those of all tokens, to be split by task.
@@ -117,7 +118,7 @@ class LanguageModel(AdaptedModel):
         columns = inputs["columns"]
         arguments: dict[str, Any] = {"input_ids": inputs["input_ids"]}
         if is_packed(inputs):
-            arguments |= attention_arguments(self.backbone, self.find_way(), inputs["lengths"], columns.device)
+            arguments |= attention_arguments(self.backbone, self.find_packing_mode(), inputs["lengths"], columns.device)
         else:
             arguments |= {"attention_mask": inputs["attention_mask"], "use_cache": False}
             if self._takes_positions:
@@ -126,12 +127,12 @@ class LanguageModel(AdaptedModel):
             return self.decoder(**arguments, logits_to_keep=columns).logits
         return self.decoder(**arguments).logits.index_select(1, columns)
 
-    def find_way(self) -> Way:
+    def find_packing_mode(self) -> PackingMode:
         """How this backbone keeps the rows of a packed batch apart; tried out once.
 
         Raises:
             UserError: It does not.
         """
-        if self._way is None:
-            self._way = find_way(self.backbone)
-        return self._way
+        if self._packing_mode is None:
+            self._packing_mode = find_packing_mode(self.backbone)
+        return self._packing_mode

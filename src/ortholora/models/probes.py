@@ -1,23 +1,39 @@
-"""Try a model out before it is trained: its positions must suffice; a language model must read from left to right."""
+"""Try a model out before it is trained: run a few tokens and look, where no attribute tells what a backbone does.
+
+Positions must suffice. A language model must read from left to right. Texts of a packed row must not read each other.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ortholora.errors import UserError
 from ortholora.models.adapted import AdaptedModel, evaluating
-from ortholora.models.language import LanguageModel
+from ortholora.models.packed import PackingMode, attention_arguments, has_flash_attention, kernel_of
 from ortholora.text.padding import pad_left
 from ortholora.text.prompts import IGNORED
 
-#: Relative difference allowed between logits that should be the same: other shapes round otherwise.
-_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
-_HALF_TOLERANCE = 0.1
+if TYPE_CHECKING:
+    from ortholora.models.language import LanguageModel  # which itself asks for its packing mode here
+
+#: Relative difference allowed between what should be the same: other shapes and other kernels round otherwise.
+#: Probe → (float32 and float64, half precision).
+TOLERANCES = {
+    "language model": (1e-3, 0.1),  # logits
+    "packing mode": (1e-4, 5e-2),  # states
+    "documents": (1e-3, 5e-2),  # outputs, relative to what a change inside of the document does
+}
 #: Some models begin to count their positions a few places in: RoBERTa has 514 for 512 tokens.
 _UNUSED_POSITIONS = 8
+
+
+def _tolerance(probe: Literal["language model", "packing mode", "documents"], dtype: torch.dtype) -> float:
+    full, half = TOLERANCES[probe]
+    return full if dtype in (torch.float32, torch.float64) else half
 
 
 def check_positions(model: AdaptedModel, longest: int, settings: str) -> None:
@@ -53,15 +69,15 @@ def check_positions(model: AdaptedModel, longest: int, settings: str) -> None:
 
 
 def check_language_model(model: LanguageModel) -> None:
-    """Run a few tokens through a model.
+    """A language model must read from left to right, and padding on the left must not change what it predicts.
 
     Raises:
         UserError: A later token changes what an earlier position predicts, or tokens of padding on the left do.
     """
     with evaluating(model), torch.no_grad():
         alone = _logits(model, [5, 6, 7, 8, 5])
-        _compare(model, alone, _logits(model, [5, 6, 7, 8, 9]), _BIDIRECTIONAL)
-        _compare(model, alone, _logits(model, [5, 6, 7, 8, 5], width=8), _PADDING)
+        _compare_logits(model, alone, _logits(model, [5, 6, 7, 8, 9]), _BIDIRECTIONAL)
+        _compare_logits(model, alone, _logits(model, [5, 6, 7, 8, 5], width=8), _PADDING)
 
 
 _BIDIRECTIONAL = (
@@ -82,10 +98,9 @@ def _logits(model: LanguageModel, tokens: list[int], width: int = 1) -> Tensor:
     return model.logits(inputs)[0].float()
 
 
-def _compare(model: LanguageModel, expected: Tensor, found: Tensor, problem: tuple[str, str]) -> None:
+def _compare_logits(model: LanguageModel, expected: Tensor, found: Tensor, problem: tuple[str, str]) -> None:
     difference = float((found - expected).norm() / expected.norm().clamp_min(1e-30))
-    dtype = next(model.backbone.parameters()).dtype
-    if difference > _TOLERANCE.get(dtype, _HALF_TOLERANCE):
+    if difference > _tolerance("language model", next(model.backbone.parameters()).dtype):
         what, todo = problem
         raise UserError(
             f"The backbone cannot be trained as a language model: {what}",
@@ -93,3 +108,67 @@ def _compare(model: LanguageModel, expected: Tensor, found: Tensor, problem: tup
             found=f"{type(model.decoder.get_base_model()).__name__}, whose logits differ by {difference:.1%}",
             todo=todo,
         )
+
+
+def find_packing_mode(encoder: nn.Module) -> PackingMode:
+    """Find out how this backbone keeps texts of a packed row apart.
+
+    Args:
+        encoder: The backbone, with or without adapter. Its mode is restored.
+
+    Raises:
+        UserError: In every mode a text's states depend on what is packed beside it.
+    """
+    modes: Sequence[PackingMode] = ("lengths",) if has_flash_attention(encoder) else ("mask", "square", "positions")
+    with evaluating(encoder):
+        for mode in modes:
+            if keeps_texts_apart(encoder, mode):
+                return mode
+    raise UserError(
+        f"{type(encoder).__name__} cannot run padding-free batches",
+        expected="a backbone that gives a text the same states in a packed row as alone",
+        found=f"other states, with the attention {kernel_of(encoder)!r}",
+        todo="use another `mixing.layout` (`auto` does)",
+    )
+
+
+def keeps_texts_apart(encoder: nn.Module, mode: PackingMode) -> bool:
+    """Whether each of three texts has the same states packed in this mode as alone."""
+    device = next(encoder.parameters()).device
+    lengths = [5, 3, 6]
+    tokens = torch.arange(sum(lengths), device=device)[None] % 4 + 5
+    try:
+        with torch.no_grad():
+            separate = [encoder(input_ids=part).last_hidden_state[0] for part in tokens.split(lengths, dim=1)]
+            arguments = attention_arguments(encoder, mode, lengths, device)
+            packed = encoder(input_ids=tokens, **arguments).last_hidden_state[0]
+            mixed = encoder(input_ids=tokens).last_hidden_state[0]
+    except (TypeError, ValueError, RuntimeError, AttributeError):  # the forward does not know the arguments
+        return False
+    expected = torch.cat(separate).float()
+    difference, control = (float((found.float() - expected).norm() / expected.norm()) for found in (packed, mixed))
+    # The control is one long text: what does not stand out against it proves nothing.
+    return difference < _tolerance("packing mode", packed.dtype) and difference < control / 4
+
+
+def keeps_documents_apart(run: Callable[[list[list[int]]], Tensor], dtype: torch.dtype) -> bool:
+    """Change the first of two documents and see whether the second one's outputs change.
+
+    If they do, no gradient of the row belongs to one task. This asks a trainer's own padding-free rows, whatever
+    makes them.
+
+    Args:
+        run: From documents of token ids, packed into one row, to outputs `[S, ...]` of that row.
+        dtype: Precision that the model computes in.
+
+    Returns:
+        Whether they stay as they are. The scale is what the same change inside of the document does.
+    """
+    first, second = [5, 6, 7, 5, 6], [6, 5, 7, 6, 5, 7]
+    start = len(first)
+    with torch.no_grad():
+        before = run([first, second])[start:].float()
+        other = run([[7, 5, 5, 6, 7], second])[start:].float()
+        control = run([first, [5, *second[1:]]])[start:].float()
+    leak, scale = (other - before).abs().max(), (control - before).abs().max()
+    return bool(leak <= _tolerance("documents", dtype) * scale)

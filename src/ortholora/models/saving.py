@@ -30,7 +30,7 @@ from ortholora.models.backbone import load_backbone, portable_name
 from ortholora.models.heads import HeadSpec
 from ortholora.models.language import LanguageModel, LanguageSpec
 from ortholora.models.multitask import MultiTaskModel, Pooling
-from ortholora.models.trial import check_language_model, check_positions
+from ortholora.models.probes import check_language_model, check_positions
 from ortholora.text.prompts import longest_answered
 
 METADATA = "ortholora.json"
