@@ -21,7 +21,7 @@ from ortholora.models.backbone import load_language_model, load_tokenizer
 from ortholora.models.build import build_model, make_card
 from ortholora.models.language import LanguageModel
 from ortholora.models.language_spec import LanguageSpec
-from ortholora.models.trial import check_language_model
+from ortholora.models.probes import check_language_model
 from ortholora.text.prompts import mark
 from tiny import write_backbone
 

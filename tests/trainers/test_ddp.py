@@ -17,7 +17,7 @@ import transformers
 from packaging import version
 
 import workspaces
-from ortholora.data.planner import share
+from ortholora.data.planner import own_rows
 from ortholora.errors import UserError
 from ortholora.runs.run import Run
 from ortholora.runs.train import train_run
@@ -103,7 +103,7 @@ def test_the_command_line_is_for_one_process(tmp_path: Path, monkeypatch: pytest
 
 def test_shares_are_even() -> None:
     lengths = [90, 80, 70, 60, 50, 40, 30, 20, 10, 9, 8]
-    shares = [share(lengths, rank, 3) for rank in range(3)]
+    shares = [own_rows(lengths, rank, 3) for rank in range(3)]
     assert sorted(row for part in shares for row in part) == list(range(11))
     assert sorted(len(part) for part in shares) == [3, 4, 4]
     loads = [sum(lengths[row] for row in part) for part in shares]

@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 
 from ortholora.data.encoded import MicroBatch
-from ortholora.data.planner import Planner, share
+from ortholora.data.planner import Planner, own_rows
 from ortholora.errors import UserError
 
 Quota = Literal["equal", "proportional", "temperature"]
@@ -139,7 +139,7 @@ class StepSampler:
                 found=f"{len(tasks)} rows",
                 todo="raise `mixing.rows_per_task` (the `quota`), or start fewer processes",
             )
-        own = share([longest[task] for task in tasks], self._rank, self._world_size)
+        own = own_rows([longest[task] for task in tasks], self._rank, self._world_size)
         self._planner.plan([longest[tasks[i]] for i in own], [tasks[i] for i in own])
 
     def step(self, step: int) -> list[MicroBatch]:
@@ -153,7 +153,7 @@ class StepSampler:
         weights = [0] * len(self._quota)
         for task, row in rows:
             weights[task] += 1 if self._weights is None else self._weights[task][row]
-        own = share(lengths, self._rank, self._world_size)
+        own = own_rows(lengths, self._rank, self._world_size)
         rows, lengths = [rows[i] for i in own], [lengths[i] for i in own]
         cuts = self._planner.plan(lengths, [task for task, _ in rows])
         return [MicroBatch(tuple(rows[i] for i in cut), tuple(weights)) for cut in cuts]

@@ -136,11 +136,11 @@ class Planner:
         )
 
 
-def share(lengths: Sequence[int], rank: int, world_size: int) -> list[int]:
+def own_rows(lengths: Sequence[int], rank: int, world_size: int) -> list[int]:
     """One rank's rows of a step: dealt out from the longest on, there and back, so that all have as much to do.
 
     Returns:
-        Row positions, in rising order. The shares of all ranks hold every row once.
+        Row positions, in rising order. All ranks together hold every row once.
     """
     if world_size == 1:
         return list(range(len(lengths)))

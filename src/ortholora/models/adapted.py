@@ -154,7 +154,7 @@ class AdaptedModel(nn.Module):
         """
         raise NotImplementedError
 
-    def find_way(self) -> Any:
+    def find_packing_mode(self) -> Any:
         """Find out how the backbone keeps the rows of a packed batch apart.
 
         Raises:

@@ -14,7 +14,7 @@ from ortholora.models.adapted import AdaptedModel
 from ortholora.models.adapter import add_lora
 from ortholora.models.card import ModelCard
 from ortholora.models.kinds import model_of, spec_of
-from ortholora.models.trial import check_positions
+from ortholora.models.probes import check_positions
 
 
 def make_card(config: Config, tasks: Sequence[TaskData]) -> ModelCard:

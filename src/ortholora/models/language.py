@@ -20,8 +20,8 @@ from ortholora.models.backbone import check_is_language_model, load_language_mod
 from ortholora.models.card import ModelCard
 from ortholora.models.collators import LanguageCollator
 from ortholora.models.language_spec import LanguageSpec
-from ortholora.models.packed import Way, attention_arguments, find_way, is_packed
-from ortholora.models.trial import check_language_model
+from ortholora.models.packed import PackingMode, attention_arguments, is_packed
+from ortholora.models.probes import check_language_model, find_packing_mode
 from ortholora.text.prompts import IGNORED
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class LanguageModel(AdaptedModel):
         super().__init__()
         self.decoder = decoder
         self.specs: list[LanguageSpec] = list(specs)
-        self._way: Way | None = None
+        self._packing_mode: PackingMode | None = None
         base: Any = decoder.get_base_model()
         parameters = inspect.signature(base.forward).parameters
         # With LoRA on the output layer its inputs must be those of all tokens, to be split by task.
@@ -108,7 +108,7 @@ class LanguageModel(AdaptedModel):
         columns = inputs["columns"]
         arguments: dict[str, Any] = {"input_ids": inputs["input_ids"]}
         if is_packed(inputs):
-            arguments |= attention_arguments(self.backbone, self.find_way(), inputs["lengths"], columns.device)
+            arguments |= attention_arguments(self.backbone, self.find_packing_mode(), inputs["lengths"], columns.device)
         else:
             arguments |= {"attention_mask": inputs["attention_mask"], "use_cache": False}
             if self._takes_positions:
@@ -117,15 +117,15 @@ class LanguageModel(AdaptedModel):
             return self.decoder(**arguments, logits_to_keep=columns).logits
         return self.decoder(**arguments).logits.index_select(1, columns)
 
-    def find_way(self) -> Way:
+    def find_packing_mode(self) -> PackingMode:
         """How this backbone keeps the rows of a packed batch apart; tried out once.
 
         Raises:
             UserError: It does not.
         """
-        if self._way is None:
-            self._way = find_way(self.backbone)
-        return self._way
+        if self._packing_mode is None:
+            self._packing_mode = find_packing_mode(self.backbone)
+        return self._packing_mode
 
     def answer(self, task: int, rows: EncodedSplit, reading: Reading, *, write: bool) -> Answers:
         """The likeliest of a closed set of answers, the likelihood of the rows' own, and written ones if asked for."""

@@ -16,7 +16,8 @@ from ortholora.models.answers import Answers, Prediction
 from ortholora.models.backbone import load_encoder
 from ortholora.models.card import ModelCard, Pooling
 from ortholora.models.heads import Head, HeadSpec, build_heads
-from ortholora.models.packed import Way, attention_arguments, find_way, is_packed, pool_packed
+from ortholora.models.packed import PackingMode, attention_arguments, is_packed, pool_packed
+from ortholora.models.probes import find_packing_mode
 from ortholora.text.tokenise import encode
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class MultiTaskModel(AdaptedModel):
         self.encoder = encoder
         self.specs: list[HeadSpec] = list(specs)
         self.pooling: Pooling = pooling
-        self._way: Way | None = None
+        self._packing_mode: PackingMode | None = None
         self.heads = nn.ModuleList(build_heads(self.specs, encoder.config.hidden_size, dropout, seed))
 
     @classmethod
@@ -108,18 +109,18 @@ class MultiTaskModel(AdaptedModel):
 
     def _encode_packed(self, inputs: dict[str, Any]) -> Tensor:
         lengths = inputs.pop("lengths")
-        extra = attention_arguments(self.encoder, self.find_way(), lengths, inputs["input_ids"].device)
+        extra = attention_arguments(self.encoder, self.find_packing_mode(), lengths, inputs["input_ids"].device)
         return pool_packed(self.encoder(**inputs, **extra).last_hidden_state[0], lengths, self.pooling)
 
-    def find_way(self) -> Way:
+    def find_packing_mode(self) -> PackingMode:
         """How this backbone keeps the texts of a packed row apart; tried out once.
 
         Raises:
             UserError: It does not.
         """
-        if self._way is None:
-            self._way = find_way(self.encoder)
-        return self._way
+        if self._packing_mode is None:
+            self._packing_mode = find_packing_mode(self.encoder)
+        return self._packing_mode
 
     def sum_losses(self, outputs: dict[int, Tensor], batch: dict[str, Any]) -> Tensor:
         """The losses of every task's rows, added up, `[T]`."""

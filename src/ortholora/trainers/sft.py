@@ -15,7 +15,7 @@ from ortholora.engine import OrthoLora, Rule, StepStats
 from ortholora.engine.distributed import summed
 from ortholora.engine.gram import Block
 from ortholora.errors import UserError
-from ortholora.models.documents import keeps_documents_apart
+from ortholora.models.probes import keeps_documents_apart
 from ortholora.trainers.conflicts import ConflictTracker
 from ortholora.trainers.mixin import ResolveMixin
 from ortholora.trainers.task_column import (

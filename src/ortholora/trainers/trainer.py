@@ -121,7 +121,7 @@ class OrthoTrainer(ResolveMixin, Trainer):
         self.planner = self._complete(planner or Planner(), model)
         if self.planner.layout == "padding-free":
             self.collator.packed = True
-            model.find_way()  # a backbone that cannot do it is refused now
+            model.find_packing_mode()  # a backbone that cannot do it is refused now
         self.conflicts = ConflictTracker(names)
         self.evaluations: dict[str, Evaluation] = {}
         self._task_losses = torch.zeros(len(names), dtype=torch.float64)  # of this rank

@@ -1,13 +1,16 @@
-"""A row longer than the positions that a model learned is refused; rotary positions go on."""
+"""What is found out by trying: the positions that a model learned, and texts of a packed row that read each other."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
+import transformers
+from packaging import version
 from peft import LoraConfig
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     BertConfig,
     BertModel,
@@ -26,10 +29,12 @@ from ortholora.models.build import wrap
 from ortholora.models.card import ModelCard
 from ortholora.models.heads import HeadSpec
 from ortholora.models.language_spec import LanguageSpec
-from ortholora.models.trial import check_positions
+from ortholora.models.packed import PackingMode
+from ortholora.models.probes import check_positions, find_packing_mode, keeps_documents_apart, keeps_texts_apart
 
-SIZES = {"vocab_size": 31, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 12}
+SIZES = {"vocab_size": 31, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 12}
 SIZES |= {"max_position_embeddings": 40}
+ENCODER_MODE: PackingMode = "mask" if version.parse(transformers.__version__).major >= 5 else "square"
 
 
 def bert() -> nn.Module:
@@ -41,7 +46,7 @@ def roberta() -> nn.Module:
 
 
 def gpt2() -> nn.Module:
-    return GPT2Model(GPT2Config(vocab_size=31, n_embd=8, n_layer=1, n_head=2, n_positions=40))
+    return GPT2Model(GPT2Config(vocab_size=31, n_embd=8, n_layer=2, n_head=2, n_positions=40))
 
 
 def llama() -> nn.Module:
@@ -49,7 +54,7 @@ def llama() -> nn.Module:
 
 
 def gpt2_writer() -> nn.Module:
-    return GPT2LMHeadModel(GPT2Config(vocab_size=31, n_embd=8, n_layer=1, n_head=2, n_positions=40, bos_token_id=1))
+    return GPT2LMHeadModel(GPT2Config(vocab_size=31, n_embd=8, n_layer=2, n_head=2, n_positions=40, bos_token_id=1))
 
 
 def wrapped(build: Any, max_length: int) -> nn.Module:
@@ -87,3 +92,36 @@ def test_answers_need_positions_too() -> None:
     for task in ({}, {"labels": (" no", " yes"), "metric": "exact_match"}):
         with pytest.raises(UserError, match="max_new_tokens: 21` of task 't': rows of up to 41 tokens"):
             written(max_new_tokens=21, **task)
+
+
+def test_the_probe_sees_texts_that_attend_to_each_other() -> None:
+    encoder = bert().eval()
+    assert not keeps_texts_apart(encoder, "positions")
+    assert keeps_texts_apart(encoder, ENCODER_MODE)
+    decoder = llama().eval()
+    assert not keeps_texts_apart(decoder, "mask")  # a decoder does not look ahead
+    assert keeps_texts_apart(decoder, "positions")
+
+
+def test_in_half_precision_the_probe_still_tells_them_apart() -> None:
+    for build, mode in ((bert, ENCODER_MODE), (llama, "positions")):
+        encoder = build()
+        with torch.no_grad():
+            for parameter in encoder.parameters():
+                parameter.mul_(8)  # random weights hardly attend; trained ones do
+        assert find_packing_mode(encoder.bfloat16()) == mode
+
+
+def test_a_backbone_that_mixes_texts_is_refused() -> None:
+    """RoBERTa counts positions from another start, so that our positions give other states."""
+    with pytest.raises(UserError, match="RobertaModel cannot run padding-free batches"):
+        find_packing_mode(roberta())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_documents_that_read_each_other_are_found(dtype: torch.dtype) -> None:
+    def running_sums(row: Sequence[int]) -> Tensor:
+        return torch.tensor(row, dtype=dtype).cumsum(0)
+
+    assert keeps_documents_apart(lambda documents: torch.cat([running_sums(d) for d in documents]), dtype)
+    assert not keeps_documents_apart(lambda documents: running_sums([token for d in documents for token in d]), dtype)
