@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ortholora.engine import Ortho, OrthoLora, Rule, RuleContext, Sum
-from ortholora.engine.rules import RULES, get_rule
+from ortholora.engine.rules import RULES, Balanced, BalancedOrtho, get_rule
+from ortholora.engine.rules.torchjd import TorchJD
 
 from . import _models as models
 from . import _rules
@@ -27,6 +28,9 @@ class FirstTaskOnly:
 def test_names() -> None:
     assert isinstance(get_rule("sum"), Sum)
     assert isinstance(get_rule("ortho"), Ortho)
+    assert isinstance(get_rule("balanced"), Balanced)
+    assert isinstance(get_rule("balanced-ortho"), BalancedOrtho)
+    assert isinstance(get_rule("torchjd:MGDA"), TorchJD)
     assert all(isinstance(get_rule(name), Rule) for name in RULES)
     own = Ortho()
     assert get_rule(own) is own
@@ -102,7 +106,12 @@ def test_what_a_rule_is_told() -> None:
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
-        ("pcgrad2", r"Unknown rule 'pcgrad2'. Known rules: sum, ortho; or name your own as 'module:attribute'"),
+        (
+            "pcgrad2",
+            r"Unknown rule 'pcgrad2'. Known rules: sum, ortho, balanced, balanced-ortho; or 'torchjd:NAME' for one of "
+            "TorchJD's; or name your own as 'module:attribute'",
+        ),
+        ("torchjd:NashMTL", r"'torchjd:NashMTL' cannot be used"),
         ("no_such_module:rule", r"could not be imported.*PYTHONPATH"),
         (f"{_rules.__name__}:missing", "could not be imported"),
         (f"{_rules.__name__}:not_a_rule", "should be a callable"),

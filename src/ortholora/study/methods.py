@@ -46,11 +46,14 @@ def check_rule(rule: str) -> None:
     """
     try:
         get_rule(rule)
+    except UserError:  # has its three parts already
+        raise
     except Exception as error:  # importing a rule of the user's own runs their code
         found = str(error).partition(". ")[0] if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         raise UserError(
             f"The rule {rule!r} cannot be used",
-            expected=f"one of {listing(RULES)}, or `module:attribute` of a module on PYTHONPATH or in this folder",
+            expected=f"one of {listing(RULES)}, `torchjd:NAME`, or `module:attribute` of a module on PYTHONPATH or in "
+            "this folder",
             found=found,
             todo=did_you_mean(rule, RULES, "correct `rule` or `study.methods` in the configuration, or the module"),
         ) from error

@@ -5,20 +5,28 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 
+from ortholora.engine.rules.balanced import Balanced as Balanced
+from ortholora.engine.rules.balanced import BalancedOrtho as BalancedOrtho
 from ortholora.engine.rules.base import Rule as Rule
 from ortholora.engine.rules.base import RuleContext as RuleContext
 from ortholora.engine.rules.ortho import Ortho as Ortho
 from ortholora.engine.rules.sum import Sum as Sum
+from ortholora.engine.rules.torchjd import PREFIX, TorchJD
 
-#: The rules that have a name.
-RULES: dict[str, Callable[[], Rule]] = {"sum": Sum, "ortho": Ortho}
+#: The rules that have a name. `tests/engine/test_rule_contract.py` tests every one.
+RULES: dict[str, Callable[[], Rule]] = {
+    "sum": Sum,
+    "ortho": Ortho,
+    "balanced": Balanced,
+    "balanced-ortho": BalancedOrtho,
+}
 
 
 def get_rule(rule: str | Rule) -> Rule:
-    """Turn a name, or `module:attribute` of a rule of one's own, into a rule; a rule passes through.
+    """Turn a name, `torchjd:NAME`, or `module:attribute` of a rule of one's own, into a rule; a rule passes through.
 
     Raises:
-        ValueError: The name is unknown or what it names is no rule.
+        ValueError: The name is unknown, what it names is no rule, or TorchJD cannot offer it.
     """
     if not isinstance(rule, str):
         if not callable(rule) or isinstance(rule, type):
@@ -26,9 +34,12 @@ def get_rule(rule: str | Rule) -> Rule:
         return rule
     if rule in RULES:
         return RULES[rule]()
+    if rule.startswith(PREFIX):
+        return TorchJD(rule.removeprefix(PREFIX))
     if ":" not in rule:
         raise ValueError(
-            f"Unknown rule {rule!r}. Known rules: {', '.join(RULES)}; or name your own as 'module:attribute'."
+            f"Unknown rule {rule!r}. Known rules: {', '.join(RULES)}; or '{PREFIX}NAME' for one of TorchJD's; "
+            "or name your own as 'module:attribute'."
         )
     return _import_rule(rule)
 

@@ -24,11 +24,13 @@ class Ortho:
 
     def __call__(self, gram: Tensor, context: RuleContext) -> Tensor:
         """Return the combinations `[N, T, T]`; row i holds the coefficients of `h_i`."""
-        blocks, tasks, _ = gram.shape
-        order = visit_order(blocks, tasks, context.generator)
-        if gram.is_cuda:
-            order = order.pin_memory().to(gram.device, non_blocking=True)
-        return project(gram, order)
+        return project(gram, draw_visits(gram, context.generator))
+
+
+def draw_visits(gram: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw the visits for a Gram `[N, T, T]`, and bring them to its device."""
+    order = visit_order(gram.shape[0], gram.shape[1], generator)
+    return order.pin_memory().to(gram.device, non_blocking=True) if gram.is_cuda else order
 
 
 def visit_order(blocks: int, tasks: int, generator: torch.Generator) -> Tensor:
