@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,27 +14,17 @@ import ortholora
 
 ROOT = Path(ortholora.__file__).parent
 
-#: What each room may import from `ortholora`, besides itself: the table of docs/architecture.md.
-ALLOWED: dict[str, set[str]] = {
-    "version": set(),
-    "errors": set(),
-    "files": set(),
-    "metrics": {"errors"},
-    "config": {"errors", "metrics"},
-    "text": {"errors"},
-    "engine": {"errors"},
-    "data": {"errors", "metrics", "config", "text"},
-    "models": {"errors", "files", "metrics", "config", "text", "data"},
-    "trainers": {"errors", "files", "config", "text", "engine", "data", "models", "metrics"},
-    "runs": {"version", "errors", "files", "config", "text", "data", "models", "metrics", "trainers"},
-    "study": {"errors", "files", "config", "engine", "data", "metrics", "trainers", "runs"},
-    "trl": {"errors", "trainers"},
-}
+PAGE = ROOT.parents[1] / "docs" / "architecture.md"
 
 
-def is_top(part: str) -> bool:
-    """The command line may import everything, and nobody else imports it."""
-    return part in ("cli", "__main__")
+def table_of_rooms() -> dict[str, set[str]]:
+    """Room → what it imports, as the table of docs/architecture.md says, in its order."""
+    table = PAGE.read_text(encoding="utf-8").partition("<!-- rooms:begin -->")[2].partition("<!-- rooms:end -->")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.strip().splitlines()[2:]]
+    return {row[0].strip("`"): set(re.findall(r"`(\w+)`", row[2])) for row in rows}
+
+
+ROOMS = table_of_rooms()
 
 
 def part_of(path: Path) -> str:
@@ -55,21 +46,32 @@ def imported_parts(path: Path) -> set[str]:
     return {name.split(".")[1] for name in names if name.startswith("ortholora.")}
 
 
-FILES = [path for path in sorted(ROOT.rglob("*.py")) if path != ROOT / "__init__.py" and not is_top(part_of(path))]
+#: `__init__` and `__main__` are doors: the public names, and the command.
+FILES = [path for path in sorted(ROOT.rglob("*.py")) if part_of(path) not in ("__init__", "__main__")]
 
 
 def test_the_search_finds_imports() -> None:
     """An empty search would let everything through."""
     assert imported_parts(ROOT / "engine" / "ortho_lora.py") == {"engine", "errors"}
     assert len(FILES) > 15
-    assert set(ALLOWED) == {part_of(f) for f in FILES}
+    assert set(ROOMS) == {part_of(f) for f in FILES}
+
+
+def test_no_arrow_runs_back_up() -> None:
+    rooms = list(ROOMS)
+    for room, imports in ROOMS.items():
+        assert imports <= set(rooms[: rooms.index(room)]), room
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_imports_point_one_way(path: Path) -> None:
-    part, found = part_of(path), imported_parts(path)
-    assert part in ALLOWED, f"{part} is new: say in tests/test_imports.py what it may import"
-    assert found - {part} <= ALLOWED[part]
+def test_a_file_imports_what_its_room_may(path: Path) -> None:
+    assert imported_parts(path) - {part_of(path)} <= ROOMS[part_of(path)]
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_all_that_the_page_says(room: str) -> None:
+    found = set().union(*(imported_parts(path) for path in FILES if part_of(path) == room))
+    assert found - {room} == ROOMS[room]
 
 
 def test_the_engine_brings_nothing_but_torch_and_peft() -> None:
