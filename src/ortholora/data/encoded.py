@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
-from ortholora.config.schema import TaskConfig
+from ortholora.config.tasks.language import LanguageTask
+from ortholora.config.tasks.union import TaskConfig
 from ortholora.data.task import Split, TaskData
 from ortholora.text.prompts import mark
 from ortholora.text.tokenise import count_cut, encode
@@ -76,7 +77,7 @@ def encode_task(data: TaskData, tokenizer: Any, max_length: int) -> EncodedTask:
 
 def encode_split(spec: TaskConfig, split: Split, tokenizer: Any, max_length: int) -> EncodedSplit:
     """Tokenise the rows of a split of a task."""
-    if spec.is_language:
+    if isinstance(spec, LanguageTask):
         rows = [mark(tokenizer, spec.kind, row, max_length, spec.turns) for row in split.texts]
         features = {"input_ids": [row.ids for row in rows], "labels": [row.labels for row in rows]}
         lengths, cut = [len(row.ids) for row in rows], sum(row.was_cut for row in rows)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from ortholora.config.schema import BINARY_METRICS, TaskConfig
+from ortholora.config.metric_names import BINARY_METRICS
+from ortholora.config.tasks.union import TaskConfig
 from ortholora.data.table import Rows, row_numbers
 from ortholora.errors import UserError, did_you_mean, listing
 

@@ -20,7 +20,7 @@ import numpy as np
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
-from ortholora.config.schema import ANSWER_METRICS, REGRESSION_METRICS, MetricName
+from ortholora.config.metric_names import ANSWER_METRICS, REGRESSION_METRICS, MetricName
 from ortholora.errors import UserError
 
 #: Spread (standard deviation over root mean square) up to which values count as constant: float64 rounding.

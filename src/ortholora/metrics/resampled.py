@@ -18,7 +18,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import sparse
 
-from ortholora.config.schema import ANSWER_METRICS, REGRESSION_METRICS
+from ortholora.config.metric_names import ANSWER_METRICS, REGRESSION_METRICS
 from ortholora.metrics.point import CONSTANT_SPREAD, score_mean, unit_scale
 
 

@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ortholora.config.schema import LANGUAGE_KINDS
+from ortholora.config.tasks.union import KINDS
 from ortholora.errors import UserError, did_you_mean
 from ortholora.models.adapted import AdaptedModel
 from ortholora.models.backbone import load_backbone, portable_name
@@ -82,7 +82,7 @@ class ModelCard:
 
 
 def _spec_from_json(data: dict[str, Any]) -> Any:
-    return (LanguageSpec if data["kind"] in LANGUAGE_KINDS else HeadSpec).from_json(data)
+    return (LanguageSpec if KINDS[data["kind"]].is_language else HeadSpec).from_json(data)
 
 
 def save_model(folder: Path, model: AdaptedModel, card: ModelCard) -> None:

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback, TrainingArguments
 
-from ortholora.config.schema import ANSWER_METRICS, Config
+from ortholora.config.metric_names import ANSWER_METRICS
+from ortholora.config.schema import Config
 from ortholora.data.encoded import EncodedTask, encode_task
 from ortholora.data.mixing import StepSampler, quotas
 from ortholora.data.planner import Planner
@@ -269,8 +270,7 @@ def head_spec(data: TaskData) -> HeadSpec:
     if spec.kind == "regression":
         values = np.asarray(data.train.targets, dtype=np.float64)
         shift, scale = float(values.mean()), float(values.std())
-    pair = isinstance(spec.text, list) and len(spec.text) == 2
-    num_texts = len(data.train.texts[0]) if len(data.train) else 1 + pair
+    num_texts = len(data.train.texts[0]) if len(data.train) else len(spec.columns[0])
     assert spec.kind in ("classification", "regression")
     return HeadSpec(data.name, spec.kind, data.labels, shift, scale, spec.metric, num_texts)
 

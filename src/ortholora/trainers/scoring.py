@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ortholora.config.schema import ANSWER_METRICS, TaskConfig
+from ortholora.config.metric_names import ANSWER_METRICS
+from ortholora.config.tasks.union import TaskConfig
 from ortholora.data.task import Split
 from ortholora.metrics import point as metrics
 from ortholora.metrics.answers import can_rouge, exact_match, rouge_l

@@ -8,7 +8,7 @@ from typing import cast
 
 import numpy as np
 
-from ortholora.config.schema import MetricName
+from ortholora.config.metric_names import MetricName
 from ortholora.errors import UserError
 from ortholora.metrics.point import compute
 from ortholora.runs.record import RunRecord
