@@ -7,10 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from ortholora.config.docs import render
 from ortholora.config.file import dump_config, load_config, parse_override, with_settings
 from ortholora.config.schema import Config
+from ortholora.config.tasks.base import Task
+from ortholora.config.tasks.union import KINDS, recorded
 from ortholora.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -215,3 +218,64 @@ def test_reading_a_configuration_imports_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stderr.strip() == "[]"
+
+
+class TestKinds:
+    """A task's `kind` decides which keys it has."""
+
+    #: What versions before the kinds had keys of their own wrote for every task.
+    IDLE = "text: text, label: label, prompt: prompt, completion: completion, messages: messages, turns: all, "
+    IDLE += "labels: null, max_new_tokens: 64"
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_a_saved_configuration_of_an_earlier_version_loads(self, write, kind):
+        config = load_config(write(with_task(f"kind: {kind}, {self.IDLE}")))
+        assert config == load_config(write(with_task(f"kind: {kind}")))
+        assert load_config(write(dump_config(config))) == config
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_what_is_recorded_has_the_keys_of_all_kinds(self, write, kind):
+        task = load_config(write(with_task(f"kind: {kind}"))).tasks[0]
+        idle = yaml.safe_load("{" + self.IDLE + "}")
+        assert {key: recorded(task)[key] for key in idle} == idle
+        assert set(recorded(task)) - set(idle) == set(Task.model_fields)
+
+    @pytest.mark.parametrize(
+        ("line", "parts"),
+        [
+            ("prompt: x", ["tasks.cola.prompt\n", "keys of a classification task", "`prompt`", "or correct `kind`"]),
+            ("max_new_tokens: 3", ["keys of a classification task", "remove `max_new_tokens`"]),
+            ("kind: regression, labels: [a, b]", ["keys of a regression task", "remove `labels`"]),
+            ("kind: completion, completion: y, messages: x", ["tasks.cola.messages\n", "keys of a completion task"]),
+            ("kind: chat, completion: x", ["tasks.cola.completion\n", "keys of a chat task"]),
+            ("promt: x", ["the unknown key `promt`", "did you mean `prompt`?"]),
+            ("kind: clasification", ["tasks.cola.kind\n", "one of `classification`", "did you mean `classification`?"]),
+            ("kind: [chat]", ["tasks.cola.kind\n", "found:    ['chat']", "did you mean `chat`?"]),
+            ("kind: ", ["tasks.cola.kind\n", "found:    None"]),
+            ("kind: completion, completion: 3", ["tasks.cola.completion\n", "expected: text (in quotes"]),
+            ("kind: chat, turns: none", ["tasks.cola.turns\n", "'all' or 'last'"]),
+            ("kind: regression, package: bbc-headline-writing", ["`kind: chat` with", "`kind: regression`"]),
+        ],
+    )
+    def test_what_does_not_fit_the_kind_is_explained(self, write, line, parts):
+        message = complaint(write(with_task(line)))
+        assert all(part in message for part in [*parts, "expected:", "found:", "to do:"]), message
+
+    def test_all_problems_of_a_task_come_in_one_message(self, write):
+        message = complaint(write(with_task("prompt: x, weight: 0")))
+        assert "2 problems" in message
+        assert "tasks.cola.weight: expected greater than 0" in message
+        assert "tasks.cola.prompt: expected keys of a classification task" in message
+
+    @pytest.mark.parametrize("entry", ["3", "null", "[a]"])
+    def test_a_task_that_is_no_section(self, write, entry):
+        message = complaint(write(f"backbone: x\ntasks: [{entry}]\n"))
+        assert "run.yaml: tasks.0\n" in message
+
+    def test_overrides_may_change_the_kind_before_and_after_its_keys(self, write):
+        for overrides in (["kind=completion", "prompt=q"], ["prompt=q", "kind=completion"]):
+            task = load_config(write(with_task("weight: 1")), [f"tasks.cola.{override}" for override in overrides])
+            assert task.tasks[0].columns == (("q",), "completion")
+        message = complaint(write(with_task("weight: 1")), "tasks.cola.prompt=q")
+        assert "keys of a classification task" in message
+        assert "did you mean `tasks.cola.prompt`?" in complaint(write(with_task("kind: chat")), "tasks.cola.promt=q")

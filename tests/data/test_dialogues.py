@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 import ortholora.data.read
+from ortholora.config.file import load_config
 from ortholora.config.schema import Config
 from ortholora.data.read import read_tasks, split_config
 from ortholora.errors import UserError
@@ -160,9 +161,11 @@ def test_values_that_are_no_names(tmp_path: Path) -> None:
     ],
     ids=str,
 )
-def test_settings_that_do_not_fit(tasks: list[dict[str, Any]], words: str) -> None:
-    with pytest.raises(ValueError, match=words):
-        config(*tasks)
+def test_settings_that_do_not_fit(tmp_path: Path, tasks: list[dict[str, Any]], words: str) -> None:
+    entries = [{"name": "t", "kind": "completion", "train": "a.jsonl", "dev": "a.jsonl", **task} for task in tasks]
+    (tmp_path / "run.yaml").write_text(json.dumps({"backbone": "x", "tasks": entries}), encoding="utf-8")
+    with pytest.raises(UserError, match=words):
+        load_config(tmp_path / "run.yaml")
 
 
 def test_settings_of_heads_have_no_place_with_a_language_model() -> None:

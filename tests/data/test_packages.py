@@ -8,8 +8,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from pydantic import TypeAdapter
 
-from ortholora.config.schema import TaskConfig
+from ortholora.config.tasks.union import TaskConfig
 from ortholora.data import packages
 from ortholora.data.read import read_task
 from ortholora.data.task import TaskData
@@ -25,7 +26,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def demo() -> dict[str, TaskData]:
     names = ("bbc-topic", "bbc-headline", "tweet-sentiment")
-    tasks = [TaskConfig.model_validate({"name": name, "package": name}) for name in names]
+    tasks = [TypeAdapter(TaskConfig).validate_python({"name": name, "package": name}) for name in names]
     return {task.name: read_task(task, base=Path(), data_dir=None, seed=0) for task in tasks}
 
 
@@ -96,7 +97,9 @@ def test_the_packages_are_not_imported(demo):
 
 
 def test_headlines_to_write():
-    spec = TaskConfig.model_validate({"name": "headline", "kind": "chat", "package": "bbc-headline-writing"})
+    spec = TypeAdapter(TaskConfig).validate_python(
+        {"name": "headline", "kind": "chat", "package": "bbc-headline-writing"}
+    )
     data = read_task(spec, base=Path(), data_dir=None, seed=0)
     assert (len(data.train), len(data.dev)) == (1649, 409)
     asked, answer = messages_of(data.train.texts[0])
@@ -105,4 +108,4 @@ def test_headlines_to_write():
     assert answer["content"] not in asked["content"]
     assert not {row[0] for row in data.train.texts} & {row[0] for row in data.dev.texts}
     with pytest.raises(ValueError, match="kind: chat"):
-        TaskConfig.model_validate({"name": "headline", "package": "bbc-headline-writing"})
+        TypeAdapter(TaskConfig).validate_python({"name": "headline", "package": "bbc-headline-writing"})

@@ -10,19 +10,22 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pydantic import TypeAdapter
 
 from ortholora.config.file import load_config
-from ortholora.config.schema import Config, TaskConfig
+from ortholora.config.schema import Config
+from ortholora.config.tasks.union import TaskConfig
 from ortholora.data.read import read_task, read_tasks
 from ortholora.data.task import TaskData
 from ortholora.errors import UserError
 
+TASK: TypeAdapter[TaskConfig] = TypeAdapter(TaskConfig)
 ROOT = Path(__file__).parents[2]
 TSV = "text\tlabel\none\tb\ntwo\ta\nthree\tb\n"
 
 
 def spec(**keys: Any) -> TaskConfig:
-    return TaskConfig.model_validate({"name": "t", "train": "train.tsv", "dev": "dev.tsv", **keys})
+    return TASK.validate_python({"name": "t", "train": "train.tsv", "dev": "dev.tsv", **keys})
 
 
 class Folder:
@@ -296,7 +299,7 @@ def hub(monkeypatch):
 
 def hub_task(**keys: Any) -> TaskConfig:
     source = {"path": "org/set", "name": "sub", "revision": "abc", "text": "q", "label": "y", **keys.pop("hub", {})}
-    return TaskConfig.model_validate({"name": "t", "hub": source, **keys})
+    return TASK.validate_python({"name": "t", "hub": source, **keys})
 
 
 def read_hub_task(**keys: Any) -> TaskData:
@@ -309,11 +312,11 @@ def test_hub_rows_for_a_language_model(monkeypatch):
     rows = {"channel": ["a", "b", "a"], "messages": [chat] * 3, "question": ["q"] * 3, "answer": [" r"] * 3}
     monkeypatch.setattr(datasets, "load_dataset", lambda *args, **kwargs: datasets.Dataset.from_dict(rows))
     read = {"hub": {"path": "org/set", "text": "messages"}, "kind": "chat", "split_by": "channel", "only": "a"}
-    task = read_task(TaskConfig.model_validate({"name": "t", **read}), base=Path(), data_dir=None, seed=0)
+    task = read_task(TASK.validate_python({"name": "t", **read}), base=Path(), data_dir=None, seed=0)
     assert len(task.train) == 2
     assert json.loads(task.train.texts[0][0]) == chat
     read = {"hub": {"path": "org/set", "text": "question", "label": "answer"}, "kind": "completion"}
-    task = read_task(TaskConfig.model_validate({"name": "t", **read}), base=Path(), data_dir=None, seed=0)
+    task = read_task(TASK.validate_python({"name": "t", **read}), base=Path(), data_dir=None, seed=0)
     assert task.train.texts[0] == ("q", " r")
 
 
@@ -369,7 +372,7 @@ def test_local_files_win_over_the_hub_only_with_a_data_dir(folder, hub):
 def test_missing_package_says_what_to_install(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     for name in ("bbc-topic", "bbc-headline", "tweet-sentiment"):
-        task = TaskConfig.model_validate({"name": "t", "package": name})
+        task = TASK.validate_python({"name": "t", "package": name})
         with pytest.raises(UserError) as caught:
             read_task(task, base=Path(), data_dir=None, seed=0)
         check(str(caught.value), 'pip install "ortholora[demo]"', "it is missing")

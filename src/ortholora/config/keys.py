@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 
-from ortholora.config.schema import Config, TaskConfig
+from ortholora.config.schema import Config
+from ortholora.config.tasks.union import KINDS, kind_of
 from ortholora.errors import UserError, did_you_mean, listing
 
+#: A section, or the classes that an entry may have one of: their keys are looked up in this order.
+Models = Sequence[type[BaseModel]]
 
-def section_of(annotation: Any) -> type[BaseModel] | None:
-    """Return the section a field holds (`LoraSection`, `HubSource | None`), or `None` for a plain value."""
+
+def sections_of(annotation: Any) -> list[type[BaseModel]]:
+    """Return the sections a field may hold: one (`LoraSection`, `HubSource | None`), one a kind of task, or none."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    inside = (section_of(choice) for choice in get_args(annotation))
-    return next((section for section in inside if section is not None), None)
+        return [annotation]
+    return [section for choice in get_args(annotation) for section in sections_of(choice)]
 
 
 def is_open(annotation: Any) -> bool:
@@ -24,13 +27,21 @@ def is_open(annotation: Any) -> bool:
     return get_origin(annotation) is dict
 
 
-def dotted_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+def dotted_keys(models: Models, prefix: str = "") -> Iterator[str]:
     """Yield every dotted key of a section, `tasks` without its members."""
-    for name, field in model.model_fields.items():
+    for name in dict.fromkeys(name for model in models for name in model.model_fields):
         yield f"{prefix}{name}"
-        section = section_of(field.annotation)
-        if section is not None and get_origin(field.annotation) is not list:
-            yield from dotted_keys(section, f"{prefix}{name}.")
+        yield from dotted_keys(_below_of(models, name), f"{prefix}{name}.")
+
+
+def _annotation(models: Models, name: str) -> Any:
+    return next((model.model_fields[name].annotation for model in models if name in model.model_fields), None)
+
+
+def _below_of(models: Models, name: str) -> Models:
+    """The section under a key; none for a plain value and for a list, whose entries are not set by key."""
+    annotation = _annotation(models, name)
+    return [] if get_origin(annotation) is list else sections_of(annotation)
 
 
 def set_key(raw: dict[str, Any], key: str, value: Any) -> None:
@@ -47,24 +58,30 @@ def set_key(raw: dict[str, Any], key: str, value: Any) -> None:
     head, _, rest = key.partition(".")
     if head == "tasks" and rest:
         node, name, rest = _find_task(raw, key, rest)
+        kinds = _kinds(node)
         if not rest:
-            raise _unknown(key, f"tasks.{name}.", TaskConfig)
-        _set_in(node, TaskConfig, rest, value, prefix=f"tasks.{name}.")
+            raise _unknown(key, f"tasks.{name}.", kinds)
+        _set_in(node, kinds, rest, value, prefix=f"tasks.{name}.")
     else:
-        _set_in(raw, Config, key, value, prefix="")
+        _set_in(raw, [Config], key, value, prefix="")
 
 
-def _set_in(node: dict[str, Any], model: type[BaseModel], key: str, value: Any, prefix: str) -> None:
+def _kinds(task: dict[str, Any]) -> Models:
+    """The task's own class and then those of the other kinds: a later override may change `kind`."""
+    own = kind_of(task)
+    return [*([own] if own else []), *(cls for cls in KINDS.values() if cls is not own)]
+
+
+def _set_in(node: dict[str, Any], models: Models, key: str, value: Any, prefix: str) -> None:
     head, _, rest = key.partition(".")
-    field = model.model_fields.get(head)
-    if field is None:
-        raise _unknown(prefix + key, prefix, model)
-    section = None if get_origin(field.annotation) is list else section_of(field.annotation)
+    annotation, section = _annotation(models, head), _below_of(models, head)
+    if annotation is None:
+        raise _unknown(prefix + key, prefix, models)
     if not rest:
         node[head] = value
-    elif section is not None:
+    elif section:
         _set_in(_below(node, head, prefix), section, rest, value, prefix=f"{prefix}{head}.")
-    elif is_open(field.annotation):
+    elif is_open(annotation):
         _below(node, head, prefix)[rest] = value
     else:
         raise UserError(
@@ -111,8 +128,8 @@ def _find_task(raw: dict[str, Any], key: str, rest: str) -> tuple[dict[str, Any]
         )
     name = max(fitting, key=len)
     task, left = called[name], rest[len(name) + 1 :]
-    if task.get("split_by") and left and left.partition(".")[0] not in TaskConfig.model_fields:
-        value = left.partition(".")[0]
+    value = left.partition(".")[0]
+    if task.get("split_by") and left and _annotation(_kinds(task), value) is None:
         raise UserError(
             f"--set {key}: a task that `split_by` makes has no settings of its own",
             expected=f"a key of the entry `{name}`, for all of its tasks",
@@ -122,16 +139,16 @@ def _find_task(raw: dict[str, Any], key: str, rest: str) -> tuple[dict[str, Any]
     return task, name, left
 
 
-def _unknown(key: str, prefix: str, model: type[BaseModel]) -> UserError:
+def _unknown(key: str, prefix: str, models: Models) -> UserError:
     """Return the error for a key that does not exist, with the nearest that does."""
-    known = list(dotted_keys(model, prefix))
+    known = list(dotted_keys(models, prefix))
     last = key.rpartition(".")[2]
     # `learning_rate` alone is most likely `training.learning_rate`, however different the whole looks.
     elsewhere = [other for other in known if other.rpartition(".")[2] == last]
     todo = f"did you mean `{elsewhere[0]}`?" if elsewhere else did_you_mean(key, known, "see docs/configuration.md")
     return UserError(
         f"--set {key}: unknown key",
-        expected=f"a key that exists, here {listing(model.model_fields, limit=30)}",
+        expected=f"a key that exists, here {listing(models[0].model_fields, limit=30)}",
         found=f"`{key}`",
         todo=todo,
     )

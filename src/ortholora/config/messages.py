@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
-from ortholora.config.keys import section_of
+from ortholora.config.keys import sections_of
 from ortholora.config.schema import Config
+from ortholora.config.tasks.base import Task
+from ortholora.config.tasks.union import KINDS
 from ortholora.errors import UserError, did_you_mean, listing
 
 if TYPE_CHECKING:
@@ -69,26 +71,37 @@ def _problem(details: ErrorDetails, raw: Mapping[str, Any]) -> _Problem:
     expected, found = _words(details), _show(value)
     todo = f"give `{key.rpartition('.')[2]}` such a value"
     last = str(details["loc"][-1]) if details["loc"] else ""
-    if kind == "extra_forbidden":
+    if kind == "extra_forbidden" and issubclass(section, Task) and last in _KEYS_OF_TASKS:
+        expected = f"keys of a {section.model_fields['kind'].default} task"
+        found, todo = f"`{last}`", f"remove `{last}`, or correct `kind`"
+    elif kind == "extra_forbidden":
         known = list(section.model_fields)
         expected = f"one of {listing(known, limit=30)}"
         found = f"the unknown key `{last}`"
-        todo = did_you_mean(last, known, "remove it")
+        elsewhere = _KEYS_OF_TASKS if issubclass(section, Task) else ()
+        todo = did_you_mean(last, known, did_you_mean(last, elsewhere, "remove it"))
+    elif kind == "union_tag_invalid":
+        expected, found = f"one of {listing(KINDS)}", _show(value["kind"])
+        todo = did_you_mean(str(value["kind"]), KINDS, "use one of these")
     elif kind == "missing":
         description = section.model_fields[last].description or "a value"
         expected, found, todo = description.rstrip("."), "no such key", f"add `{last}:`"
     elif kind == "literal_error":
         options = str(details["ctx"]["expected"]).replace(" or ", ", ").replace("'", "").split(", ")
         todo = did_you_mean(str(value), options, "use one of these")
-    elif kind == "model_type" and value is None:
+    elif kind in ("model_type", "model_attributes_type") and value is None:
         expected, found, todo = "keys below it", "nothing", "write its keys below, indented, or remove the line"
     return _Problem(key, expected, found, todo)
 
+
+#: Keys of tasks of any kind.
+_KEYS_OF_TASKS = frozenset(key for cls in KINDS.values() for key in cls.model_fields)
 
 #: What pydantic's kinds of errors mean to somebody who writes YAML.
 _PLAIN = {
     "string_type": "text (in quotes, where YAML would read a number, a date or yes/no)",
     "model_type": "a section with keys",
+    "model_attributes_type": "a section with keys",
     "int_parsing": "a whole number",
     "int_type": "a whole number",
     "int_from_float": "a whole number",
@@ -119,21 +132,26 @@ def _show(value: Any) -> str:
 def _locate(details: ErrorDetails, raw: Mapping[str, Any]) -> tuple[str, type[BaseModel]]:
     """Return the dotted key of a problem, and the section in which its last part was looked up.
 
-    Pydantic also puts the branch of a union into the location (`text.list[str]`); those parts are no keys.
+    Pydantic also puts the branch of a union into the location (`text.list[str]`, the kind of a task); those parts are
+    no keys.
     """
     section: type[BaseModel] = Config
-    inside: type[BaseModel] | None = Config
+    inside: list[type[BaseModel]] = [Config]
     parts: list[str] = []
     loc = details["loc"]
     for position, part in enumerate(loc):
         if isinstance(part, int):
             parts.append(_task_name(raw, part) if parts == ["tasks"] else str(part))
-        elif inside is not None and part in inside.model_fields:
+        elif len(inside) > 1:
+            inside = [KINDS[part]]
+        elif inside and part in inside[0].model_fields:
             parts.append(part)
-            section, inside = inside, section_of(inside.model_fields[part].annotation)
-        elif inside is not None and details["type"] == "extra_forbidden" and position == len(loc) - 1:
+            section, inside = inside[0], sections_of(inside[0].model_fields[part].annotation)
+        elif inside and details["type"] == "extra_forbidden" and position == len(loc) - 1:
             parts.append(part)
-            section = inside
+            section = inside[0]
+    if details["type"] == "union_tag_invalid":
+        parts.append("kind")
     return ".".join(parts) or "the configuration as a whole", section
 
 

@@ -4,19 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ortholora.config.schema import TaskConfig
+from ortholora.config.tasks.union import TaskConfig
 from ortholora.data.table import Table, check_texts, require_columns, row_numbers
 from ortholora.errors import UserError, did_you_mean, listing
 from ortholora.text.prompts import Row, answer_of, dump_messages
-
-
-def columns_of(spec: TaskConfig) -> tuple[tuple[str, ...], str]:
-    """The text columns and the label column that a task's rows are read from."""
-    if spec.kind == "completion":
-        return (spec.prompt,), spec.completion
-    if spec.kind == "chat":
-        return (spec.messages,), spec.messages
-    return (spec.text,) if isinstance(spec.text, str) else tuple(spec.text), spec.label
 
 
 def check_dialogues(spec: TaskConfig, table: Table) -> list[Row]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ortholora.config.schema import HubSource, TaskConfig
-from ortholora.data.dialogues import columns_of
+from ortholora.config.tasks.base import HubSource
+from ortholora.config.tasks.union import TaskConfig
 from ortholora.data.table import Table
 from ortholora.errors import UserError
 
@@ -33,7 +33,7 @@ def read_hub(spec: TaskConfig, split: str) -> Table:
     source = spec.hub
     assert source is not None
     dataset = _load(spec, source, split)
-    text, label = columns_of(spec)
+    text, label = spec.columns
     if source.text is not None:
         text = (source.text,) if isinstance(source.text, str) else tuple(source.text)
     label = source.label if source.label is not None else label

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from ortholora.config.schema import TaskConfig
+from ortholora.config.tasks.union import TaskConfig
 from ortholora.data.table import Rows, row_numbers
 from ortholora.errors import UserError, did_you_mean, listing
 from ortholora.metrics.table import METRICS

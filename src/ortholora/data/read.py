@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ortholora.config.schema import Config, TaskConfig
-from ortholora.data.dialogues import answer_indices, check_dialogues, columns_of
+from ortholora.config.schema import Config
+from ortholora.config.tasks.union import TaskConfig
+from ortholora.data.dialogues import answer_indices, check_dialogues
 from ortholora.data.files import read_file
 from ortholora.data.hub import read_hub
 from ortholora.data.labels import check_learnable, class_indices, class_names, regression_targets
@@ -124,7 +125,7 @@ def _tables(spec: TaskConfig, base: Path, data_dir: Path | None) -> tuple[Table,
             return read_package(spec.package)
     assert spec.train is not None
     assert spec.dev is not None
-    root, (text, label) = data_dir or base, columns_of(spec)
+    root, (text, label) = data_dir or base, spec.columns
     train, dev = (
         read_file(root, name, text=text, label=label, also=spec.split_by, tsv_quotes=spec.tsv_quotes)
         for name in (spec.train, spec.dev)

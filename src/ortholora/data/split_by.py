@@ -6,7 +6,8 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from ortholora.config.schema import Config, TaskConfig
+from ortholora.config.schema import Config
+from ortholora.config.tasks.union import TaskConfig
 from ortholora.data.table import Table, check_texts, require_columns
 from ortholora.errors import UserError, did_you_mean, listing
 

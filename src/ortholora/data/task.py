@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ortholora.config.schema import TaskConfig
+from ortholora.config.tasks.union import TaskConfig
 
 
 @dataclass(frozen=True)

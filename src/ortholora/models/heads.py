@@ -46,8 +46,7 @@ class HeadSpec(TaskSpec):
         if spec.kind == "regression":
             values = np.asarray(task.train.targets, dtype=np.float64)
             shift, scale = float(values.mean()), float(values.std())
-        pair = isinstance(spec.text, list) and len(spec.text) == 2
-        num_texts = len(task.train.texts[0]) if len(task.train) else 1 + pair
+        num_texts = len(task.train.texts[0]) if len(task.train) else len(spec.columns[0])
         return cls(task.name, spec.kind, task.labels, shift, scale, spec.metric, num_texts)
 
     @property

@@ -35,6 +35,7 @@ class LanguageSpec(TaskSpec):
     def of(cls, task: TaskData) -> Self:
         """What a language model needs to know of a task."""
         spec = task.spec
+        assert spec.kind in ("completion", "chat")
         return cls(task.name, spec.kind, task.labels, spec.metric, spec.max_new_tokens, spec.turns)
 
     @property

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from ortholora.config.schema import Config
+from ortholora.config.tasks.union import recorded
 from ortholora.data.task import TaskData
 from ortholora.version import __version__
 
@@ -31,7 +32,7 @@ def provenance(config: Config, tasks: Sequence[TaskData]) -> dict[str, Any]:
         "commit": commit(),
         "hardware": hardware(),
         "data": {task.name: {**task.sources, "rows": [len(task.train), len(task.dev)]} for task in tasks},
-        "config": config.model_dump(mode="json"),
+        "config": {**config.model_dump(mode="json"), "tasks": [recorded(task) for task in config.tasks]},
     }
 
 
@@ -39,12 +40,16 @@ def fingerprint(config: Config, tasks: Sequence[TaskData], extra: dict[str, Any]
     """A hash of all that decides a run's outcome: settings and data, not where or when it ran."""
     settings = config.model_dump(mode="json", exclude={"study": True, "seed": True, "rule": True, "block": True})
     del settings["tasks"]
-    named = {task.name: [task.spec.model_dump(mode="json", exclude=_PLACES), _hashes(task)] for task in tasks}
+    named = {task.name: [_no_places(recorded(task.spec)), _hashes(task)] for task in tasks}
     return sha256_of({"settings": settings, "tasks": named, **extra})
 
 
 def _hashes(task: TaskData) -> dict[str, str]:
     return {part: source.rpartition("sha256:")[2] for part, source in task.sources.items()}
+
+
+def _no_places(settings: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if key not in _PLACES}
 
 
 #: Where rows come from does not matter to a run; their hash does.

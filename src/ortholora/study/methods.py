@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 from ortholora.config.file import with_settings
-from ortholora.config.schema import Config, MethodConfig
+from ortholora.config.schema import Config
+from ortholora.config.sections import MethodConfig
 from ortholora.engine.rules import RULES, get_rule
 from ortholora.errors import UserError, did_you_mean, listing
 from ortholora.runs.method import JOINT, SINGLE, Method

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ortholora.config.schema import TaskConfig
+from ortholora.config.tasks.union import TaskConfig
 from ortholora.data.encoded import EncodedSplit
 from ortholora.metrics import compute as metrics
 from ortholora.metrics.table import METRICS, fitting

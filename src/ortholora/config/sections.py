@@ -1,0 +1,164 @@
+"""The sections of a configuration beside its tasks: adapter, mixing, capture, training, study."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from ortholora.config.strict import Strict, wrong
+
+
+class LoraSection(Strict):
+    """The adapter."""
+
+    r: int = Field(8, gt=0, description="Rank.")
+    alpha: float = Field(16, gt=0, description="Scaling numerator: the update is multiplied by alpha / r.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the LoRA input.")
+    target_modules: str | list[str] = Field(
+        "all-linear", description="Modules to adapt: name endings, a regular expression, or `all-linear`."
+    )
+    rslora: bool = Field(False, description="Scale by alpha / sqrt(r) (rank-stabilised LoRA).")
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="Further arguments for `peft.LoraConfig`, passed on as they are."
+    )
+
+
+class MixingSection(Strict):
+    """How a step's batch is put together."""
+
+    quota: Literal["equal", "proportional", "temperature"] = Field(
+        "equal",
+        description="Rows per task and step: `equal`, `proportional` to the task's size, or size^(1/temperature).",
+    )
+    rows_per_task: int = Field(
+        8, gt=0, description="Mean number of rows per task in one optimizer step; times T is the whole step."
+    )
+    temperature: float = Field(2.0, ge=1, description="Temperature of `quota: temperature`.")
+    layout: Literal["auto", "mixed", "by-length", "by-task", "padding-free"] = Field(
+        "auto",
+        description="How a step's rows are cut into micro-batches: `by-length` puts rows of like length together and "
+        "cuts where padding and launches cost least; `mixed` gives each micro-batch its share of every task; `by-task` "
+        "puts one task in each; `padding-free` lays rows end to end (for backbones that keep them apart, which is "
+        "tried out; fast with flash attention only). `auto` is `by-length`; `by-task` for adapters that cannot be "
+        "split by row; `padding-free` with flash attention on an accelerator. Results are the same but for rounding "
+        "and dropout.",
+    )
+    micro_batches: int | None = Field(
+        None, gt=0, description="Exactly so many micro-batches. Default: as many as cost least; one with `mixed`."
+    )
+    max_tokens: int = Field(16384, gt=0, description="Most tokens of a micro-batch, padding included.")
+    launch_tokens: float | None = Field(
+        None,
+        ge=0,
+        description="What one more micro-batch costs, in tokens. Default: an estimate from the device and the size of "
+        "the backbone.",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> MixingSection:
+        if self.layout == "by-task" and self.micro_batches is not None:
+            raise wrong(
+                "`micro_batches` without `layout: by-task`, which decides their number itself",
+                f"`micro_batches: {self.micro_batches}`",
+                "remove one of the two",
+            )
+        return self
+
+
+class CaptureSection(Strict):
+    """How task gradients are computed and kept."""
+
+    fused: bool = Field(
+        True,
+        description="Run LoRA layers over plain linear layers in one fused step, which is faster. With a bfloat16 "
+        "backbone it computes LoRA products in bfloat16, as autocast does.",
+    )
+    buffer_dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="Precision in which task gradients are kept; bfloat16 halves their memory."
+    )
+
+
+class TrainingSection(Strict):
+    """The optimisation; the same for every method of a study."""
+
+    steps: int = Field(600, gt=0, description="Optimizer steps.")
+    learning_rate: float = Field(5e-4, gt=0, description="Peak learning rate of AdamW.")
+    head_learning_rate: float | None = Field(
+        None, gt=0, description="Learning rate of the task heads. Default: `learning_rate`."
+    )
+    weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay.")
+    warmup_steps: int = Field(0, ge=0, description="Linear warm-up steps.")
+    schedule: Literal["linear", "cosine", "constant_with_warmup"] = Field(
+        "linear", description="Learning-rate schedule after the warm-up."
+    )
+    max_grad_norm: float = Field(1.0, ge=0, description="Gradient clipping after the rule; 0 turns it off.")
+    eval_every: int = Field(0, ge=0, description="Evaluate every so many steps; 0: only at the end.")
+    selection: Literal["last", "best"] = Field(
+        "last",
+        description="Checkpoint to keep: the last, or the best by mean metric on dev "
+        "(needs `eval_every`). It is chosen on the rows it is scored on, which flatters `single` most: that chooses "
+        "for each task by itself.",
+    )
+    patience: int = Field(
+        0, ge=0, description="With `selection: best`: stop after so many evaluations without a better one; 0: never."
+    )
+    save_every: int = Field(200, ge=0, description="Checkpoint every so many steps; 0: only the final result.")
+    log_every: int = Field(10, gt=0, description="Log losses and conflict figures every so many steps.")
+    tensorboard: bool = Field(False, description="Write TensorBoard logs (extra `[tensorboard]`).")
+    arguments: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Further `transformers.TrainingArguments`, passed on as they are; they win over the keys above.",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> TrainingSection:
+        if self.warmup_steps >= self.steps:
+            raise wrong(
+                f"fewer `warmup_steps` than the {self.steps} `steps`",
+                f"`warmup_steps: {self.warmup_steps}`",
+                "lower it, or train longer",
+            )
+        if self.selection == "best" and not self.eval_every:
+            raise wrong(
+                "`eval_every` greater than 0 with `selection: best`",
+                "`eval_every: 0`",
+                "set `eval_every`, for example to 100",
+            )
+        if self.patience and self.selection != "best":
+            raise wrong(
+                "`selection: best` with `patience`", "`selection: last`", "set `selection: best` or remove `patience`"
+            )
+        return self
+
+
+class MethodConfig(Strict):
+    """A method of a study beyond the plain names: a rule with a block, or with settings of its own."""
+
+    name: str = Field(
+        description="Name in the table, for example `ortho-layer`.", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+    )
+    rule: str = Field("ortho", description="Rule: a registered name, or `module:attribute` of your own.")
+    block: Literal["matrix", "layer", "all"] | None = Field(
+        None, description="What conflict is judged on. Default: the configuration's `block`."
+    )
+    set: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Settings of this method alone, by dotted key. The report says that it had them.",
+    )
+
+
+def _default_methods() -> list[str | MethodConfig]:
+    return ["single", "joint", "ortho"]
+
+
+class StudySection(Strict):
+    """What `compare` compares."""
+
+    methods: list[str | MethodConfig] = Field(
+        default_factory=_default_methods,
+        description="`single` (one adapter per task), `joint`, rules by name, or mappings of `name`, `rule`, "
+        "`block`, `set`. `single` and `joint` are always run.",
+    )
+    seeds: list[int] = Field(default_factory=lambda: [0, 1], min_length=1, description="One run per seed and method.")
+    bootstrap: int = Field(1000, ge=100, description="Bootstrap resamples for the intervals.")

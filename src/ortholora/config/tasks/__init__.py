@@ -1,0 +1,1 @@
+"""The tasks of a configuration: one file for each kind, and the union of all kinds."""

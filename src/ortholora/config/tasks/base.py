@@ -1,0 +1,133 @@
+"""What tasks of all kinds share: where the data lie, the metric, the weight."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from ortholora.config.strict import Strict, wrong
+from ortholora.metrics import table
+
+if TYPE_CHECKING:
+    MetricName = str
+else:
+    # The names of the table, as pydantic and the generated page want them; a type checker cannot read a table.
+    MetricName = Literal[tuple(table.METRICS)]
+
+#: Names of the text columns and of the label column.
+Columns = tuple[tuple[str, ...], str]
+#: Packaged data sets whose rows are chats; those of the others are texts with a label.
+CHAT_PACKAGES = frozenset({"bbc-headline-writing"})
+
+
+class HubSource(Strict):
+    """Where a task's data lives on the Hugging Face hub."""
+
+    path: str = Field(description="Data set id on the hub, for example `nyu-mll/glue`.")
+    name: str | None = Field(None, description="Configuration (subset) of the data set, for example `cola`.")
+    revision: str | None = Field(None, description="Commit or tag of the data set; pin it for repeatable results.")
+    train_split: str = Field("train", description="Name of the training split.")
+    dev_split: str = Field("validation", description="Name of the split to evaluate on.")
+    text: str | list[str] | None = Field(
+        None,
+        description="Text column, or two for a pair, where the hub's names differ from the task's `text` "
+        "(`prompt`, `messages`).",
+    )
+    label: str | None = Field(
+        None, description="Label column, where the hub's name differs from the task's `label` (`completion`)."
+    )
+
+
+class Task(Strict):
+    """One task: a named data set, its loss and its metric."""
+
+    #: Whether a language model learns the task.
+    is_language: ClassVar[bool]
+
+    name: str = Field(
+        description="Name of the task, unique; used in tables, logs and `predict --task`.",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$",
+    )
+    kind: str
+    train: str | None = Field(
+        None,
+        description="Training file (.tsv, .csv, .jsonl, .parquet), relative to `--data-dir` or to the configuration.",
+    )
+    dev: str | None = Field(None, description="File to evaluate on; same formats.")
+    hub: HubSource | None = Field(
+        None, description="Data set on the hub; used when no `--data-dir` is given (or no local file is named)."
+    )
+    package: Literal["bbc-topic", "bbc-headline", "tweet-sentiment", "bbc-headline-writing"] | None = Field(
+        None,
+        description="A data set that is made from an installed package (extra `[demo]`); "
+        "it brings its own columns, `text`, `label` and `messages` have no effect on it. `bbc-headline-writing` is a "
+        "chat.",
+    )
+    split_by: str | None = Field(
+        None,
+        description="Column that names the task, such as `task` or `channel`: the entry becomes one task for every "
+        "value in it.",
+    )
+    only: str | None = Field(None, description="Only the rows with this value in the `split_by` column; one task.")
+    metric: MetricName | None = Field(
+        None,
+        description="Metric of the task. Default: `accuracy` (classification, or a closed set of answers), "
+        "`pearson_spearman` (regression), `inverse_perplexity` (open answers). "
+        "`accuracy_f1` and `pearson_spearman` are the means of the two, as GLUE reports them. "
+        "`inverse_perplexity` is exp(−evaluation loss), the mean probability of a target token; `exact_match` and "
+        "`rouge_l` compare generated answers (extra `[lm]`).",
+    )
+    weight: float = Field(1.0, gt=0, description="Weight of the task's mean loss in the sum over tasks.")
+    max_train_rows: int | None = Field(None, gt=0, description="Keep only this many training rows (seeded draw).")
+    max_dev_rows: int | None = Field(None, gt=0, description="Keep only this many evaluation rows (seeded draw).")
+    tsv_quotes: bool = Field(
+        False, description="Treat double quotes in a .tsv file as CSV quotes (default: as plain characters)."
+    )
+
+    @property
+    @abstractmethod
+    def columns(self) -> Columns:
+        """The columns that the rows are read from."""
+
+    @property
+    @abstractmethod
+    def compares(self) -> tuple[table.Compares, ...]:
+        """What the metrics that fit the task compare; the task's default metric is that of the first."""
+
+    @property
+    def fitting_metrics(self) -> list[str]:
+        """Names of the metrics that fit the task."""
+        return table.fitting(*self.compares)
+
+    @property
+    def shown(self) -> str:
+        """The task in a message about its metric."""
+        return self.kind
+
+    @model_validator(mode="after")
+    def _check_source(self) -> Task:
+        if (self.train is None) != (self.dev is None):
+            raise wrong(
+                "both `train` and `dev`, or neither", f"only `{'train' if self.train else 'dev'}`", "add the other file"
+            )
+        if self.train is None and self.hub is None and self.package is None:
+            raise wrong(
+                "the task's data", "neither files nor `hub` nor `package`", "add `train:` and `dev:` (files), or `hub:`"
+            )
+        if self.package is not None and (self.package in CHAT_PACKAGES) != (self.kind == "chat"):
+            fits = "chat" if self.package in CHAT_PACKAGES else "classification"
+            raise wrong(f"`kind: {fits}` with `package: {self.package}`", f"`kind: {self.kind}`", "correct `kind`")
+        if self.only is not None and self.split_by is None:
+            raise wrong("`split_by`, the column that holds it", f"only `only: {self.only}`", "add `split_by`")
+        return self
+
+    @model_validator(mode="after")
+    def _check_metric(self) -> Task:
+        if self.metric is None:
+            self.metric = table.default(self.compares[0])
+        if self.metric not in self.fitting_metrics:
+            known = ", ".join(self.fitting_metrics)
+            raise wrong(f"a metric for {self.shown}", f"`metric: {self.metric}`", f"use one of {known}")
+        return self

@@ -1,0 +1,43 @@
+"""Tasks of a language model: an answer to be written, not a class or a number."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field, model_validator
+
+from ortholora.config.strict import wrong
+from ortholora.config.tasks.labelled import LabelledTask
+from ortholora.metrics.table import Compares
+
+
+class LanguageTask(LabelledTask):
+    """A task that a language model learns."""
+
+    is_language: ClassVar = True
+
+    labels: list[str] | None = Field(
+        None,
+        description="The closed set of answers, written as in the data; the likeliest of them is the prediction. "
+        "Default: open answers.",
+    )
+    max_new_tokens: int = Field(64, gt=0, description="Longest answer to generate, in tokens.")
+
+    @property
+    def compares(self) -> tuple[Compares, ...]:
+        """Open answers as they are; with a closed set also the choice from it."""
+        return ("answers",) if self.labels is None else ("classes", "answers")
+
+    @property
+    def shown(self) -> str:
+        """With or without a closed set of answers."""
+        return f"{self.kind} with{'' if self.labels else 'out'} `labels`"
+
+    @model_validator(mode="after")
+    def _check_hub_text(self) -> LanguageTask:
+        """`hub.text` stands for the prompt or the messages."""
+        if self.hub is not None and isinstance(self.hub.text, list) and len(self.hub.text) > 1:
+            raise wrong(
+                f"one text column for a {self.kind} task", f"`hub.text` with {len(self.hub.text)}", "name one column"
+            )
+        return self

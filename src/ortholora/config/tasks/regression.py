@@ -1,0 +1,17 @@
+"""`kind: regression`: a number."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from ortholora.config.tasks.encoder import EncoderTask
+from ortholora.metrics.table import Compares
+
+
+class RegressionTask(EncoderTask):
+    """A number for a text or a pair, by a head on an encoder (squared error)."""
+
+    kind: Literal["regression"] = "regression"
+    compares: ClassVar[tuple[Compares, ...]] = ("values",)
+    #: A number has no classes.
+    labels: ClassVar[None] = None

@@ -1,0 +1,66 @@
+"""All kinds of task: the union that `kind` decides. A new kind is a file beside this one and a line in `_AnyTask`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, get_args
+
+from pydantic import BeforeValidator, Field
+
+from ortholora.config.tasks.base import Task
+from ortholora.config.tasks.chat import ChatTask
+from ortholora.config.tasks.classification import ClassificationTask
+from ortholora.config.tasks.completion import CompletionTask
+from ortholora.config.tasks.regression import RegressionTask
+
+_AnyTask = (
+    ClassificationTask  # the first is the kind of a task that names none
+    | RegressionTask
+    | CompletionTask
+    | ChatTask
+)
+
+#: The classes of task by their kind.
+KINDS: dict[str, type[Task]] = {cls.model_fields["kind"].default: cls for cls in get_args(_AnyTask)}
+_DEFAULT_KIND = next(iter(KINDS))
+
+#: Settings that every task had, whatever its kind, before each kind had its own: saved configurations and fingerprints
+#: hold them. Nothing is added here.
+_ONCE_OF_ALL: dict[str, Any] = {
+    "text": "text",
+    "label": "label",
+    "prompt": "prompt",
+    "completion": "completion",
+    "messages": "messages",
+    "turns": "all",
+    "labels": None,
+    "max_new_tokens": 64,
+}
+
+
+def kind_of(raw: Any) -> type[Task] | None:
+    """The class of a task as read from YAML; None for a kind that does not exist."""
+    kind = raw.get("kind", _DEFAULT_KIND)
+    return KINDS.get(kind) if isinstance(kind, str) else None
+
+
+def recorded(task: Task) -> dict[str, Any]:
+    """A task's settings as results and fingerprints hold them, so that those of earlier versions stay comparable."""
+    return _ONCE_OF_ALL | task.model_dump(mode="json")
+
+
+def _prepare(raw: Any) -> Any:
+    """Name the kind, and leave out what earlier versions wrote of other kinds (always the default)."""
+    cls = kind_of(raw) if isinstance(raw, Mapping) else None
+    if cls is None:
+        return raw
+    idle = {
+        key
+        for key, default in _ONCE_OF_ALL.items()
+        if key in raw and key not in cls.model_fields and raw[key] == default
+    }
+    return {"kind": _DEFAULT_KIND, **{key: value for key, value in raw.items() if key not in idle}}
+
+
+#: A task of any kind.
+TaskConfig = Annotated[Annotated[_AnyTask, Field(discriminator="kind")], BeforeValidator(_prepare)]
