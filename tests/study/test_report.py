@@ -110,7 +110,7 @@ def with_tasks(**weights):
 
 def test_a_task_is_one_line_of_what_was_set():
     lines = to_markdown(summary_of(with_tasks(), rows=50)).splitlines()
-    assert '- config.tasks.cola: train = a.tsv, dev = b.tsv, labels = ["no", "yes"], metric = matthews' in lines
+    assert '- config.tasks.cola: train = a.tsv, dev = b.tsv, metric = matthews, labels = ["no", "yes"]' in lines
     assert '- config.tasks.sst2: hub = {"path": "x/y"}, metric = accuracy' in lines
     assert not any("'name'" in line or "tsv_quotes" in line for line in lines)
 
