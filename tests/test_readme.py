@@ -27,7 +27,7 @@ def test_the_readme_shows_the_committed_result() -> None:
     publish = load_publish()
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     shown = readme.partition(publish.BEGIN)[2].partition(publish.END)[0].strip()
-    assert shown == publish.block("glue-minilm").strip()
+    assert shown == publish.block("demo").strip()
 
 
 def test_the_performance_pages_show_the_committed_tables() -> None:

@@ -17,7 +17,7 @@ KNOWN = {
     "examples/glue.yaml": "2660de0519caf533c409c938cd49ee2ed2a34338a5c6415af0e3704d148dfa25",
     "examples/own_data.yaml": "e56608d9fe7c7314836d384868b8ee2f30cb2c19cea1aeeb362733b1db8a7dba",
     "examples/language/language.yaml": "9a64b8583180d5f9b5f5dbc94a3da0e18b1a263b6a74785ee7ea485af1780929",
-    "src/ortholora/study/demo.yaml": "a789b5b925611a973dcf5df24389a48701ad56240387d61eaeb91825b4c2b3ff",
+    "src/ortholora/study/demo.yaml": "8173a72307ea64493c84c427646b4627d924a1c79679e975e1d0b6aaf277e1c4",
 }
 
 
