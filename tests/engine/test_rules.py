@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from ortholora.engine import Ortho, OrthoLora, Rule, RuleContext, Sum
-from ortholora.engine.rules import RULES, Balanced, BalancedOrtho, get_rule
-from ortholora.engine.rules.torchjd import TorchJD
+from ortholora.engine.rules import RULES, Balanced, BalancedOrtho, TorchJD, get_rule
 
 from . import _models as models
 from . import _rules

@@ -11,7 +11,8 @@ from ortholora.engine.rules.base import Rule as Rule
 from ortholora.engine.rules.base import RuleContext as RuleContext
 from ortholora.engine.rules.ortho import Ortho as Ortho
 from ortholora.engine.rules.sum import Sum as Sum
-from ortholora.engine.rules.torchjd import PREFIX, TorchJD
+from ortholora.engine.rules.torchjd import PREFIX
+from ortholora.engine.rules.torchjd import TorchJD as TorchJD
 
 #: The rules that have a name. `tests/engine/test_rule_contract.py` tests every one.
 RULES: dict[str, Callable[[], Rule]] = {
