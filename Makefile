@@ -7,13 +7,14 @@ PIP    := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c co
 OLDEST := .venv-oldest
 OLDEST_PIP := $(OLDEST)/bin/python -m pip install --disable-pip-version-check --quiet -c constraints-oldest.txt
 
-.PHONY: help demo test test-oldest lint types check clean
+.PHONY: help demo test test-oldest lint types check docs clean
 
 help:
 	@echo "make demo    train and compare single / joint / Ortho-LoRA on three real tasks (about 10 minutes on 2 cores)"
 	@echo "make test    run the tests"
 	@echo "make test-oldest   run engine, model and training tests with the oldest supported peft and transformers"
 	@echo "make check   lint and types"
+	@echo "make docs    build the documentation site in docs/_build"
 	@echo "make clean   remove the virtual environment and the demo's results"
 
 $(VENV)/bin/python:
@@ -67,5 +68,9 @@ types: $(VENV)/.dev
 
 check: lint types
 
+docs: $(VENV)/.dev
+	@echo "== Building the documentation site in docs/_build; a broken link or reference fails"
+	@$(BIN)/python -m sphinx -W --keep-going -n -q -b html -c docs . docs/_build
+
 clean:
-	rm -rf $(VENV) $(OLDEST) demo-run
+	rm -rf $(VENV) $(OLDEST) demo-run docs/_build
