@@ -20,7 +20,7 @@ from lines import make
 from step import timed
 from writing import markdown, save
 
-from ortholora.trainers.launch_cost import launch_tokens
+from ortholora.trainers.planning import launch_tokens
 
 SHAPES = [(5, 8), (5, 16), (10, 16), (10, 32), (20, 32), (10, 64), (20, 64), (10, 128)]
 

@@ -25,9 +25,7 @@ def main() -> None:
     parser.add_argument("name", nargs="?", help="folder under benchmarks/results")
     parser.add_argument("--command", help="the command that made the study")
     parser.add_argument("--note", help="what a reader must know of the data and the machine")
-    parser.add_argument(
-        "--tables", action="store_true", help="renew the tables of the pages on performance"
-    )
+    parser.add_argument("--tables", action="store_true", help="renew the tables of the pages on performance")
     parser.add_argument("--readme", action="store_true", help="show this result in the README")
     arguments = parser.parse_args()
     if arguments.tables:
@@ -90,7 +88,7 @@ def block(name: str) -> str:
     command = (ROOT / folder / "command.txt").read_text(encoding="utf-8").strip()
     note = (ROOT / folder / "note.md").read_text(encoding="utf-8").strip()
     findings = section(markdown, "Verdict").splitlines()
-    shown = [line for line in findings if line.startswith("- Of the gap") or "single" in line and "joint" in line]
+    shown = [line for line in findings if line.startswith("- Of the gap") or ("single" in line and "joint" in line)]
     return "\n".join(
         [
             "## A real result, as it came out",

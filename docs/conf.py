@@ -79,12 +79,14 @@ def add_contents(app: Any, page: str, source: list[str]) -> None:
 def add_index(app: Any, error: Exception | None) -> None:
     """A browser that opens the folder is sent to the README."""
     if error is None:
-        page = '<!doctype html><meta http-equiv="refresh" content="0; url=README.html"><a href="README.html">README</a>\n'
+        page = (
+            '<!doctype html><meta http-equiv="refresh" content="0; url=README.html"><a href="README.html">README</a>\n'
+        )
         (Path(app.outdir) / "index.html").write_text(page, encoding="utf-8")
 
 
 def keep_colons(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
-    """What stands before a colon is the type to Napoleon, where a property or a result is described; here it is text."""
+    """Before a colon Napoleon sees a type, where a property or a result is described; here it is text."""
     firsts = [0] if what == "property" else []
     firsts += [index + 1 for index, line in enumerate(lines[:-1]) if line.strip() == "Returns:"]
     for index in firsts:

@@ -12,20 +12,39 @@ from ortholora.version import __version__ as __version__
 
 _HOMES = {
     "OrthoLora": "ortholora.engine",
+    "OrthoSFTTrainer": "ortholora.trl",
+    "OrthoTrainer": "ortholora.trainers.trainer",
+    "ResolveMixin": "ortholora.trainers.mixin",
     "Rule": "ortholora.engine",
     "RuleContext": "ortholora.engine",
     "StepStats": "ortholora.engine",
-    "OrthoTrainer": "ortholora.trainers.trainer",
-    "ResolveMixin": "ortholora.trainers.mixin",
+    "TaskCollator": "ortholora.trainers.task_column",
+    "TaskLosses": "ortholora.trainers.task_losses",
     "load": "ortholora.models.predictor",
+    "number_tasks": "ortholora.trainers.task_column",
 }
-__all__ = ["OrthoLora", "OrthoTrainer", "ResolveMixin", "Rule", "RuleContext", "StepStats", "load"]
+__all__ = [
+    "OrthoLora",
+    "OrthoSFTTrainer",
+    "OrthoTrainer",
+    "ResolveMixin",
+    "Rule",
+    "RuleContext",
+    "StepStats",
+    "TaskCollator",
+    "TaskLosses",
+    "load",
+    "number_tasks",
+]
 
 if TYPE_CHECKING:
     from ortholora.engine import OrthoLora, Rule, RuleContext, StepStats
     from ortholora.models.predictor import load
     from ortholora.trainers.mixin import ResolveMixin
+    from ortholora.trainers.task_column import TaskCollator, number_tasks
+    from ortholora.trainers.task_losses import TaskLosses
     from ortholora.trainers.trainer import OrthoTrainer
+    from ortholora.trl import OrthoSFTTrainer
 
 
 def __getattr__(name: str) -> Any:

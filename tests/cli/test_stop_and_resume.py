@@ -161,7 +161,7 @@ def test_a_second_interrupt_stops_at_once(cli, home, monkeypatch, trained_weight
 
     with monkeypatch.context() as patch:
         interrupt(patch, 3)
-        patch.setattr("ortholora.trainers.trainer.save_model", impatient)
+        patch.setattr("ortholora.trainers.saving.save_model", impatient)
         result = cli(*TRAIN)
     assert [path.name for path in (home / "out" / "checkpoints").iterdir()] == ["checkpoint-2"]
     assert result.exit_code == 130

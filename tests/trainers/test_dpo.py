@@ -138,3 +138,33 @@ def test_checkpoints_carry_the_visit_orders(tmp_path: Path) -> None:
     assert resumed.ortho.state_dict()["step"] == 4
     assert torch.equal(resumed.ortho.state_dict()["generator"], made.ortho.state_dict()["generator"])
     assert_close(lora_weights(resumed.model), lora_weights(made.model), relative=1e-6)
+
+
+def test_logs_and_checkpoints_carry_the_conflicts(tmp_path: Path) -> None:
+    """Without a line of code in the trainer; the checkpoint lies between two logs."""
+    changes = {"max_steps": 4, "save_strategy": "steps", "save_steps": 3, "logging_strategy": "steps"}
+    made = trainer(tmp_path, "disabled", logging_steps=2, **changes)
+    made.train()
+    logs = [entry for entry in made.state.log_history if "loss" in entry]
+    keys = {"conflict/removed", "conflict/negative_share", "conflict/copy~count/cosine", "rewards/margins"}
+    assert [keys <= entry.keys() for entry in logs] == [True, True]
+    assert made.conflicts.report()["steps"] == 4
+    resumed = trainer(tmp_path, "disabled", logging_steps=2, **changes)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    last = next(entry for entry in reversed(resumed.state.log_history) if "loss" in entry)
+    for key in last.keys() & {key for key in logs[1] if key.startswith("conflict/")}:
+        assert last[key] == pytest.approx(logs[1][key], rel=1e-5, abs=1e-7), key
+    assert resumed.conflicts.report()["steps"] == 4
+
+
+def test_a_checkpoint_without_the_conflicts_is_resumed(tmp_path: Path) -> None:
+    """So the mixin saved it before it kept them."""
+    changes = {"max_steps": 3, "save_strategy": "steps", "save_steps": 2}
+    made = trainer(tmp_path, "disabled", **changes)
+    made.train()
+    state = tmp_path / "checkpoint-2" / "ortholora_state.pt"
+    torch.save({"ortho": torch.load(state, weights_only=False)["ortho"]}, state)
+    resumed = trainer(tmp_path, "disabled", **changes)
+    resumed.train(resume_from_checkpoint=str(state.parent))
+    assert_close(lora_weights(resumed.model), lora_weights(made.model), relative=1e-6)
+    assert resumed.conflicts.report()["steps"] == 1

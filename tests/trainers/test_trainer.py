@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 
 import workspaces
 from ortholora.errors import NonFiniteLossError, UserError
@@ -123,7 +123,7 @@ def test_an_interrupted_step_is_forgotten(tmp_path: Path, monkeypatch: pytest.Mo
 
     def interrupted(*args: Any, **kwargs: Any) -> Any:
         assert trainer.ortho is not None
-        left.append((len(trainer.ortho.task_gradients()), float(trainer._task_losses.sum())))
+        left.append((len(trainer.ortho.task_gradients()), float(trainer.task_losses._own.sum())))
         if len(left) == 3:
             raise KeyboardInterrupt
         return real(*args, **kwargs)
@@ -295,7 +295,7 @@ def test_a_nan_loss_names_step_and_task_and_keeps_the_checkpoint(
 
 def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     space = workspaces.workspace()
-    from ortholora.trainers import trainer as module
+    from ortholora.trainers import saving as module
 
     save, calls = module.save_model, []
 
@@ -346,3 +346,32 @@ def test_a_finished_run_is_not_trained_on(tmp_path: Path, steps: int) -> None:
     assert again.state.global_step == steps
     assert largest_difference(workspaces.weights(first), workspaces.weights(again)) == 0
     assert again.conflicts.report() == first.conflicts.report()
+
+
+class Leave(TrainerCallback):
+    """Ends training after step 3."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_training_stop = state.global_step == 3
+
+
+def test_a_checkpoint_of_the_older_form_is_resumed(tmp_path: Path) -> None:
+    """The tasks' losses were a pair of sums and a number of steps; the checkpoint lies between two logs."""
+    training = {"steps": 4, "save_every": 3, "log_every": 2}
+    whole = workspaces.trainer(tmp_path / "whole", training=training)
+    whole.train()
+    cut = workspaces.trainer(tmp_path / "cut", training=training)
+    cut.add_callback(Leave())
+    cut.train()
+    path = tmp_path / "cut" / "checkpoints" / "checkpoint-3" / "ortholora_state.pt"
+    state = torch.load(path, weights_only=False)
+    sums, steps = state["task_losses"]["total"]
+    assert steps.tolist() == [1, 1, 1]
+    torch.save(state | {"task_losses": (sums, 1)}, path)
+    again = workspaces.trainer(tmp_path / "cut", training=training)
+    again.train(resume_from_checkpoint=str(path.parent))
+    logged = [trainer.state.log_history for trainer in (whole, again)]
+    expected, found = (next(e for e in entries if "loss" in e and e["step"] == 4) for entries in logged)
+    for name in TASKS:
+        assert found[f"loss/{name}"] == pytest.approx(expected[f"loss/{name}"], rel=1e-6)
+    assert again.conflicts.report() == whole.conflicts.report()

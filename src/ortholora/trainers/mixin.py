@@ -1,10 +1,11 @@
-"""What makes a `transformers.Trainer` an Ortho-LoRA trainer: resolve on the last micro-batch, save with checkpoints."""
+"""What makes a `transformers.Trainer` an Ortho-LoRA trainer: resolve on the last micro-batch, log, and resume."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from ortholora.engine import OrthoLora, StepStats
+from ortholora.trainers.conflicts import ConflictTracker
 from ortholora.trainers.resume import read_state, write_state
+from ortholora.trainers.task_losses import TaskLosses
 
 
 class ResolveMixin:
@@ -20,10 +23,20 @@ class ResolveMixin:
 
     Batches must carry `task_ids` (a list of ints or a CPU tensor; see `OrthoLora.batch`). `training_step`
     is the place: callbacks before the optimizer run after clipping, which would clip the wrong gradient.
-    Checkpoints carry `self.ortho`'s state, so that a resumed run is the uninterrupted one.
+    Logs get `conflict/...`. Checkpoints carry the state of all this, so that a resumed run is the uninterrupted one.
+
+    Attributes:
+        ortho: Resolves conflicts. None: plain training.
+        task_losses: Set it too, and add each task's losses in `compute_loss`: logs then get `loss/<task>`.
     """
 
     ortho: OrthoLora | None = None
+    task_losses: TaskLosses | None = None
+
+    @cached_property
+    def conflicts(self) -> ConflictTracker:
+        """How the tasks of `self.ortho` conflicted; empty without it."""
+        return ConflictTracker([] if self.ortho is None else list(self.ortho.tasks))
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
@@ -40,7 +53,9 @@ class ResolveMixin:
             with nullcontext() if position == len(parts) else self.accelerator.no_sync(model):  # type: ignore[attr-defined]
                 losses.append(self._captured(model, part, num_items_in_batch))
         if self.ortho is not None and self.accelerator.sync_gradients:  # type: ignore[attr-defined]
-            self.on_resolved(self.ortho.resolve())
+            stats = self.ortho.resolve()
+            self.conflicts.add(stats)
+            self.on_resolved(stats)
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
     def _captured(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None) -> Tensor:
@@ -58,6 +73,8 @@ class ResolveMixin:
         """
         if self.ortho is not None:
             self.ortho.discard()
+        if self.task_losses is not None:
+            self.task_losses.forget_own()
 
     def micro_batches_of(self, inputs: dict[str, Any]) -> Sequence[dict[str, Any]]:
         """The micro-batches that one loader batch consists of: itself, unless the loader plans whole steps."""
@@ -70,18 +87,34 @@ class ResolveMixin:
     def on_resolved(self, stats: StepStats) -> None:
         """Called with what happened in each step."""
 
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Add what happened since the last log to the logs of training: task losses and conflict figures."""
+        if "loss" in logs:
+            if self.task_losses is not None:
+                logs |= {f"loss/{name}": mean for name, mean in self.task_losses.take().items()}
+            if self.ortho is not None:
+                logs |= self.conflicts.take_recent()
+        super().log(logs, *args, **kwargs)  # type: ignore[misc]
+
     def resume_state(self) -> dict[str, Any]:
         """What a checkpoint keeps; extend it together with `load_resume_state`. Every rank calls it, one writes."""
-        return {"ortho": None if self.ortho is None else self.ortho.state_dict()}
+        return {
+            "ortho": None if self.ortho is None else self.ortho.state_dict(),
+            "conflicts": None if self.ortho is None else self.conflicts.state_dict(),
+            "task_losses": None if self.task_losses is None else self.task_losses.state_dict(),
+        }
 
     def load_resume_state(self, state: dict[str, Any]) -> None:
         """Restore `resume_state()`."""
-        if self.ortho is None:
-            return
-        if state["ortho"] is None:
-            _warn_of_new_start("was saved by a training without a rule")
-        else:
-            self.ortho.load_state_dict(state["ortho"])
+        if self.ortho is not None:
+            if state["ortho"] is None:
+                _warn_of_new_start("was saved by a training without a rule")
+            else:
+                self.ortho.load_state_dict(state["ortho"])
+                if state.get("conflicts") is not None:  # not every trainer kept them always
+                    self.conflicts.load_state_dict(state["conflicts"])
+        if self.task_losses is not None and state.get("task_losses") is not None:
+            self.task_losses.load_state_dict(state["task_losses"])
 
     def _save_rng_state(self, output_dir: str) -> None:
         # Part of every checkpoint that can be resumed, and before trainer_state.json, which makes it complete.

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from trl import SFTTrainer
 from trl.data_utils import get_dataset_column_names, pack_dataset
 
-from ortholora.engine import OrthoLora, Rule, StepStats
+from ortholora.engine import OrthoLora, Rule
 from ortholora.engine.distributed import summed
 from ortholora.engine.gram import Block
 from ortholora.errors import UserError
+from ortholora.models.adapted import evaluating
 from ortholora.models.probes import keeps_documents_apart
-from ortholora.trainers.conflicts import ConflictTracker
 from ortholora.trainers.mixin import ResolveMixin
 from ortholora.trainers.task_column import (
     TASK_IDS,
@@ -97,8 +97,7 @@ class OrthoSFTTrainer(ResolveMixin, SFTTrainer):
             self.ortho = OrthoLora(
                 self.model, self.tasks, rule, block, self.args.seed, fused=fused, buffer_dtype=buffer_dtype
             )
-        self.conflicts = ConflictTracker(self.tasks)
-        self.task_losses = TaskLosses(self.tasks, self.args.device)
+        self.task_losses: TaskLosses = TaskLosses(self.tasks, self.args.device)
         self._targets_in_step = torch.zeros(len(self.tasks), dtype=torch.int64)
 
     # ---- the task column -----------------------------------------------------------------------------
@@ -137,7 +136,7 @@ class OrthoSFTTrainer(ResolveMixin, SFTTrainer):
         own = torch.zeros(len(self.tasks), dtype=torch.int64)
         for batch in batches:
             own += torch.from_numpy(batch.pop(TASK_TARGETS))
-        self.task_losses.add_targets(own)
+        self.task_losses.add_counts(own)
         self._targets_in_step = summed(own, self.args.device)
         return batches, items
 
@@ -162,7 +161,7 @@ class OrthoSFTTrainer(ResolveMixin, SFTTrainer):
         loss = super().compute_loss(watched, inputs, num_items_in_batch=num_items_in_batch)  # and TRL's metrics
         losses = self._token_losses(seen[-1])
         of_token = torch.from_numpy(of_targets(ids, tuple(losses.shape)).copy())
-        self.task_losses.add(losses.detach(), of_token)
+        self.task_losses.add_losses(losses, of_token)
         if self.task_loss == "task-mean":
             weights = task_mean_weights(self._weights, self._targets_in_step)[of_token]
             # DDP averages .grad over ranks; the normaliser is already global.
@@ -175,35 +174,6 @@ class OrthoSFTTrainer(ResolveMixin, SFTTrainer):
         if self.args.loss_type == "dft":
             return -log_probabilities * log_probabilities.exp().detach()
         return -log_probabilities
-
-    def forget_unfinished_step(self) -> None:
-        """Drop its task gradients and its losses."""
-        super().forget_unfinished_step()
-        self.task_losses.forget_own()
-
-    def on_resolved(self, stats: StepStats) -> None:
-        """Keep the conflict figures for the logs."""
-        self.conflicts.add(stats)
-
-    # ---- logs and checkpoints ------------------------------------------------------------------------
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add per-task losses (mean over the task's target tokens since the last log) and conflict figures."""
-        if "loss" in logs:
-            logs |= {f"loss/{name}": mean for name, mean in self.task_losses.take().items()}
-            logs |= self.conflicts.take_recent()
-        super().log(logs, start_time)
-
-    def resume_state(self) -> dict[str, Any]:
-        """Task gradients' state, and what was not logged yet."""
-        own = {"conflicts": self.conflicts.state_dict(), "task_losses": self.task_losses.state_dict()}
-        return super().resume_state() | own
-
-    def load_resume_state(self, state: dict[str, Any]) -> None:
-        """Restore `resume_state()`."""
-        super().load_resume_state(state)
-        self.conflicts.load_state_dict(state["conflicts"])
-        self.task_losses.load_state_dict(state["task_losses"])
 
     # ---- what would be wrong -------------------------------------------------------------------------
 
@@ -235,12 +205,8 @@ class OrthoSFTTrainer(ResolveMixin, SFTTrainer):
             with self.accelerator.autocast():
                 return model(**batch, use_cache=False, fused_lm_head=True).log_probs[0]
 
-        was_training = model.training
-        model.eval()
-        try:
+        with evaluating(model):
             apart = keeps_documents_apart(run, torch.bfloat16 if self.args.bf16 or self.args.fp16 else model.dtype)
-        finally:
-            model.train(was_training)
         if not apart:
             raise UserError(
                 f"The model ({model.config.model_type}) lets the texts of a padding-free row read each other",

@@ -1,7 +1,8 @@
-"""Each task's loss since the last log: the mean over its target tokens on all ranks."""
+"""Each task's loss since the last log, over all ranks: `(Σ of its losses) / (Σ of what they count)`."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,36 +12,52 @@ from ortholora.engine.distributed import summed
 
 
 class TaskLosses:
-    """Sums of token losses and counts of target tokens, of this rank, until they are asked for.
+    """Sums of losses and of what they count, of this rank, until they are asked for.
+
+    Give each loss with `add`, which counts it as one (rows); or, where counts are known otherwise (target tokens,
+    steps), with `add_losses` and `add_counts`.
 
     Args:
         tasks: Names of the T tasks.
         device: Where losses are computed: they stay there between logs.
+        dtype: What losses are summed in.
     """
 
-    def __init__(self, tasks: list[str], device: torch.device) -> None:
-        self.tasks, self._device = tasks, device
-        self._own = torch.zeros(len(tasks), device=device)
-        self._own_targets = torch.zeros(len(tasks), dtype=torch.float64)
-        self._total = torch.zeros(2, len(tasks), dtype=torch.float64)  # losses and targets, of all ranks
+    def __init__(self, tasks: Sequence[str], device: torch.device, dtype: torch.dtype = torch.float32) -> None:
+        self.tasks, self._device = list(tasks), device
+        self._own = torch.zeros(len(self.tasks), device=device, dtype=dtype)
+        self._own_counts = torch.zeros(len(self.tasks), dtype=torch.float64)
+        self._total = torch.zeros(2, len(self.tasks), dtype=torch.float64)  # losses and counts, of all ranks
 
-    def add(self, losses: Tensor, ids: Tensor) -> None:
-        """Add losses of tokens and their tasks (any equal shapes)."""
+    def add(self, losses: Tensor, ids: Any) -> None:
+        """Add losses, each of which counts one.
+
+        Args:
+            losses: Of rows or tokens, any shape.
+            ids: The task of each of them, as many.
+        """
+        ids = torch.as_tensor(ids)
+        self.add_losses(losses, ids)
+        self.add_counts(torch.bincount(ids.flatten().cpu(), minlength=len(self.tasks)))
+
+    def add_losses(self, losses: Tensor, ids: Tensor) -> None:
+        """Add losses and their tasks (any equal shapes), counted by `add_counts`."""
         tasks = ids.flatten().to(self._device, non_blocking=True)
+        values = losses.detach().flatten().to(self._own)
         # Added up here first: one token's loss would be lost in a large sum.
-        self._own += torch.zeros_like(self._own).index_add_(0, tasks, losses.flatten().to(self._device).float())
+        self._own += torch.zeros_like(self._own).index_add_(0, tasks, values)
 
-    def add_targets(self, targets: Tensor) -> None:
-        """Add this rank's `[T]` counts of target tokens."""
-        self._own_targets += targets
+    def add_counts(self, counts: Tensor | float) -> None:
+        """Add what this rank's losses count: `[T]`, or one number for every task."""
+        self._own_counts += counts
 
     def forget_own(self) -> None:
         """Drop what this rank added since the sums of all ranks were last made."""
         self._own.zero_()
-        self._own_targets.zero_()
+        self._own_counts.zero_()
 
     def take(self) -> dict[str, float]:
-        """Means since the last call, without tasks that had no target. A collective."""
+        """Means since the last call, without tasks of which nothing was counted. A collective."""
         total = self._gathered()
         self._total.zero_()
         return {
@@ -57,12 +74,12 @@ class TaskLosses:
         Raises:
             ValueError: The state belongs to other tasks.
         """
-        if state["tasks"] != list(self.tasks):
-            raise ValueError(f"The state should be for tasks {list(self.tasks)!r}. Found {state['tasks']!r}.")
+        if state["tasks"] != self.tasks:
+            raise ValueError(f"The state should be for tasks {self.tasks!r}. Found {state['tasks']!r}.")
         self._total = state["total"].clone()
 
     def _gathered(self) -> Tensor:
-        own = torch.stack([self._own.cpu().double(), self._own_targets])
+        own = torch.stack([self._own.cpu().double(), self._own_counts])
         self.forget_own()
         self._total += summed(own, self._device)
         return self._total.clone()

@@ -3,52 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, DataLoader
-from transformers import EarlyStoppingCallback, Trainer, TrainerState, TrainingArguments
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import TrainOutput
+from transformers import TrainingArguments
 
-from ortholora.data.encoded import EncodedTask, MicroBatches, MixedDataset
-from ortholora.data.mixing import StepSampler
+from ortholora.data.encoded import EncodedTask, MixedDataset
 from ortholora.data.planner import Planner
-from ortholora.engine import OrthoLora, Rule, StepStats
-from ortholora.engine.distributed import barrier, summed, world_size
+from ortholora.engine import OrthoLora, Rule
+from ortholora.engine.distributed import summed, world_size
 from ortholora.engine.gram import Block
-from ortholora.engine.layers import find_matrices
 from ortholora.errors import NonFiniteLossError, UserError
-from ortholora.files import publish_folder
-from ortholora.models.adapted import AdaptedModel, Reading
+from ortholora.models.adapted import AdaptedModel, Reading, evaluating
 from ortholora.models.card import ModelCard
-from ortholora.models.loading import load_weights
-from ortholora.models.packed import has_flash_attention, is_packed
-from ortholora.models.saving import save_model
+from ortholora.models.packed import is_packed
 from ortholora.trainers import checkpoints
-from ortholora.trainers.conflicts import ConflictTracker
 from ortholora.trainers.cost import StepTimer
-from ortholora.trainers.launch_cost import launch_tokens
-from ortholora.trainers.mixin import ResolveMixin
-from ortholora.trainers.resume import STATE_FILE
+from ortholora.trainers.loader import step_loader
+from ortholora.trainers.planning import complete, padding_multiple
+from ortholora.trainers.saving import SavingTrainer
 from ortholora.trainers.scoring import Evaluation, score
+from ortholora.trainers.task_losses import TaskLosses
 
 
-class StepLoader(DataLoader[Any]):
-    """Passes the epoch on to its sampler."""
-
-    def set_epoch(self, epoch: int) -> None:
-        """Go to an epoch."""
-        sampler = self.batch_sampler
-        assert isinstance(sampler, StepSampler)
-        sampler.set_epoch(epoch)
-
-
-class OrthoTrainer(ResolveMixin, Trainer):
+class OrthoTrainer(SavingTrainer):
     """Trains a `MultiTaskModel` or a `LanguageModel` on mixed batches, resolving conflicts once per optimizer step.
 
     Works with ordinary `TrainingArguments`: bf16 / fp16, checkpoints and resume, logging, best model
@@ -100,7 +81,7 @@ class OrthoTrainer(ResolveMixin, Trainer):
         _check_wrappers(args)
         self.tasks, self.card, self.quota = list(tasks), card, list(quota)
         self.head_learning_rate = head_learning_rate
-        self.collator = model.collator(tokenizer, padding_multiple(args))
+        self.collator = model.collator(tokenizer, padding_multiple(args.device.type))
         self.timer = StepTimer()
         super().__init__(
             model=model,
@@ -118,55 +99,21 @@ class OrthoTrainer(ResolveMixin, Trainer):
         names = [task.data.name for task in self.tasks]
         if rule is not None:
             self.ortho = OrthoLora(model, names, rule, block, args.seed, fused=fused, buffer_dtype=buffer_dtype)
-        self.planner = self._complete(planner or Planner(), model)
+        self.planner = complete(planner or Planner(), model, args.device.type)
         if self.planner.layout == "padding-free":
             self.collator.packed = True
             model.find_packing_mode()  # a backbone that cannot do it is refused now
-        self.conflicts = ConflictTracker(names)
         self.evaluations: dict[str, Evaluation] = {}
-        self._task_losses = torch.zeros(len(names), dtype=torch.float64)  # of this rank
-        self._task_losses_of_all = torch.zeros(len(names), dtype=torch.float64)
-        self._loss_steps = 0
+        # Float64: its sums are already the means of steps, and its counts are steps.
+        self.task_losses: TaskLosses = TaskLosses(names, args.device, torch.float64)
         self.tokens = np.zeros(3, dtype=np.int64)  # real, padded, micro-batches; of all ranks
         self._own_tokens = np.zeros(3, dtype=np.int64)  # of this rank, since they were last added up
-
-    def _complete(self, planner: Planner, model: AdaptedModel) -> Planner:
-        """Decide what the planner left open. Not by the rule: every method gets the same cuts."""
-        layout = planner.layout
-        if layout == "auto":
-            layout = "by-length"
-            if any(matrix.task_pure for matrix in find_matrices(model)):
-                layout = "by-task"
-            elif self.args.device.type != "cpu" and has_flash_attention(model.backbone):
-                layout = "padding-free"
-        launch = planner.launch_tokens
-        if launch is None:
-            launch = launch_tokens(model, self.args.device.type)
-        return replace(planner, layout=layout, launch_tokens=launch, multiple=self.collator.multiple)
 
     # ---- data ----------------------------------------------------------------------------------------
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """One epoch of steps, each a fixed number of rows per task."""
-        sampler = StepSampler(
-            names=[task.data.name for task in self.tasks],
-            lengths=[task.train.lengths for task in self.tasks],
-            quota=self.quota,
-            seed=self.args.data_seed if self.args.data_seed is not None else self.args.seed,
-            planner=self.planner,
-            accumulate=self.args.gradient_accumulation_steps,
-            rank=self.args.process_index,
-            world_size=self.args.world_size,
-            weights=[task.train.weights for task in self.tasks],
-        )
-        assert isinstance(self.train_dataset, MixedDataset)
-        # Not prepared by accelerate, which would deal whole batches to the ranks: the sampler deals out rows.
-        return StepLoader(
-            MicroBatches(self.train_dataset),
-            batch_sampler=sampler,
-            collate_fn=self.collator.step,
-            num_workers=self.args.dataloader_num_workers,
-        )
+        return step_loader(self.tasks, self.quota, self.planner, self.collator, self.args)
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
         """The Trainer's optimizer, with parameter groups of their own for the heads where their rate differs."""
@@ -179,29 +126,6 @@ class OrthoTrainer(ResolveMixin, Trainer):
                 if own:
                     made.add_param_group({**group, "params": own, "lr": self.head_learning_rate})
         return made
-
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """Train, or go on; from a checkpoint of the last step nothing is trained any more.
-
-        (The Trainer itself would take one step more there, unless an epoch ends with it.)
-        """
-        if isinstance(resume_from_checkpoint, str) and self._is_finished(Path(resume_from_checkpoint)):
-            self._load_from_checkpoint(resume_from_checkpoint)
-            if self.args.load_best_model_at_end and self.state.best_model_checkpoint:
-                self._load_best_model()
-            return TrainOutput(self.state.global_step, 0.0, {})
-        return super().train(resume_from_checkpoint, *args, **kwargs)
-
-    def _is_finished(self, checkpoint: Path) -> bool:
-        path = checkpoint / TRAINER_STATE_NAME
-        if not path.is_file():
-            return False
-        state = TrainerState.load_from_json(str(path))
-        if 0 < self.args.max_steps <= state.global_step:
-            self.state = state
-            self.state.max_steps = self.args.max_steps
-            return True
-        return False
 
     # ---- the step ------------------------------------------------------------------------------------
 
@@ -219,18 +143,14 @@ class OrthoTrainer(ResolveMixin, Trainer):
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """Count the step for the logs when its last micro-batch is done."""
         loss = super().training_step(*args, **kwargs)
-        self._loss_steps += int(self.accelerator.sync_gradients)
+        if self.accelerator.sync_gradients and self.args.process_index == 0:  # counts are summed over the ranks
+            self.task_losses.add_counts(1)
         return loss
 
     def forget_unfinished_step(self) -> None:
-        """Drop its task gradients and its losses."""
+        """Drop its task gradients, its losses and its tokens."""
         super().forget_unfinished_step()
-        self._task_losses.zero_()
         self._own_tokens[:] = 0
-
-    def on_resolved(self, stats: StepStats) -> None:
-        """Keep the conflict figures for the logs and the result."""
-        self.conflicts.add(stats)
 
     def compute_loss(
         self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -241,7 +161,7 @@ class OrthoTrainer(ResolveMixin, Trainer):
         losses = losses / inputs["weights"].to(losses.device).clamp_min(1)
         self._check_finite(losses.detach())
         if model.training:
-            self._task_losses += losses.detach().double().cpu()
+            self.task_losses.add_losses(losses, torch.arange(len(losses)))
             self._own_tokens += np.asarray([*inputs["tokens"], 1])
         weights = losses.new_tensor([task.data.spec.weight for task in self.tasks])
         # DDP averages .grad over ranks; the normaliser above is already global.
@@ -281,15 +201,13 @@ class OrthoTrainer(ResolveMixin, Trainer):
         """
         result: dict[str, float] = {}
         model = self._bare_model()
-        was_training = model.training
-        model.eval()
-        for index, task in enumerate(self.tasks):
-            found = self._evaluation(model, index)
-            self.evaluations[task.data.name] = found
-            key = f"{metric_key_prefix}_{task.data.name}"
-            result[key] = found.scores["main"]
-            result |= {f"{key}/{name}": value for name, value in found.scores.items() if name != "main"}
-        model.train(was_training)
+        with evaluating(model):
+            for index, task in enumerate(self.tasks):
+                found = self._evaluation(model, index)
+                self.evaluations[task.data.name] = found
+                key = f"{metric_key_prefix}_{task.data.name}"
+                result[key] = found.scores["main"]
+                result |= {f"{key}/{name}": value for name, value in found.scores.items() if name != "main"}
         main = [result[f"{metric_key_prefix}_{task.data.name}"] for task in self.tasks]
         result[f"{metric_key_prefix}_average"] = float(np.mean(main))
         self.log(dict(result))
@@ -314,120 +232,32 @@ class OrthoTrainer(ResolveMixin, Trainer):
         """Every row was predicted by one rank; it is zero on the others."""
         return summed(torch.from_numpy(values), self.args.device).numpy()
 
-    # ---- logs ----------------------------------------------------------------------------------------
+    # ---- logs and checkpoints ------------------------------------------------------------------------
 
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add per-task losses and conflict figures to the ordinary logs."""
-        self._add_up()
-        if "loss" in logs and self._loss_steps:
-            names = [task.data.name for task in self.tasks]
-            means = (self._task_losses_of_all / self._loss_steps).tolist()
-            logs |= {f"loss/{name}": mean for name, mean in zip(names, means, strict=True)}
-            logs |= self.conflicts.take_recent()
-            self._task_losses_of_all.zero_()
-            self._loss_steps = 0
-        super().log(logs, start_time)
+        self._add_up_tokens()
+        super().log(logs, *args, **kwargs)
 
-    def _add_up(self) -> None:
-        """Add the ranks' counts and losses. All ranks get here together: logs and checkpoints go by the step."""
-        self._task_losses_of_all += summed(self._task_losses, self.args.device)
-        self._task_losses.zero_()
+    def _add_up_tokens(self) -> None:
+        """Add the ranks' counts. All ranks get here together: logs and checkpoints go by the step."""
         self.tokens += summed(torch.from_numpy(self._own_tokens), self.args.device).numpy()
         self._own_tokens[:] = 0
 
-    # ---- checkpoints ---------------------------------------------------------------------------------
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        save_model(Path(output_dir) if output_dir else self._folder(), self._bare_model(), self.card)
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Every rank writes its part into one staging folder; one of them moves it into its place."""
-        folder = self._folder()
-        name = f"checkpoint-{self.state.global_step}"
-        main = self.args.should_save
-        self._add_up()
-        if not main:
-            barrier()  # until the folder is there
-        with checkpoints.staging(folder, f"The checkpoint of step {self.state.global_step}", owner=main) as stage:
-            if main:
-                barrier()
-            self._staged_output_dir = str(stage)
-            try:
-                super()._save_checkpoint(model, trial)
-            finally:
-                del self._staged_output_dir
-            barrier()  # until every rank has written
-            if main:
-                self._correct_best(folder, name)
-                self.state.save_to_json(str(stage / name / "trainer_state.json"))
-                publish_folder(stage / name, folder / name)
-        barrier()  # until it is in its place
-        if main:
-            checkpoints.rotate(folder, self.args.save_total_limit, self.state.best_model_checkpoint)
-        else:
-            self._correct_best(folder, name)
-
-    def _get_output_dir(self, trial: Any) -> str:
-        return getattr(self, "_staged_output_dir", None) or super()._get_output_dir(trial)
-
-    def _correct_best(self, folder: Path, name: str) -> None:
-        """The Trainer has just looked for the best checkpoint in the staging folder."""
-        best = f"checkpoint-{self.state.best_global_step}" if self.state.best_global_step else None
-        if best is not None and (best == name or (folder / best).is_dir()):
-            self.state.best_model_checkpoint = str(folder / best)
-
     def resume_state(self) -> dict[str, Any]:
         """Everything that a run needs to go on as if it had not stopped."""
-        return super().resume_state() | {
-            "conflicts": self.conflicts.state_dict(),
-            "step_seconds": self.timer.seconds,
-            "tokens": self.tokens.tolist(),
-            "task_losses": (self._task_losses_of_all, self._loss_steps),
-            "patience": [callback.early_stopping_patience_counter for callback in self._early_stopping()],
-        }
+        self._add_up_tokens()
+        return super().resume_state() | {"step_seconds": self.timer.seconds, "tokens": self.tokens.tolist()}
 
     def load_resume_state(self, state: dict[str, Any]) -> None:
         """Restore `resume_state()`."""
+        if isinstance(state["task_losses"], tuple):  # an older checkpoint: the tasks' sums, and the number of steps
+            losses, steps = state["task_losses"]
+            total = torch.stack([losses, torch.full_like(losses, steps)])
+            state = state | {"task_losses": {"tasks": self.task_losses.tasks, "total": total}}
         super().load_resume_state(state)
-        self.conflicts.load_state_dict(state["conflicts"])
         self.timer.seconds = list(state["step_seconds"])
         self.tokens = np.asarray(state["tokens"], dtype=np.int64)
-        self._task_losses_of_all, self._loss_steps = state["task_losses"]
-        # The Trainer restores callbacks only on request, and then its own control flow with them.
-        for callback, counter in zip(self._early_stopping(), state["patience"], strict=True):
-            callback.early_stopping_patience_counter = counter
-
-    def _early_stopping(self) -> list[EarlyStoppingCallback]:
-        return [c for c in self.callback_handler.callbacks if isinstance(c, EarlyStoppingCallback)]
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        folder = Path(resume_from_checkpoint)
-        load_weights(folder, self._bare_model())
-        if not (folder / STATE_FILE).is_file():
-            raise UserError(
-                f"The checkpoint {folder} cannot be resumed",
-                expected=f"a complete checkpoint with {STATE_FILE}",
-                found="none (was it saved with `save_only_model`?)",
-                todo=f"delete {folder} to go on from the checkpoint before it",
-            )
-        self.restore(folder)
-
-    def _load_best_model(self) -> None:
-        assert self.state.best_model_checkpoint is not None
-        load_weights(Path(self.state.best_model_checkpoint), self._bare_model())
-
-    def _folder(self) -> Path:
-        return Path(str(self.args.output_dir))
-
-    def _bare_model(self) -> AdaptedModel:
-        model = self.accelerator.unwrap_model(self.model)
-        assert isinstance(model, AdaptedModel)
-        return model
-
-
-def padding_multiple(args: TrainingArguments) -> int:
-    """Matrix units of accelerators like multiples of 8; on a CPU they would only be padding."""
-    return 1 if args.device.type == "cpu" else 8
 
 
 def _check_heads(model: AdaptedModel, tasks: Sequence[EncodedTask]) -> None:

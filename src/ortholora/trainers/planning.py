@@ -1,10 +1,16 @@
-"""What one more micro-batch costs: the launch of a forward and a backward, in tokens."""
+"""What a planner leaves open, decided by the model and the device: the layout, and what one more micro-batch costs."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
+
+from ortholora.data.planner import Planner
+from ortholora.engine.layers import find_matrices
+from ortholora.models.adapted import AdaptedModel
+from ortholora.models.packed import has_flash_attention
 
 #: Floating-point operations that could be done in the time in which a layer is launched, forward and backward.
 #: CPU: measured with `benchmarks/launch.py` on MiniLM, float32 and bfloat16 (benchmarks/results/launch.json).
@@ -12,6 +18,32 @@ from torch import nn
 #: cut, never what is computed; `mixing.launch_tokens` sets it by hand.
 FLOPS_PER_LAYER = {"cpu": 7e8}
 ACCELERATOR_FLOPS_PER_LAYER = 3e11
+
+
+def complete(planner: Planner, model: AdaptedModel, device: str) -> Planner:
+    """Decide what the planner left open. Not by the rule: every method gets the same cuts.
+
+    Args:
+        planner: The planner as it was given.
+        model: The model that is trained.
+        device: `"cpu"`, `"cuda"`, …
+    """
+    layout = planner.layout
+    if layout == "auto":
+        layout = "by-length"
+        if any(matrix.task_pure for matrix in find_matrices(model)):
+            layout = "by-task"
+        elif device != "cpu" and has_flash_attention(model.backbone):
+            layout = "padding-free"
+    launch = planner.launch_tokens
+    if launch is None:
+        launch = launch_tokens(model, device)
+    return replace(planner, layout=layout, launch_tokens=launch, multiple=padding_multiple(device))
+
+
+def padding_multiple(device: str) -> int:
+    """Matrix units of accelerators like multiples of 8; on a CPU they would only be padding."""
+    return 1 if device == "cpu" else 8
 
 
 def launch_tokens(model: nn.Module, device: str) -> float:
