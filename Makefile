@@ -12,7 +12,7 @@ OLDEST_PIP := $(OLDEST)/bin/python -m pip install --disable-pip-version-check --
 help:
 	@echo "make demo    train and compare single / joint / Ortho-LoRA on three real tasks (about 10 minutes on 2 cores)"
 	@echo "make test    run the tests"
-	@echo "make test-oldest   run engine, model and training tests with the oldest supported peft and transformers"
+	@echo "make test-oldest   run engine, model, metric, trainer and run tests with the oldest supported peft and transformers"
 	@echo "make check   lint and types"
 	@echo "make docs    build the documentation site in docs/_build"
 	@echo "make clean   remove the virtual environment and the demo's results"
@@ -55,8 +55,8 @@ $(OLDEST)/.installed: constraints-oldest.txt pyproject.toml
 	@touch $@
 
 test-oldest: $(OLDEST)/.installed
-	@echo "== Running the tests of engine, models and training with the oldest supported versions"
-	@$(OLDEST)/bin/python -m pytest -n 2 -m "not slow" tests/engine tests/models tests/training tests/invariant
+	@echo "== Running the tests of engine, models, metrics, trainers and runs with the oldest supported versions"
+	@$(OLDEST)/bin/python -m pytest -n 2 -m "not slow" tests/engine tests/models tests/metrics tests/trainers tests/runs tests/invariant
 
 lint: $(VENV)/.dev
 	@echo "== Lint"
