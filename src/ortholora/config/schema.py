@@ -34,7 +34,11 @@ class Config(Strict):
         128, gt=0, description="Longest row in tokens; longer ones are cut (a prompt at its beginning)."
     )
     head_dropout: float = Field(0.1, ge=0, lt=1, description="Dropout before each task's head.")
-    rule: str = Field("ortho", description="Rule of `train`: `ortho`, `sum` (joint), or `module:attribute`.")
+    rule: str = Field(
+        "ortho",
+        description="Rule of `train`: `ortho`, `balanced`, `balanced-ortho`, `sum` (joint), `torchjd:NAME`, or "
+        "`module:attribute` of your own; see docs/rules.md.",
+    )
     block: Literal["matrix", "layer", "all"] = Field(
         "matrix", description="What conflict is judged on: each LoRA matrix (the paper), a layer's A and B, or all."
     )
