@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pickle
 import sys
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 import ortholora
 from ortholora import __main__ as command
-from ortholora.config.schema import HubSource, TaskConfig
 from ortholora.data.hub import read_hub
 from ortholora.errors import MissingExtraError, UserError, missing_extra
 
@@ -60,9 +61,8 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    task = TaskConfig(
-        name="news", kind="classification", text="text", label="label", metric="accuracy", hub=HubSource(path="x")
-    )
+    source = SimpleNamespace(path="x", name=None, revision=None)
+    task: Any = SimpleNamespace(name="news", hub=source)
     with pytest.raises(MissingExtraError) as caught:
         read_hub(task, "train")
     check(caught.value, "task `news`: the hub", "datasets", "cli")
