@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from ortholora.errors import MissingExtraError, missing_extra
 from ortholora.version import __version__ as __version__
 
 _HOMES = {
@@ -52,8 +53,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'ortholora' has no attribute {name!r}")
     try:
         return getattr(importlib.import_module(_HOMES[name]), name)
+    except MissingExtraError:
+        raise  # says already which one
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f'ortholora.{name} needs {error.name}, which is not installed: pip install "ortholora[cli]"',
-            name=error.name,
-        ) from error
+        raise missing_extra(f"ortholora.{name}", "cli", error) from error

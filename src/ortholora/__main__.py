@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from ortholora.errors import missing_extra
+
 
 def main() -> None:
     """Start the command line, or say how to install it."""
@@ -12,12 +14,7 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name and error.name.startswith("ortholora"):
             raise
-        sys.exit(
-            f"The ortholora command needs the package {error.name!r}.\n"
-            "  expected: the extra [cli]\n"
-            "  found:    an installation without it\n"
-            '  to do:    pip install "ortholora[cli]"'
-        )
+        sys.exit(str(missing_extra("The ortholora command", "cli", error)))
     app()
 
 

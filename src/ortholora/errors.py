@@ -39,6 +39,28 @@ def file_error(error: OSError) -> UserError:
     )
 
 
+class MissingExtraError(UserError, ModuleNotFoundError):
+    """A package that an extra of ortholora brings; also the error that Python raises for it."""
+
+
+def missing_extra(what: str, extra: str, error: ImportError) -> MissingExtraError:
+    """Say which extra brings what could not be imported.
+
+    Args:
+        what: What needs it.
+        extra: The extra's name in `pip install "ortholora[...]"`.
+        error: What importing it raised.
+    """
+    missing = MissingExtraError(
+        f"{what} needs the package {error.name!r}",
+        expected=f"the extra [{extra}]",
+        found=str(error),
+        todo=f'pip install "ortholora[{extra}]"',
+    )
+    missing.name = error.name
+    return missing
+
+
 class NonFiniteLossError(UserError):
     """A task's loss became NaN or infinite; names the step and the task."""
 

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from ortholora.errors import UserError
+from ortholora.errors import missing_extra
 
 try:
     import trl as _trl  # noqa: F401  (the package, not this module)
 except ImportError as error:
-    raise UserError(
-        "ortholora.trl needs TRL",
-        expected="the package trl",
-        found=str(error),
-        todo="pip install 'ortholora[trl]'",
-    ) from error
+    raise missing_extra("ortholora.trl", "trl", error) from error
 
 from ortholora.trainers.sft import OrthoSFTTrainer as OrthoSFTTrainer

@@ -210,7 +210,7 @@ def test_a_model_without_an_adapter_is_refused(tmp_path: Path) -> None:
 def test_trl_is_needed_where_it_is_used_and_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "trl", None)
     monkeypatch.delitem(sys.modules, "ortholora.trl")
-    with pytest.raises(UserError, match=r"pip install 'ortholora\[trl\]'"):
+    with pytest.raises(UserError, match=r'pip install "ortholora\[trl\]"'):
         importlib.import_module("ortholora.trl")
     sources = Path(ortholora.__file__).parent
     using = {

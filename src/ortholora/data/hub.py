@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ortholora.config.tasks.base import HubSource
 from ortholora.config.tasks.union import TaskConfig
 from ortholora.data.table import Table
-from ortholora.errors import UserError
+from ortholora.errors import UserError, missing_extra
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -67,13 +67,8 @@ def _load(spec: TaskConfig, source: HubSource, split: str) -> Dataset:
     name = source.path if source.name is None else f"{source.path} ({source.name})"
     try:
         from datasets import load_dataset
-    except ImportError:
-        raise UserError(
-            f"task `{spec.name}`: the hub needs the package `datasets`",
-            expected="`datasets` installed",
-            found="it is missing",
-            todo='pip install "ortholora[cli]"',
-        ) from None
+    except ImportError as error:
+        raise missing_extra(f"task `{spec.name}`: the hub", "cli", error) from None
     try:
         return load_dataset(source.path, source.name, split=split, revision=source.revision)
     except Exception as error:  # the hub's client fails in dozens of ways, all of them the network's or the user's
