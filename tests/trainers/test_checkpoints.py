@@ -84,3 +84,15 @@ def test_a_cut_off_checkpoint_is_named(tmp_path: Path) -> None:
     (tmp_path / "checkpoint-2" / "optimizer.pt").write_bytes(b"PK")
     with pytest.raises(UserError, match=r"optimizer\.pt, cut off after 2 bytes"):
         checkpoints.last(tmp_path)
+
+
+def test_only_trouble_with_the_disk_is_called_so(tmp_path: Path) -> None:
+    """Another rank's death while a checkpoint is written is no full disk, and is not reported as one."""
+    with pytest.raises(RuntimeError, match="Connection closed"), checkpoints.staging(tmp_path / "a", "The model"):
+        raise RuntimeError("Connection closed by peer")
+    unwritable = tmp_path / "no-such-folder" / "weights.pt"
+    with pytest.raises(UserError, match="could not be saved"), checkpoints.staging(tmp_path / "b", "The model"):
+        torch.save(torch.ones(1), unwritable)
+    full = "[enforce fail at inline_container.cc:858] . PytorchStreamWriter failed writing file data/0"
+    with pytest.raises(UserError, match="PytorchStreamWriter"), checkpoints.staging(tmp_path / "c", "The model"):
+        raise RuntimeError(full)

@@ -19,6 +19,8 @@ from ortholora.files import put_back, remove_folder, stage
 
 #: A checkpoint, or the older one of that step which a crash left aside (`files.publish_folder`).
 _NAME = re.compile(r"^checkpoint-(\d+)(\.old)?$")
+#: How torch words that a file could not be written; its other errors of this class are no trouble with a disk.
+_WRITING = re.compile(r"PytorchStreamWriter|inline_container|unexpected pos|No space left|Parent directory")
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -89,6 +91,8 @@ def staging(folder: Path, what: str, kept_in: Path | None = None, owner: bool = 
         with stage(folder, owner) as staged:
             yield staged
     except (OSError, RuntimeError, SafetensorError) as error:
+        if isinstance(error, RuntimeError) and not _WRITING.search(str(error)):
+            raise  # of the run itself: another rank's death, a lost accelerator
         kept = checkpoints(kept_in or folder)
         raise UserError(
             f"{what} could not be saved in {folder}",
