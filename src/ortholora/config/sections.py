@@ -152,6 +152,25 @@ def _default_methods() -> list[str | MethodConfig]:
     return ["single", "joint", "ortho"]
 
 
+class SweepSection(Strict):
+    """Values that are tried out for every method before the study, and rows to choose on."""
+
+    values: dict[str, list[Any]] = Field(
+        min_length=1,
+        description="Dotted key → the values to try, for example `training.learning_rate: [1e-3, 3e-3]`; of several "
+        "keys, every combination.",
+    )
+    rows: int = Field(
+        200,
+        ge=10,
+        description="Training rows of each task to choose on: drawn with `data_seed`, class by class, at most a fifth "
+        "of the task's. No run of the study trains on them or is scored on them.",
+    )
+    seeds: list[int] = Field(
+        default_factory=lambda: [100], min_length=1, description="Seeds of the runs that choose; none of `seeds`."
+    )
+
+
 class StudySection(Strict):
     """What `compare` compares."""
 
@@ -162,3 +181,8 @@ class StudySection(Strict):
     )
     seeds: list[int] = Field(default_factory=lambda: [0, 1], min_length=1, description="One run per seed and method.")
     bootstrap: int = Field(1000, ge=100, description="Bootstrap resamples for the intervals.")
+    sweep: SweepSection | None = Field(
+        None,
+        description="Choose settings for every method, `single` and `joint` included, before it is compared; see "
+        "docs/compare.md.",
+    )

@@ -19,18 +19,21 @@ class Run:
         tasks: The tasks it trains: one for `single`.
         seed: Seed of weights, dropout, data order and visit orders.
         folder: Where model, result and checkpoints go.
+        trial: What it tries out, for people; empty for a run that counts.
     """
 
     method: Method
     tasks: tuple[str, ...]
     seed: int
     folder: Path
+    trial: str = ""
 
     @property
     def label(self) -> str:
         """For people."""
         task = f" · {self.tasks[0]}" if self.method.name == SINGLE else ""
-        return f"{self.method.name}{task} · seed {self.seed}"
+        trial = f" · {self.trial}" if self.trial else ""
+        return f"{self.method.name}{task}{trial} · seed {self.seed}"
 
     @property
     def finished(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ortholora.config.schema import Config
 from ortholora.data.encoded import EncodedTask
@@ -15,10 +16,17 @@ from ortholora.text.prompts import answer_of
 
 
 class Workspace:
-    """Tokenised tasks of a configuration, made once and shared by its runs."""
+    """Tokenised tasks of a configuration, made once and shared by its runs.
 
-    def __init__(self, config: Config, tasks: Sequence[TaskData]) -> None:
+    Args:
+        config: The configuration.
+        tasks: The data.
+        like: A workspace with the same rows, backbone and length, whose tokenised rows are taken.
+    """
+
+    def __init__(self, config: Config, tasks: Sequence[TaskData], like: Workspace | None = None) -> None:
         self.config, self.tasks = config, list(tasks)
+        self._like = like
         KINDS[config.tasks[0].kind].model.check_backbone(config.backbone, config.revision)
         for task in tasks:
             assert task.spec.metric is not None
@@ -32,7 +40,10 @@ class Workspace:
         """One task, tokenised on first use."""
         if name not in self._encoded:
             data = next(task for task in self.tasks if task.name == name)
-            self._encoded[name] = encode_task(data, self.tokenizer, self.config.max_length)
+            if self._like is not None:
+                self._encoded[name] = replace(self._like.encoded(name), data=data)
+            else:
+                self._encoded[name] = encode_task(data, self.tokenizer, self.config.max_length)
         return self._encoded[name]
 
     def cut_rows(self) -> list[str]:

@@ -3,54 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ortholora.config.file import with_settings
 from ortholora.config.schema import Config
 from ortholora.data.task import TaskData
 from ortholora.errors import UserError
-from ortholora.runs.build import check_plans, check_settings
 from ortholora.runs.folder import RUN_FILE
 from ortholora.runs.method import SINGLE, Method
-from ortholora.runs.progress import Progress, Silent, Stopped
+from ortholora.runs.progress import Progress, Silent
 from ortholora.runs.record import RunRecord
 from ortholora.runs.run import Run
-from ortholora.runs.train import announce, check_folder, ensure_record
-from ortholora.runs.workspace import Workspace
+from ortholora.runs.train import announce
 from ortholora.study.folders import folder_of
-from ortholora.study.jobs.pool import work_off
-from ortholora.study.jobs.sharing import divide_this_machine
-from ortholora.study.jobs.worker import Relay, Work
 from ortholora.study.methods import methods_of
 from ortholora.study.report.write import write_summary
+from ortholora.study.running import Means, Workspaces, check_runs, do_runs
 from ortholora.study.statistics.conflict import conflict_sentences, summarise_conflict
 from ortholora.study.statistics.summarise import summarise
+from ortholora.study.sweep.choice import Choice
+from ortholora.study.sweep.rows import cut_rows
+from ortholora.study.sweep.trials import plan_trials, run_trials, summary_of, write_choices
+from ortholora.study.sweep.values import check_sweep
 
 
-def plan(config: Config, out: Path) -> list[Run]:
+def plan(config: Config, methods: Sequence[Method], out: Path, choices: Sequence[Choice] = ()) -> list[Run]:
     """List all runs of a study; seed by seed, so that a stopped study has whole seeds.
 
-    Raises:
-        UserError: Fewer than two tasks, or a method that cannot be.
+    Args:
+        config: The configuration.
+        methods: The methods.
+        out: The study's folder.
+        choices: What a sweep chose for each method; none without one.
     """
-    if len(config.tasks) < 2:
-        raise UserError(
-            "There is nothing to compare",
-            expected="two tasks or more",
-            found=f"one task, {config.tasks[0].name!r}",
-            todo="add tasks to the configuration, or use `ortholora train`",
-        )
+    chosen = {choice.method: choice for choice in choices}
     runs = []
     names = tuple(config.task_names)
     for seed in config.study.seeds:
-        for method in methods_of(config):
+        for method in methods:
             folder = folder_of(out, method.name, seed)
-            if method.name == SINGLE:
-                runs += [Run(method, (name,), seed, folder / name) for name in names]
-            else:
-                runs.append(Run(method, names, seed, folder))
+            for tasks in [(name,) for name in names] if method.name == SINGLE else [names]:
+                own = method
+                if method.name in chosen:
+                    own = replace(method, overrides=method.overrides | chosen[method.name].of(tasks[0]))
+                runs.append(Run(own, tasks, seed, folder / tasks[0] if method.name == SINGLE else folder))
     return runs
 
 
@@ -79,26 +76,59 @@ def compare(
         The summary; it is also written to `out` as JSON, Markdown and a picture.
 
     Raises:
-        UserError: See `train_run`; also a folder that holds a study with other settings.
+        UserError: See `train_run`; also fewer than two tasks, a method or a sweep that cannot be, and a folder that
+            holds a study with other settings.
         Stopped: The progress asked to stop; start again to go on.
     """
     progress = progress or Silent()
-    runs = plan(config, out)
+    _check_tasks(config)
+    methods = methods_of(config)
     _check_out(out)
-    workspaces = _Workspaces(config, tasks)
-    for run in runs:
-        check_folder(run, workspaces.of(run.method))
-    for method in {run.method.name: run.method for run in runs if not run.finished}.values():
-        check_plans(workspaces.of(method))
-        if method.overrides:
-            check_settings(workspaces.of(method))
-    announce(runs, workspaces.shared, progress)
-    if jobs > 1:
-        _run_at_once(_Study(config, list(tasks), out, base, jobs, set_up), runs, progress)
-    records = [ensure_record(run, workspaces.of(run.method), progress, base) for run in runs]
-    summary = _summary(config, records, runs)
+    means = Means(config, list(tasks), base, jobs, set_up)
+    if config.study.sweep is None:
+        workspaces = Workspaces(config, tasks)
+        runs = plan(config, methods, out)
+        check_runs(runs, workspaces)
+        announce(runs, workspaces.shared, progress)
+        choices: list[Choice] = []
+    else:
+        means, choices = _sweep(config, methods, out, means, progress)
+        workspaces = Workspaces(config, means.tasks)
+        runs = plan(config, methods, out, choices)
+        check_runs(runs, workspaces)
+    records = do_runs(runs, means, workspaces, progress)
+    summary = _summary(config, [record for record in records if record is not None], methods)
+    if choices:
+        summary["sweep"] = summary_of(config, choices)
     write_summary(out, summary)
     return summary
+
+
+def _sweep(
+    config: Config, methods: Sequence[Method], out: Path, means: Means, progress: Progress
+) -> tuple[Means, list[Choice]]:
+    """Choose every method's settings; returns how to go on, without the rows that were cut off to choose on."""
+    assert config.study.sweep is not None
+    check_sweep(config, methods)
+    tasks, trial_tasks = cut_rows(means.tasks, config.study.sweep.rows, config.data_seed)
+    workspaces = Workspaces(config, trial_tasks)
+    trials = plan_trials(config, methods, out)
+    check_runs(trials, workspaces)
+    # What is chosen decides how the runs of the study are trained, not how many there are.
+    announce([*trials, *plan(config, methods, out)], workspaces.shared, progress)
+    choices = run_trials(trials, config, methods, replace(means, tasks=trial_tasks), workspaces, progress)
+    write_choices(out, config, choices)
+    return replace(means, tasks=tasks), choices
+
+
+def _check_tasks(config: Config) -> None:
+    if len(config.tasks) < 2:
+        raise UserError(
+            "There is nothing to compare",
+            expected="two tasks or more",
+            found=f"one task, {config.tasks[0].name!r}",
+            todo="add tasks to the configuration, or use `ortholora train`",
+        )
 
 
 def _check_out(out: Path) -> None:
@@ -112,66 +142,15 @@ def _check_out(out: Path) -> None:
         )
 
 
-class _Workspaces:
-    """Workspaces by method: methods without settings of their own share one."""
-
-    def __init__(self, config: Config, tasks: Sequence[TaskData]) -> None:
-        self._config, self._tasks = config, tasks
-        self.shared = Workspace(config, tasks)
-        self._own: dict[str, Workspace] = {}
-
-    def of(self, method: Method) -> Workspace:
-        if not method.overrides:
-            return self.shared
-        if method.name not in self._own:
-            config = with_settings(self._config, method.overrides)
-            specs = {spec.name: spec for spec in config.tasks}  # a task's weight may be another
-            tasks = [replace(task, spec=specs[task.name]) for task in self._tasks]
-            self._own[method.name] = Workspace(config, tasks)
-        return self._own[method.name]
-
-
-@dataclass(frozen=True)
-class _Study:
-    """What a worker process needs to do runs of a study; called there, it reads and checks nothing again."""
-
-    config: Config
-    tasks: list[TaskData]
-    out: Path
-    base: Path | None
-    jobs: int
-    set_up: Callable[[], None] | None
-
-    def __call__(self) -> Work:
-        if self.set_up is not None:
-            self.set_up()
-        runs, workspaces = plan(self.config, self.out), _Workspaces(self.config, self.tasks)
-
-        def do(item: int, progress: Relay) -> bool:
-            try:
-                ensure_record(runs[item], workspaces.of(runs[item].method), progress, self.base, self.jobs)
-            except Stopped:
-                return False
-            return True
-
-        return do
-
-
-def _run_at_once(study: _Study, runs: Sequence[Run], progress: Progress) -> None:
-    """Have worker processes do the runs that are not finished."""
-    items = {number: run.label for number, run in enumerate(runs) if not run.finished}
-    if left := work_off(items, study, divide_this_machine(study.jobs), progress):
-        raise Stopped(", ".join(left[: study.jobs]))
-
-
-def _summary(config: Config, records: Sequence[RunRecord], runs: Sequence[Run]) -> dict[str, Any]:
-    names = list(dict.fromkeys(run.method.name for run in runs))  # single, joint, then the rules
+def _summary(config: Config, records: Sequence[RunRecord], methods: Sequence[Method]) -> dict[str, Any]:
+    names = [method.name for method in methods]  # single, joint, then the rules
     summary = summarise(
         records,
         methods=names,
         tasks=config.task_names,
         resamples=config.study.bootstrap,
         seed=config.data_seed,
+        swept=() if config.study.sweep is None else config.study.sweep.values,
     )
     summary["conflict"] = {name: summarise_conflict([r for r in records if r.method == name]) for name in names[2:]}
     if summary["recovered_method"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from ortholora.config.file import with_settings
 from ortholora.config.schema import Config
@@ -60,6 +61,11 @@ def check_rule(rule: str) -> None:
         ) from error
 
 
+def idle_keys(keys: Iterable[str]) -> list[str]:
+    """Those of some dotted keys that are the study's own: no method can set them for itself."""
+    return [key for key in keys if key.partition(".")[0] in _OF_THE_STUDY and not _WEIGHT.fullmatch(key)]
+
+
 def _as_entry(entry: str | MethodConfig) -> MethodConfig:
     """A rule by name alone; one of the user's own is called by its attribute."""
     if isinstance(entry, MethodConfig):
@@ -70,8 +76,7 @@ def _as_entry(entry: str | MethodConfig) -> MethodConfig:
 
 def _method(entry: MethodConfig, config: Config) -> Method:
     check_rule(entry.rule)
-    idle = [key for key in entry.set if key.partition(".")[0] in _OF_THE_STUDY and not _WEIGHT.fullmatch(key)]
-    if idle:
+    if idle := idle_keys(entry.set):
         raise UserError(
             f"study.methods, {entry.name!r}: {idle[0]!r} cannot be set for one method alone",
             expected="settings of the adapter, the mixing or the training, or a task's weight",

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from ortholora.study.report.merged import flatten
 from ortholora.study.report.settings import task_lines
+from ortholora.study.report.sweep import sweep_lines, sweep_table
 from ortholora.study.report.wording import bounds, difference, gap_recovered, mean_std, sign, signed_points, times
 
 #: Provenance that a reader looks for first.
@@ -34,6 +35,7 @@ def to_markdown(summary: dict[str, Any]) -> str:
         _list(summary["verdict"]),
         "## Gap",
         _gap(summary),
+        *_sweep(summary),
         "## Cost of a step",
         _cost(summary),
         "## How to read this",
@@ -121,6 +123,14 @@ def _gap(summary: dict[str, Any]) -> str:
     if summary["recovered"] is None:
         lines.append(f"Recovered: not stated, because {summary['recovered_reason']}.")
     return _list(lines)
+
+
+def _sweep(summary: dict[str, Any]) -> list[str]:
+    if "sweep" not in summary:
+        return []
+    table = _table(*sweep_table(summary["sweep"]), left=1)
+    picture = "![Mean metric of every method over the values that were tried](sweep.png)"
+    return ["## What each method was given", _list(sweep_lines(summary["sweep"])), table, picture]
 
 
 def _cost(summary: dict[str, Any]) -> str:

@@ -36,19 +36,20 @@ def draw(summary: dict[str, Any], path: Path) -> None:
     figure = Figure(figsize=(_WIDTH, height), dpi=150)
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1, 1))
-    styles = _styles(list(summary["methods"]))
-    _metrics(left, summary, rows, styles)
-    _differences(right, summary, rows, styles)
+    looks = styles(list(summary["methods"]))
+    _metrics(left, summary, rows, looks)
+    _differences(right, summary, rows, looks)
     for axes in (left, right):
         _dress(axes, summary, rows)
-    _words(figure, summary, styles)
+    _words(figure, summary, looks)
     figure.subplots_adjust(
         left=0.17, right=0.98, wspace=0.05, top=1 - 1.35 / height, bottom=(_MARGIN_INCHES - 1.35) / height
     )
     replace_file(path, lambda stream: figure.savefig(stream, format="png"))
 
 
-def _styles(methods: list[str]) -> dict[str, tuple[str, str]]:
+def styles(methods: list[str]) -> dict[str, tuple[str, str]]:
+    """Colour and marker of each method, the same in every picture of a study."""
     rules = [method for method in methods if method not in _FIXED]
     return {**_FIXED, **{rule: _RULES[index % len(_RULES)] for index, rule in enumerate(rules)}}
 
@@ -60,10 +61,10 @@ def _offsets(names: list[str]) -> dict[str, float]:
     return {name: (index - middle) * step for index, name in enumerate(names)}
 
 
-def _metrics(axes: Axes, summary: dict[str, Any], rows: list[str], styles: dict[str, tuple[str, str]]) -> None:
+def _metrics(axes: Axes, summary: dict[str, Any], rows: list[str], looks: dict[str, tuple[str, str]]) -> None:
     offsets = _offsets(list(summary["methods"]))
     for method, columns in summary["methods"].items():
-        colour, marker = styles[method]
+        colour, marker = looks[method]
         for place, row in enumerate(rows):
             y = place + offsets[method]
             values = [100 * value for value in columns[row]["values"]]
@@ -73,20 +74,20 @@ def _metrics(axes: Axes, summary: dict[str, Any], rows: list[str], styles: dict[
     axes.set_xlabel("metric on dev, points (faint dots: seeds)", fontsize=9)
 
 
-def _differences(axes: Axes, summary: dict[str, Any], rows: list[str], styles: dict[str, tuple[str, str]]) -> None:
+def _differences(axes: Axes, summary: dict[str, Any], rows: list[str], looks: dict[str, tuple[str, str]]) -> None:
     names = [method for method in summary["methods"] if method != "joint"]
     offsets = _offsets(list(summary["methods"]))
     for place, row in enumerate(rows):
         for name in names:
             entry = _entry(summary, name, row)
             low, high = (100 * bound for bound in entry["ci95"])
-            colour, marker = styles[name]
+            colour, marker = looks[name]
             y = place + offsets[name]
             axes.plot([low, high], [y, y], "-", color=colour, linewidth=1.8, solid_capstyle="butt")
             # Filled where the difference is sure.
             face = colour if sign(entry) else "white"
             axes.plot(100 * entry["mean"], y, marker, markersize=6, mfc=face, mec=colour, mew=1.3)
-    axes.axvline(0, color=styles["joint"][0], linewidth=1.4, zorder=1)
+    axes.axvline(0, color=looks["joint"][0], linewidth=1.4, zorder=1)
     axes.set_xlabel("difference to joint, points, 95 % interval (filled: does not hold zero)", fontsize=9)
 
 
@@ -118,13 +119,13 @@ def _dress(axes: Axes, summary: dict[str, Any], rows: list[str]) -> None:
         axes.spines[side].set_visible(False)
 
 
-def _words(figure: Figure, summary: dict[str, Any], styles: dict[str, tuple[str, str]]) -> None:
+def _words(figure: Figure, summary: dict[str, Any], looks: dict[str, tuple[str, str]]) -> None:
     height = figure.get_size_inches()[1]
     title, subtitle = _title(summary)
     figure.text(0.02, 1 - 0.32 / height, title, fontsize=12, fontweight="bold")
     figure.text(0.02, 1 - 0.62 / height, subtitle, fontsize=9)
     handles = [
-        Line2D([], [], color=styles[name][0], marker=styles[name][1], linestyle="", label=name)
+        Line2D([], [], color=looks[name][0], marker=looks[name][1], linestyle="", label=name)
         for name in summary["methods"]
     ]
     figure.legend(

@@ -1,4 +1,4 @@
-"""A study's summary in its three forms: `summary.json`, `summary.md` and `summary.png`."""
+"""A study's summary in its forms: `summary.json`, `summary.md`, `summary.png`, and `sweep.png` after a sweep."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Any
 from ortholora.files import write_json, write_text
 from ortholora.study.report.markdown import to_markdown
 from ortholora.study.report.picture import draw
+from ortholora.study.report.sweep import draw_sweep
 
 
 def write_summary(out: Path, summary: dict[str, Any]) -> None:
-    """Write the three files, each whole or not at all.
+    """Write the files, each whole or not at all.
 
     Args:
         out: Folder to write to; it is made if need be.
@@ -21,3 +22,5 @@ def write_summary(out: Path, summary: dict[str, Any]) -> None:
     write_json(out / "summary.json", summary)
     write_text(out / "summary.md", to_markdown(summary))
     draw(summary, out / "summary.png")
+    if "sweep" in summary:
+        draw_sweep(summary["sweep"], out / "sweep.png")

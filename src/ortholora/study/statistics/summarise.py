@@ -7,7 +7,7 @@ A difference is called sure when its interval does not hold zero.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,13 @@ FORMAT = 1
 
 
 def summarise(
-    records: Sequence[RunRecord], *, methods: Sequence[str], tasks: Sequence[str], resamples: int, seed: int
+    records: Sequence[RunRecord],
+    *,
+    methods: Sequence[str],
+    tasks: Sequence[str],
+    resamples: int,
+    seed: int,
+    swept: Iterable[str] = (),
 ) -> dict[str, Any]:
     """Summarise a study.
 
@@ -37,6 +43,7 @@ def summarise(
         tasks: Tasks to report and to average over, in the order of the table.
         resamples: Number of bootstrap resamples.
         seed: Seed of the bootstrap.
+        swept: Keys that were chosen for every method: no settings of a method's own.
 
     Returns:
         Plain JSON data; metrics are fractions, times seconds, memory bytes.
@@ -48,7 +55,7 @@ def summarise(
     drawn = resample(grid, resamples, seed)
     compare = _Comparison(grid, drawn)
     gap = compare.difference("single", "joint")
-    rules = {rule: _rule(grid, compare, rule, gap) for rule in grid.rules}
+    rules = {rule: _rule(grid, compare, rule, gap, set(swept)) for rule in grid.rules}
     main = "ortho" if "ortho" in rules else next(iter(rules), None)
     summary: dict[str, Any] = {
         "format": FORMAT,
@@ -111,7 +118,7 @@ def _cut_rows(grid: Grid) -> dict[str, int]:
     return {task: most for task in grid.tasks if (most := max(rows.get(task, 0) for rows in found))}
 
 
-def _rule(grid: Grid, compare: _Comparison, rule: str, gap: dict[str, Any]) -> dict[str, Any]:
+def _rule(grid: Grid, compare: _Comparison, rule: str, gap: dict[str, Any], swept: Set[str]) -> dict[str, Any]:
     record = grid.cells[rule, grid.seeds[0], grid.tasks[0]]
     recovered, reason = None, None
     # The mean over rows and seeds can be at or below zero even so, with a skewed metric and few rows.
@@ -125,7 +132,7 @@ def _rule(grid: Grid, compare: _Comparison, rule: str, gap: dict[str, Any]) -> d
     return {
         "rule": record.rule,
         "block": record.block,
-        "settings": dict(record.provenance.get("settings") or {}),
+        "settings": {k: v for k, v in (record.provenance.get("settings") or {}).items() if k not in swept},
         "difference": compare.difference(rule, "joint"),
         "recovered": recovered,
         "recovered_reason": reason,

@@ -1,0 +1,149 @@
+"""Do the runs of a study: one after the other in this process, or several at once in processes of their own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ortholora.config.file import with_settings
+from ortholora.config.schema import Config
+from ortholora.data.task import TaskData
+from ortholora.errors import NonFiniteLossError
+from ortholora.files import write_json
+from ortholora.runs.build import check_plans, check_settings
+from ortholora.runs.method import Method
+from ortholora.runs.progress import Progress, Stopped
+from ortholora.runs.record import RunRecord
+from ortholora.runs.run import Run
+from ortholora.runs.train import check_folder, ensure_record
+from ortholora.runs.workspace import Workspace
+from ortholora.study.jobs.pool import work_off
+from ortholora.study.jobs.sharing import divide_this_machine
+from ortholora.study.jobs.worker import Relay, Work
+
+#: In the folder of a run that tries settings out: they made the loss infinite.
+DIVERGED_FILE = "diverged.json"
+
+
+class Workspaces:
+    """Workspaces by the settings of a method: methods without any of their own share one."""
+
+    def __init__(self, config: Config, tasks: Sequence[TaskData]) -> None:
+        self._config, self._tasks = config, tasks
+        self.shared = Workspace(config, tasks)
+        self._own: dict[str, Workspace] = {}
+
+    def of(self, method: Method) -> Workspace:
+        """The workspace with the method's settings."""
+        if not method.overrides:
+            return self.shared
+        key = json.dumps(method.overrides, sort_keys=True, default=str)
+        if key not in self._own:
+            config = with_settings(self._config, method.overrides)
+            specs = {spec.name: spec for spec in config.tasks}  # a task's weight may be another
+            tasks = [replace(task, spec=specs[task.name]) for task in self._tasks]
+            self._own[key] = Workspace(config, tasks, like=self.shared)
+        return self._own[key]
+
+
+@dataclass(frozen=True)
+class Means:
+    """How the runs of a study are done.
+
+    Attributes:
+        config: The configuration.
+        tasks: The data.
+        base: Folder that relative data files start from; kept with the runs for `evaluate`.
+        jobs: Runs at once.
+        set_up: Is called first in every worker process; a function of a module.
+    """
+
+    config: Config
+    tasks: list[TaskData]
+    base: Path | None = None
+    jobs: int = 1
+    set_up: Callable[[], None] | None = None
+
+
+def check_runs(runs: Sequence[Run], workspaces: Workspaces) -> None:
+    """Check all runs before the first starts.
+
+    Raises:
+        UserError: A folder is of another run, steps cannot be cut as the configuration says, or a method's settings
+            make no sense.
+    """
+    for run in runs:
+        check_folder(run, workspaces.of(run.method))
+    left = [run.method for run in runs if not done(run)]
+    for method in {json.dumps(m.overrides, sort_keys=True, default=str): m for m in left}.values():
+        check_plans(workspaces.of(method))
+        if method.overrides:
+            check_settings(workspaces.of(method))
+
+
+def do_runs(runs: Sequence[Run], means: Means, workspaces: Workspaces, progress: Progress) -> list[RunRecord | None]:
+    """Do what is missing of the runs, and read all.
+
+    Args:
+        runs: The runs.
+        means: How they are done.
+        workspaces: Configuration and tokenised tasks, of this process.
+        progress: Is told what happens.
+
+    Returns:
+        Their records, in the same order; None for a trial whose loss became infinite.
+
+    Raises:
+        UserError: See `ensure_record`.
+        Stopped: The progress asked to stop.
+    """
+    if means.jobs > 1:
+        items = {number: run.label for number, run in enumerate(runs) if not done(run)}
+        shares = divide_this_machine(means.jobs)
+        if left := work_off(items, _Share(means, tuple(runs)), shares, progress):
+            raise Stopped(", ".join(left[: means.jobs]))
+    return [_do(run, workspaces, progress, means.base) for run in runs]
+
+
+def done(run: Run) -> bool:
+    """Whether there is nothing left to do for a run."""
+    return run.finished or (bool(run.trial) and (run.folder / DIVERGED_FILE).is_file())
+
+
+def _do(run: Run, workspaces: Workspaces, progress: Progress, base: Path | None, jobs: int = 1) -> RunRecord | None:
+    if done(run) and not run.finished:
+        return None
+    try:
+        return ensure_record(run, workspaces.of(run.method), progress, base, jobs)
+    except NonFiniteLossError as error:
+        if not run.trial:
+            raise
+        # Too high a rate is an answer, not a mistake.
+        run.folder.mkdir(parents=True, exist_ok=True)
+        write_json(run.folder / DIVERGED_FILE, {"what": error.what})
+        progress.finish(run.label, {})
+        return None
+
+
+@dataclass(frozen=True)
+class _Share:
+    """What a worker process needs to do runs of a study; called there, it reads and checks nothing again."""
+
+    means: Means
+    runs: tuple[Run, ...]
+
+    def __call__(self) -> Work:
+        if self.means.set_up is not None:
+            self.means.set_up()
+        workspaces = Workspaces(self.means.config, self.means.tasks)
+
+        def do(item: int, progress: Relay) -> bool:
+            try:
+                _do(self.runs[item], workspaces, progress, self.means.base, self.means.jobs)
+            except Stopped:
+                return False
+            return True
+
+        return do

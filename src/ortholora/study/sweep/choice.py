@@ -1,0 +1,110 @@
+"""Which settings each method gets: those with the best mean metric on the rows cut off for it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ortholora.errors import UserError
+from ortholora.runs.method import SINGLE
+from ortholora.runs.record import RunRecord
+from ortholora.runs.run import Run
+from ortholora.study.sweep.values import Settings, shown
+
+#: Name of the mean over tasks among the scores.
+AVERAGE = "average"
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a method reached with some settings, on the cut rows.
+
+    Attributes:
+        settings: The settings.
+        tasks: Task → its metric, mean over the sweep's seeds; None where a run's loss or metric is not finite.
+    """
+
+    settings: Settings
+    tasks: dict[str, float | None]
+
+    @property
+    def average(self) -> float | None:
+        """Mean over tasks."""
+        values = [value for value in self.tasks.values() if value is not None]
+        return float(np.mean(values)) if len(values) == len(self.tasks) else None
+
+    def of(self, name: str) -> float | None:
+        """The metric of a task, or the average."""
+        return self.average if name == AVERAGE else self.tasks[name]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a method gets.
+
+    Attributes:
+        method: Name of the method.
+        scores: Its scores, in the order of the combinations.
+        settings: Task → chosen settings for `single`, which chooses for each task by itself; `average` → the
+            settings for any other method.
+    """
+
+    method: str
+    scores: list[Score]
+    settings: dict[str, Settings]
+
+    def of(self, task: str) -> Settings:
+        """The settings of the run that trains a task."""
+        return self.settings.get(task, self.settings.get(AVERAGE, {}))
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data for `sweep.json` and the summary."""
+        scores = [{"settings": s.settings, "tasks": s.tasks, AVERAGE: s.average} for s in self.scores]
+        return {"scores": scores, "chosen": self.settings}
+
+
+#: A run that tried settings out, and its record; None where its loss became infinite.
+Trial = tuple[Run, RunRecord | None]
+
+
+def choose(method: str, tried: Sequence[tuple[Settings, Sequence[Trial]]], tasks: Sequence[str]) -> Choice:
+    """Choose the settings of a method.
+
+    Args:
+        method: Name of the method.
+        tried: The combinations, each with its runs: one for each seed (for `single`, and each task).
+        tasks: Names of the tasks.
+
+    Raises:
+        UserError: No combination could be trained.
+    """
+    scores = [Score(settings, {task: _mean(trials, task) for task in tasks}) for settings, trials in tried]
+    names = list(tasks) if method == SINGLE else [AVERAGE]
+    return Choice(method, scores, {name: _best(method, name, scores).settings for name in names})
+
+
+def _mean(trials: Sequence[Trial], task: str) -> float | None:
+    """Mean of the task's metric over the runs that trained it; None where one of them has none."""
+    found = [None if record is None else record.metrics[task] for run, record in trials if task in run.tasks]
+    values = [value for value in found if value is not None and math.isfinite(value)]
+    return float(np.mean(values)) if len(values) == len(found) else None
+
+
+def _best(method: str, name: str, scores: Sequence[Score]) -> Score:
+    def points(score: Score) -> float:
+        value = score.of(name)
+        return -math.inf if value is None else value
+
+    best = max(scores, key=points)  # of equal ones the first
+    if points(best) == -math.inf:
+        raise UserError(
+            f"study.sweep: no settings work for {method}" + ("" if name == AVERAGE else f" on task {name!r}"),
+            expected="a finite loss and metric with one of the values at least",
+            found="; ".join(shown(score.settings) for score in scores) + ": none",
+            todo="add lower learning rates to `study.sweep.values`, and start the same command again",
+        )
+    return best

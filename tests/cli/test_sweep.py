@@ -1,0 +1,179 @@
+"""`study.sweep`: every method is given its own settings, chosen on rows that nothing else sees."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from command_line import Cli
+
+from ortholora.config.file import load_config
+from ortholora.data.read import read_tasks
+from ortholora.runs.record import read_record
+from ortholora.study.sweep.rows import cut_rows
+from tiny import tiny_config
+
+TASKS = ["topic", "pair", "score"]
+SWEEP = {"values": {"training.learning_rate": [1e-5, 0.02]}, "rows": 15, "seeds": [7]}
+METHODS = ["single", "joint", "ortho"]
+
+
+def study(home, sweep=SWEEP, name="study", **sections):
+    return tiny_config(home, name, study={"methods": METHODS, "seeds": [0], "sweep": sweep}, **sections)
+
+
+@pytest.fixture(scope="module")
+def finished(home_of_all, tmp_path_factory):
+    """The folder of a finished study with a sweep and what was printed; not to be changed."""
+    home = tmp_path_factory.mktemp("sweep")
+    shutil.copytree(home_of_all, home, dirs_exist_ok=True)
+    config = study(home, training={"steps": 12})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        shown = Cli(home).ok("compare", config, "--out", "out")
+    return home, shown
+
+
+def adapters(out):
+    return {str(p.relative_to(out)): p.read_bytes() for p in sorted(out.rglob("adapter_model.safetensors"))}
+
+
+def test_every_method_is_tried_with_every_value(finished):
+    home, _ = finished
+    for method in METHODS:
+        for value in ("learning_rate-1e-05", "learning_rate-0.02"):
+            found = sorted(p.parent.name for p in (home / "out" / "sweep" / method / value).rglob("result.json"))
+            assert found == (sorted(TASKS) if method == "single" else ["seed-7"])
+
+
+def test_the_choice_is_the_best_on_the_cut_rows(finished):
+    home, shown = finished
+    sweep = json.loads((home / "out" / "sweep.json").read_text())
+    summary = json.loads((home / "out" / "summary.json").read_text())
+    assert summary["sweep"] == sweep
+    for method in METHODS:
+        entry = sweep["methods"][method]
+        assert [score["settings"]["training.learning_rate"] for score in entry["scores"]] == [1e-5, 0.02]
+        for name, settings in entry["chosen"].items():
+            points = [s["average"] if name == "average" else s["tasks"][name] for s in entry["scores"]]
+            assert settings == entry["scores"][int(np.argmax(points))]["settings"]
+        assert list(entry["chosen"]) == (TASKS if method == "single" else ["average"])
+        assert f"{method}: chosen learning_rate" in shown
+    # Twelve steps at 1e-5 learn nothing: the choice is no accident.
+    assert sweep["methods"]["joint"]["chosen"]["average"] == {"training.learning_rate": 0.02}
+    joint = read_record(home / "out" / "sweep" / "joint" / "learning_rate-0.02" / "seed-7")
+    assert sweep["methods"]["joint"]["scores"][1]["tasks"] == pytest.approx(joint.metrics)
+
+
+def test_the_runs_of_the_study_use_the_choice_and_never_see_the_cut_rows(finished):
+    home, _ = finished
+    config = load_config(home / "study.yaml")
+    tasks = read_tasks(config, base=home, data_dir=None)
+    kept, trial = cut_rows(tasks, 15, config.data_seed)
+    for whole, study_task, trial_task in zip(tasks, kept, trial, strict=True):
+        assert len(trial_task.dev) == 15
+        assert sorted([*study_task.train.texts, *trial_task.dev.texts]) == sorted(whole.train.texts)
+        assert trial_task.train == study_task.train
+        assert study_task.dev == whole.dev
+    # Class by class: 96 rows of three topics, 32 each.
+    assert np.bincount(trial[0].dev.targets).tolist() == [5, 5, 5]
+    for method in ("joint", "ortho"):
+        record = read_record(home / "out" / "runs" / method / "seed-0")
+        assert record.provenance["settings"] == {"training.learning_rate": 0.02}
+        assert record.provenance["config"]["training"]["learning_rate"] == 0.02
+        assert record.provenance["data"]["topic"]["rows"] == [81, 48]
+        assert "without 15 rows" in record.provenance["data"]["topic"]["train"]
+    chosen = json.loads((home / "out" / "sweep.json").read_text())["methods"]["single"]["chosen"]
+    for task in TASKS:
+        assert read_record(home / "out" / "runs" / "single" / "seed-0" / task).provenance["settings"] == chosen[task]
+
+
+def test_the_report_shows_it(finished):
+    home, _ = finished
+    text = (home / "out" / "summary.md").read_text()
+    assert "## What each method was given" in text
+    assert "| learning_rate 0.02 |" in text
+    assert "settings of its own" not in text  # everybody had them
+    assert (home / "out" / "sweep.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_finished_runs_are_kept_and_a_further_value_is_tried_alone(finished, home):
+    shutil.copytree(finished[0] / "out", home / "out")
+    before = {p: p.stat().st_mtime_ns for p in (home / "out").rglob("result.json")}
+    values = "study.sweep.values={training.learning_rate: [1e-5, 0.02, 2e-5]}"
+    Cli(home).ok("compare", finished[0] / "study.yaml", "--out", "out", "--set", values)
+    after = {p: p.stat().st_mtime_ns for p in (home / "out").rglob("result.json")}
+    assert {p: t for p, t in after.items() if p in before} == before
+    new = {p.relative_to(home / "out").parts[2] for p in after.keys() - before.keys()}
+    assert new == {"learning_rate-2e-05"}
+
+
+@pytest.mark.slow
+def test_two_at_once_give_the_same(finished, home):
+    config = study(home, training={"steps": 12})
+    Cli(home).ok("compare", config, "--out", "out", "--jobs", "2")
+    assert adapters(home / "out") == adapters(finished[0] / "out")
+    assert (home / "out" / "sweep.json").read_bytes() == (finished[0] / "out" / "sweep.json").read_bytes()
+
+
+def test_a_value_that_diverges_is_an_answer(home):
+    """1e30 makes the loss infinite: it is never chosen, the study goes on, and the trial is not made again."""
+    sweep = {**SWEEP, "values": {"training.learning_rate": [1e30, 0.01]}}
+    config = study(home, sweep, training={"steps": 4, "max_grad_norm": 0})
+    Cli(home).ok("compare", config, "--out", "out")
+    entry = json.loads((home / "out" / "sweep.json").read_text())["methods"]["joint"]
+    assert entry["scores"][0]["average"] is None
+    assert entry["chosen"] == {"average": {"training.learning_rate": 0.01}}
+    assert "not finite" in (home / "out" / "summary.md").read_text()
+    marks = list((home / "out" / "sweep").rglob("diverged.json"))
+    times = {p: p.stat().st_mtime_ns for p in marks}
+    assert times
+    Cli(home).ok("compare", config, "--out", "out")
+    assert {p: p.stat().st_mtime_ns for p in (home / "out" / "sweep").rglob("diverged.json")} == times
+
+
+def test_where_every_value_diverges_the_message_says_what_to_do(home):
+    sweep = {**SWEEP, "values": {"training.learning_rate": [1e30, 2e30]}}
+    config = study(home, sweep, training={"steps": 4, "max_grad_norm": 0})
+    assert "add lower learning rates" in Cli(home).complaint("compare", config, "--out", "out")
+
+
+RATE = "training.learning_rate"
+
+
+@pytest.mark.parametrize(
+    ("sweep", "words"),
+    [
+        ({"values": {"training.learning_rat": [1, 2]}}, "learning_rate"),
+        ({"values": {"rule": ["ortho", "sum"]}}, "cannot be chosen for each method"),
+        ({"values": {"study.seeds": [[1], [2]]}}, "cannot be chosen for each method"),
+        ({"values": {RATE: [0.1]}}, "two different values or more"),
+        ({"values": {RATE: []}}, "two different values or more"),
+        ({"values": {RATE: [0.1, 0.1]}}, "two different values or more"),
+        ({"values": {RATE: [0.1, -1]}}, "greater than 0"),
+        ({"values": {RATE: [0.1, "fast"]}}, "number"),
+        ({"values": {}}, "study.sweep.values"),
+        ({"values": {RATE: [0.1, 0.2]}, "seeds": [0]}, "none of them among `study.seeds`"),
+        ({"values": {RATE: [0.1, 0.2]}, "rows": 1}, "study.sweep.rows"),
+        ({"values": {"lora.target_modules": ["no-such-module", "all-linear"]}}, "no-such-module"),
+        ({"values": {"training.warmup_steps": [0, 100]}}, "warmup_steps"),
+    ],
+)
+def test_bad_values_are_refused_before_any_training(home, sweep, words):
+    assert words in Cli(home).complaint("compare", study(home, sweep), "--out", "out")
+    assert not list((home / "out").rglob("adapter_model.safetensors"))
+
+
+def test_a_method_must_not_set_what_is_swept(home):
+    method = {"name": "fast", "rule": "ortho", "set": {RATE: 0.1}}
+    config = tiny_config(home, study={"methods": [method], "sweep": SWEEP})
+    assert "sets 'training.learning_rate' itself" in Cli(home).complaint("compare", config, "--out", "out")
+
+
+def test_a_task_with_few_rows_is_refused(home):
+    config = study(home)
+    lines = (home / "train-topic.tsv").read_text().splitlines()
+    (home / "train-topic.tsv").write_text("\n".join(lines[:40]) + "\n")
+    assert "too few training rows to choose on" in Cli(home).complaint("compare", config, "--out", "out")
