@@ -161,9 +161,9 @@ def recorded(made: Any) -> list[dict[str, Tensor]]:
     taken: list[dict[str, Tensor]] = []
     resolve = made.ortho.resolve
 
-    def record() -> Any:
+    def record(**given: Any) -> Any:
         taken.append({name: g.clone() for name, g in made.ortho.task_gradients().items()})
-        return resolve()
+        return resolve(**given)
 
     made.ortho.resolve = record
     return taken

@@ -12,6 +12,7 @@ from torch import Tensor
 from ortholora.engine import RuleContext
 from ortholora.engine.gram import unit_trace
 from ortholora.engine.rules import RULES, Rule, get_rule
+from ortholora.engine.rules.base import needs_losses
 from ortholora.engine.rules.torchjd import WEIGHTINGS
 from ortholora.errors import UserError
 
@@ -20,7 +21,7 @@ ALL = [*RULES, *(f"torchjd:{name}" for name in WEIGHTINGS)]
 #: The answer depends on draws: it keeps a permutation of the tasks in the mean over draws.
 DRAWN = {"ortho", "balanced-ortho", "torchjd:GradVac", "torchjd:PCGrad", "torchjd:Random"}
 #: Tasks of equal lengths without conflict get exactly the plain sum.
-SUMS = {"sum", "ortho", "balanced", "balanced-ortho", "torchjd:PCGrad", "torchjd:Sum"}
+SUMS = {"sum", "ortho", "balanced", "balanced-ortho", "gradnorm", "torchjd:PCGrad", "torchjd:Sum"}
 #: Tasks that cannot be told apart do not get equal weights: one is drawn, or one is chosen.
 UNEQUAL = {"torchjd:Random", "torchjd:Krum"}
 #: A second or more for a block of many tasks.
@@ -38,17 +39,40 @@ def rule_of(name: str) -> Rule:
         pytest.skip(error.found)
 
 
-def decide(rule: Rule, stack: Tensor, seed: int = 0, step: int = 0, generator: torch.Generator | None = None) -> Tensor:
-    """Weights `[N, T]` for a stack of task gradients `[N, T, numel]`, as the engine asks for them."""
+def progress(tasks: int, steps: int = 3, seed: int = 9) -> Tensor:
+    """Losses `[steps, T]` that fall at different speeds, for rules that look at them."""
+    generator = torch.Generator().manual_seed(seed)
+    start = 10 ** (2 * torch.rand(tasks, generator=generator) - 1)
+    return start * torch.rand(steps, tasks, generator=generator).clamp_min(0.1).cumprod(0)
+
+
+def decide(
+    rule: Rule,
+    stack: Tensor,
+    seed: int = 0,
+    step: int = 0,
+    generator: torch.Generator | None = None,
+    losses: Tensor | None = None,
+) -> Tensor:
+    """Weights `[N, T]` for a stack of task gradients `[N, T, numel]`, as the engine asks for them.
+
+    A rule that looks at losses is asked once for every step of `losses [steps, T]`, and answers in the last.
+    """
     count = stack.shape[1]
     generator = generator or torch.Generator().manual_seed(seed)
     present = stack.abs().amax((0, 2)) > 0
-    context = RuleContext(tuple(f"task{t}" for t in range(count)), present, step, generator)
+    if not needs_losses(rule):
+        losses = stack.new_ones(1, count)
+    elif losses is None:
+        losses = progress(count)
     gram = stack.float() @ stack.float().mT
-    answer = rule(unit_trace(gram), context)
-    assert answer.dtype == torch.float32
-    assert answer.shape in ((len(stack), count), (len(stack), count, count))
-    assert bool(answer.isfinite().all())
+    for later, of_step in enumerate(losses):
+        of_step = torch.where(present, of_step, torch.nan) if needs_losses(rule) else None
+        context = RuleContext(tuple(f"task{t}" for t in range(count)), present, step + later, generator, of_step)
+        answer = rule(unit_trace(gram), context)
+        assert answer.dtype == torch.float32
+        assert answer.shape in ((len(stack), count), (len(stack), count, count))
+        assert bool(answer.isfinite().all())
     return answer if answer.dim() == 2 else answer.sum(1)
 
 
@@ -109,7 +133,10 @@ def test_an_absent_task_changes_nothing_for_the_others(name: str, absent: int) -
     for others in (2,) if name in DRAWN else (2, 4):
         stack = gradients(3, others)
         with_absent = torch.cat([stack[:, :absent], torch.zeros(3, 1, 24), stack[:, absent:]], dim=1)
-        found, expected = update(rule_of(name), with_absent), update(rule_of(name), stack)
+        losses = progress(others)
+        with_its_own = torch.cat([losses[:, :absent], torch.ones(3, 1), losses[:, absent:]], dim=1)
+        found = update(rule_of(name), with_absent, losses=with_its_own)
+        expected = update(rule_of(name), stack, losses=losses)
         assert apart(found, expected) < 1e-4
 
 
@@ -117,7 +144,8 @@ def test_an_absent_task_changes_nothing_for_the_others(name: str, absent: int) -
 @pytest.mark.parametrize("tasks", [2, 3, 7])
 def test_the_order_of_tasks_changes_nothing(name: str, tasks: int) -> None:
     stack, order = gradients(4, tasks), torch.randperm(tasks, generator=torch.Generator().manual_seed(2))
-    found, expected = decide(rule_of(name), stack[:, order]), decide(rule_of(name), stack)[:, order]
+    found = decide(rule_of(name), stack[:, order], losses=progress(tasks)[:, order])
+    expected = decide(rule_of(name), stack, losses=progress(tasks))[:, order]
     torch.testing.assert_close(found, expected, rtol=2e-3, atol=1e-4)
 
 
@@ -142,29 +170,31 @@ def test_the_size_of_a_block_changes_nothing(name: str, scale: float) -> None:
 @pytest.mark.parametrize("scale", [1e-10, 1e-5, 0.3, 1000.0, 1e5, 1e10])
 @pytest.mark.parametrize("tasks", [2, 3, 8])
 def test_the_size_of_one_loss_changes_no_direction(name: str, scale: float, tasks: int) -> None:
-    """Law 10, for the rules that promise it."""
-    stack = gradients(6, tasks)
-    expected = update(rule_of(name), stack)
+    """Law 10, for the rules that promise it; those that look at losses see the larger ones."""
+    stack, losses = gradients(6, tasks), progress(tasks)
+    expected = update(rule_of(name), stack, losses=losses)
     for task in range(tasks):
         factors = torch.ones(tasks, 1)
         factors[task] = scale
-        assert directions_apart(update(rule_of(name), stack * factors), expected) < 1e-4
+        found = update(rule_of(name), stack * factors, losses=losses * factors.squeeze(1))
+        assert directions_apart(found, expected) < 1e-4
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_equal_lengths_without_conflict_get_the_direction_of_the_sum(name: str) -> None:
-    stack = orthogonal(5, 4)
-    weights = decide(rule_of(name), stack)
+    stack, alike = orthogonal(5, 4), progress(1).expand(-1, 4)
+    weights = decide(rule_of(name), stack, losses=alike)
     if name in SUMS:
         torch.testing.assert_close(weights, torch.ones(5, 4), rtol=1e-5, atol=1e-5)
     elif name not in UNEQUAL:
-        assert directions_apart(update(rule_of(name), stack), stack.sum(1).double()) < 1e-3
+        assert directions_apart(update(rule_of(name), stack, losses=alike), stack.sum(1).double()) < 1e-3
 
 
 @pytest.mark.parametrize("name", sorted(SUMS))
 def test_equal_lengths_in_agreement_get_the_sum(name: str) -> None:
     stack = torch.nn.functional.normalize(gradients(5, 4).abs(), dim=2)
-    torch.testing.assert_close(decide(rule_of(name), stack), torch.ones(5, 4), rtol=1e-5, atol=1e-5)
+    weights = decide(rule_of(name), stack, losses=progress(1).expand(-1, 4))
+    torch.testing.assert_close(weights, torch.ones(5, 4), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -188,13 +218,18 @@ def test_a_resumed_rule_is_the_uninterrupted_one(name: str) -> None:
     steps = [gradients(3, 4, seed=seed) for seed in range(6)]
     steps[1][:, 2] = 0  # a task that is absent in some steps
     steps[4][:, 0] = 0
+    losses = progress(4, 6)
+
+    def go(rule: Rule, step: int) -> Tensor:
+        return decide(rule, steps[step], step=step, generator=generator, losses=losses[step : step + 1])
+
     rule, generator = rule_of(name), torch.Generator().manual_seed(7)
     for step in range(3):
-        decide(rule, steps[step], step=step, generator=generator)
+        go(rule, step)
     saved = {"rule": getattr(rule, "state_dict", dict)(), "generator": generator.get_state()}
     file = io.BytesIO()
     torch.save(saved, file)
-    expected = [decide(rule, steps[step], step=step, generator=generator) for step in range(3, 6)]
+    expected = [go(rule, step) for step in range(3, 6)]
 
     file.seek(0)
     state, again, generator = torch.load(file, weights_only=True), rule_of(name), torch.Generator()
@@ -204,5 +239,5 @@ def test_a_resumed_rule_is_the_uninterrupted_one(name: str) -> None:
         if hasattr(again, "load_state_dict"):
             again.load_state_dict(loaded)
         generator.set_state(state["generator"])
-        found = [decide(again, steps[step], step=step, generator=generator) for step in range(3, 6)]
+        found = [go(again, step) for step in range(3, 6)]
         assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))

@@ -107,8 +107,8 @@ def test_what_a_rule_is_told() -> None:
     [
         (
             "pcgrad2",
-            r"Unknown rule 'pcgrad2'. Known rules: sum, ortho, balanced, balanced-ortho; or 'torchjd:NAME' for one of "
-            "TorchJD's; or name your own as 'module:attribute'",
+            r"Unknown rule 'pcgrad2'. Known rules: sum, ortho, balanced, balanced-ortho, gradnorm.*; or 'torchjd:NAME' "
+            "for one of TorchJD's; or name your own as 'module:attribute'",
         ),
         ("torchjd:NashMTL", r"'torchjd:NashMTL' cannot be used"),
         ("no_such_module:rule", r"could not be imported.*PYTHONPATH"),
@@ -156,3 +156,40 @@ def test_a_rule_that_returns_nan_is_named() -> None:
     run_step(ortho, sample.model, [(sample, torch.tensor([0, 1, 0, 1]))])
     with pytest.raises(ValueError, match=r"careless.* returned NaN or infinite weights"):
         ortho.resolve()
+
+
+class OfTwo:
+    """A rule of one's own with an argument."""
+
+    def __init__(self, factor: float = 1.0) -> None:
+        self.factor = factor
+
+    def __call__(self, gram: Tensor, context: RuleContext) -> Tensor:
+        return self.factor * torch.ones(gram.shape[:2])
+
+
+def test_a_name_may_have_arguments() -> None:
+    assert isinstance(get_rule("sum()"), Sum)
+    own = get_rule(f"{__name__}:OfTwo(factor=0.5)")
+    assert getattr(own, "factor", None) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        *(
+            (f"gradnorm{wrong}", r"should look like 'gradnorm\(alpha=2\)'")
+            for wrong in ("(alpha=2", "(2)", "(alpha=f())")
+        ),
+        *(
+            (f"sum{wrong}", "should look like")
+            for wrong in ("() + 1", "()()", "(**{'a': 1})", "(a=1, a=2)", "(a={[]: 1})")
+        ),
+        ("sum(alpha=2)", r"The rule 'sum' cannot be made with \(alpha=2\): "),
+        ("pcgrad2(alpha=2)", "Unknown rule 'pcgrad2'"),
+        ("engine._rules:first_task_only(alpha=2)", "Only a class takes arguments"),
+    ],
+)
+def test_arguments_that_are_none(name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        get_rule(name)

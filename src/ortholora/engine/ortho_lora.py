@@ -16,9 +16,10 @@ from ortholora.engine.distributed import Reduced, agree, reduce_mean
 from ortholora.engine.gram import Block, Blocks, unit_trace
 from ortholora.engine.grouping import Grouping, TaskIds
 from ortholora.engine.layers import Matrix
+from ortholora.engine.losses import LossSums, check_losses, mean_losses
 from ortholora.engine.memory import RunningMeans
 from ortholora.engine.rules import Rule, RuleContext, get_rule
-from ortholora.engine.rules.base import memory_of, restore_state, state_of
+from ortholora.engine.rules.base import memory_of, needs_losses, restore_state, state_of
 from ortholora.engine.sharded import local, part_of
 from ortholora.engine.stats import StepStats
 from ortholora.errors import RuleError
@@ -116,8 +117,13 @@ class OrthoLora:
         finally:
             self._attachment.close()
 
-    def resolve(self) -> StepStats:
+    def resolve(self, losses: LossSums | None = None) -> StepStats:
         """Reduce over ranks, let the rule decide, write `.grad`. Once per optimizer step, before clipping.
+
+        Args:
+            losses: For rules that look at losses (`needs_losses`): `(sums, counts)`, both `[T]`. The sum of each
+                task's losses over this rank's rows of the whole step, before any task weight, and the number of
+                those rows (or tokens, or whatever they count). Other rules do not look at them.
 
         Returns:
             What happened; see `StepStats`.
@@ -125,19 +131,22 @@ class OrthoLora:
         Raises:
             CaptureError: Nothing was captured, or a trainable LoRA matrix received a gradient that the
                 capture did not see.
+            RuleError: The rule needs losses and got none, or got one that it cannot take.
         """
+        asked = check_losses(self.rule, losses, len(self.tasks)) if needs_losses(self.rule) else None
         # Outside of any autocast block of the caller: it would take the Gram in half precision.
         with torch.no_grad(), torch.autocast(self._groups[0].buffer.device.type, enabled=False):
-            return self._resolve()
+            return self._resolve(asked)
 
-    def _resolve(self) -> StepStats:
+    def _resolve(self, losses: LossSums | None) -> StepStats:
         checked = self._check_due()
         self._attachment.reshard(search=checked)
         present = agree(self._groups, self._present)
         self._attachment.check(thoroughly=checked)
         reduced = self._reduce(present, checked)
         gram = self._blocks.gram(reduced.inner_products())
-        context = RuleContext(self.tasks, present, self._step, self._generator)
+        means = None if losses is None else mean_losses(losses, self.tasks, present, gram.device)
+        context = RuleContext(self.tasks, present, self._step, self._generator, means)
         weights, combination = self._decide(gram, context, checked)
         self._write(reduced, weights)
         self._finish_step()

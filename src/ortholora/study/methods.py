@@ -67,11 +67,13 @@ def idle_keys(keys: Iterable[str]) -> list[str]:
 
 
 def _as_entry(entry: str | MethodConfig) -> MethodConfig:
-    """A rule by name alone; one of the user's own is called by its attribute."""
+    """A rule by name alone; one of the user's own is called by its attribute, `gradnorm(alpha=2)` gradnorm-alpha-2."""
     if isinstance(entry, MethodConfig):
         return entry
     check_rule(entry)
-    return MethodConfig(name=entry.rpartition(":")[2], rule=entry)
+    name, bracket, arguments = entry.partition("(")
+    own = name.rpartition(":")[2] + bracket + arguments
+    return MethodConfig(name=re.sub(r"[^A-Za-z0-9_.-]+", "-", own).strip("-"), rule=entry)
 
 
 def _method(entry: MethodConfig, config: Config) -> Method:

@@ -27,7 +27,8 @@ class ResolveMixin:
 
     Attributes:
         ortho: Resolves conflicts. None: plain training.
-        task_losses: Set it too, and add each task's losses in `compute_loss`: logs then get `loss/<task>`.
+        task_losses: Set it too, and add each task's losses in `compute_loss`, before any task weight: logs then get
+            `loss/<task>`, and rules that look at losses get them.
     """
 
     ortho: OrthoLora | None = None
@@ -53,7 +54,7 @@ class ResolveMixin:
             with nullcontext() if position == len(parts) else self.accelerator.no_sync(model):  # type: ignore[attr-defined]
                 losses.append(self._captured(model, part, num_items_in_batch))
         if self.ortho is not None and self.accelerator.sync_gradients:  # type: ignore[attr-defined]
-            stats = self.ortho.resolve()
+            stats = self.ortho.resolve(losses=None if self.task_losses is None else self.task_losses.take_step())
             self.conflicts.add(stats)
             self.on_resolved(stats)
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()

@@ -27,6 +27,8 @@ class TaskLosses:
         self.tasks, self._device = list(tasks), device
         self._own = torch.zeros(len(self.tasks), device=device, dtype=dtype)
         self._own_counts = torch.zeros(len(self.tasks), dtype=torch.float64)
+        # The same since `take_step`: logs and steps end at different times.
+        self._step, self._step_counts = torch.zeros_like(self._own), torch.zeros_like(self._own_counts)
         self._total = torch.zeros(2, len(self.tasks), dtype=torch.float64)  # losses and counts, of all ranks
 
     def add(self, losses: Tensor, ids: Any) -> None:
@@ -45,16 +47,26 @@ class TaskLosses:
         tasks = ids.flatten().to(self._device, non_blocking=True)
         values = losses.detach().flatten().to(self._own)
         # Added up here first: one token's loss would be lost in a large sum.
-        self._own += torch.zeros_like(self._own).index_add_(0, tasks, values)
+        added = torch.zeros_like(self._own).index_add_(0, tasks, values)
+        self._own += added
+        self._step += added
 
     def add_counts(self, counts: Tensor | float) -> None:
         """Add what this rank's losses count: `[T]`, or one number for every task."""
         self._own_counts += counts
+        self._step_counts += counts
 
     def forget_own(self) -> None:
-        """Drop what this rank added since the sums of all ranks were last made."""
-        self._own.zero_()
-        self._own_counts.zero_()
+        """Drop what this rank added since the sums of all ranks were last made, and since the last step."""
+        for values in (self._own, self._own_counts, self._step, self._step_counts):
+            values.zero_()
+
+    def take_step(self) -> tuple[Tensor, Tensor]:
+        """This rank's sums and counts `[T]` since the last call, for `OrthoLora.resolve`. No synchronisation."""
+        taken = self._step.clone(), self._step_counts.clone()
+        self._step.zero_()
+        self._step_counts.zero_()
+        return taken
 
     def take(self) -> dict[str, float]:
         """Means since the last call, without tasks of which nothing was counted. A collective."""
@@ -80,6 +92,7 @@ class TaskLosses:
 
     def _gathered(self) -> Tensor:
         own = torch.stack([self._own.cpu().double(), self._own_counts])
-        self.forget_own()
+        self._own.zero_()
+        self._own_counts.zero_()
         self._total += summed(own, self._device)
         return self._total.clone()

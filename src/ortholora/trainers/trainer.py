@@ -141,11 +141,10 @@ class OrthoTrainer(SavingTrainer):
         return ids
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Count the step for the logs when its last micro-batch is done."""
-        loss = super().training_step(*args, **kwargs)
+        """Count the step for the logs and the rule, with its last micro-batch."""
         if self.accelerator.sync_gradients and self.args.process_index == 0:  # counts are summed over the ranks
             self.task_losses.add_counts(1)
-        return loss
+        return super().training_step(*args, **kwargs)
 
     def forget_unfinished_step(self) -> None:
         """Drop its task gradients, its losses and its tokens."""

@@ -2,50 +2,59 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Callable
+from typing import Any
 
 from ortholora.engine.rules.balanced import Balanced as Balanced
 from ortholora.engine.rules.balanced import BalancedOrtho as BalancedOrtho
 from ortholora.engine.rules.base import Rule as Rule
 from ortholora.engine.rules.base import RuleContext as RuleContext
+from ortholora.engine.rules.gradnorm import GradNorm as GradNorm
+from ortholora.engine.rules.named import built, split_arguments
 from ortholora.engine.rules.ortho import Ortho as Ortho
 from ortholora.engine.rules.sum import Sum as Sum
 from ortholora.engine.rules.torchjd import PREFIX
 from ortholora.engine.rules.torchjd import TorchJD as TorchJD
 
 #: The rules that have a name. `tests/engine/test_rule_contract.py` tests every one.
-RULES: dict[str, Callable[[], Rule]] = {
+RULES: dict[str, Callable[..., Rule]] = {
     "sum": Sum,
     "ortho": Ortho,
     "balanced": Balanced,
     "balanced-ortho": BalancedOrtho,
+    "gradnorm": GradNorm,
 }
 
 
 def get_rule(rule: str | Rule) -> Rule:
     """Turn a name, `torchjd:NAME`, or `module:attribute` of a rule of one's own, into a rule; a rule passes through.
 
+    All three may have arguments: `gradnorm(alpha=2)`.
+
     Raises:
-        ValueError: The name is unknown, what it names is no rule, or TorchJD cannot offer it.
+        ValueError: The name is unknown, what it names is no rule or takes no such arguments, or TorchJD cannot
+            offer it.
     """
     if not isinstance(rule, str):
         if not callable(rule) or isinstance(rule, type):
             raise ValueError(f"A rule should be a name or a callable (gram, context). Found {rule!r}.")
         return rule
-    if rule in RULES:
-        return RULES[rule]()
-    if rule.startswith(PREFIX):
-        return TorchJD(rule.removeprefix(PREFIX))
-    if ":" not in rule:
+    name, arguments = split_arguments(rule)
+    if name in RULES:
+        return built(RULES[name], name, arguments)
+    if name.startswith(PREFIX):
+        return built(functools.partial(TorchJD, name.removeprefix(PREFIX)), name, arguments)
+    if ":" not in name:
         raise ValueError(
-            f"Unknown rule {rule!r}. Known rules: {', '.join(RULES)}; or '{PREFIX}NAME' for one of TorchJD's; "
+            f"Unknown rule {name!r}. Known rules: {', '.join(RULES)}; or '{PREFIX}NAME' for one of TorchJD's; "
             "or name your own as 'module:attribute'."
         )
-    return _import_rule(rule)
+    return _import_rule(name, arguments)
 
 
-def _import_rule(path: str) -> Rule:
+def _import_rule(path: str, arguments: dict[str, Any]) -> Rule:
     module_name, _, attribute = path.partition(":")
     try:
         found = getattr(importlib.import_module(module_name), attribute)
@@ -54,7 +63,9 @@ def _import_rule(path: str) -> Rule:
             f"The rule {path!r} could not be imported ({error}). Give 'module:attribute' of a module that "
             "Python finds (on PYTHONPATH, or in the folder you start from)."
         ) from error
-    rule = found() if isinstance(found, type) else found
+    if arguments and not isinstance(found, type):
+        raise ValueError(f"Only a class takes arguments, and {path!r} is none. Found {found!r}.")
+    rule = built(found, path, arguments) if isinstance(found, type) else found
     if not callable(rule):
         raise ValueError(f"{path!r} should be a callable (gram, context) or a class of such. Found {rule!r}.")
     return rule

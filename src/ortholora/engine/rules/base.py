@@ -10,7 +10,9 @@ A rule may be a plain function `rule(gram, context) -> weights`, or an object th
   `[N, 2T, 2T]` over (current gradients, running means);
 * `state_dict()` / `load_state_dict(state)`: state across steps, saved and resumed with the run;
 * `scale_free_per_task = True`: a promise that multiplying one task's loss by a positive number changes the
-  direction of no block's update. The contract test holds the rule to it.
+  direction of no block's update. The contract test holds the rule to it;
+* `needs_losses = True`: the rule wants `context.losses`. Whoever calls `resolve` must then give losses, and every
+  step costs one more small collective and one synchronisation with an accelerator.
 """
 
 from __future__ import annotations
@@ -31,12 +33,16 @@ class RuleContext:
         present: `[T]` bool on the CPU: the tasks that had rows in this step (on any rank).
         step: Optimizer steps resolved before this one.
         generator: The only source of randomness (CPU, seeded, saved with the run, equal on all ranks).
+        losses: `[T]` float32 on the CPU: each task's mean loss in the whole step (all micro-batches, all ranks),
+            before its weight; the same on all ranks, finite, and NaN for a task without a loss. None unless the
+            rule `needs_losses`.
     """
 
     tasks: tuple[str, ...]
     present: Tensor
     step: int
     generator: torch.Generator
+    losses: Tensor | None = None
 
 
 @runtime_checkable
@@ -69,6 +75,11 @@ def memory_of(rule: Rule) -> float | None:
     if decay is not None and not 0 < decay < 1:
         raise ValueError(f"A rule's `memory` should be a decay in (0, 1). Found {decay!r}.")
     return decay
+
+
+def needs_losses(rule: Rule) -> bool:
+    """Whether the rule looks at the tasks' losses."""
+    return bool(getattr(rule, "needs_losses", False))
 
 
 def state_of(rule: Rule) -> dict[str, Any]:
