@@ -173,3 +173,19 @@ def test_a_rule_that_fails_names_itself(cli, home, command):
     (home / "bad_rules.py").write_text("1 / 0\n", encoding="utf-8")
     config = tiny_config(home, "bad", rule="bad_rules:x", study={"methods": ["bad_rules:x"]})
     assert "ZeroDivisionError" in cli.complaint(command, config, "--out", "out")
+
+
+def test_joint_wide_has_the_rank_of_all_single_adapters_and_their_scaling(home):
+    methods = ["joint-wide", "ortho"]
+    config = tiny_config(home, study={"methods": methods, "seeds": [0]}, training={"steps": 2})
+    Cli(home).ok("compare", config, "--out", "out")
+    runs = home / "out" / "runs"
+    found = {
+        name: json.loads((runs / name / "seed-0" / "adapter_config.json").read_text()) for name in ("joint", methods[0])
+    }
+    assert (found["joint"]["r"], found["joint-wide"]["r"]) == (4, 12)
+    assert found["joint"]["lora_alpha"] / 4 == found["joint-wide"]["lora_alpha"] / 12
+    summary = json.loads((home / "out" / "summary.json").read_text(encoding="utf-8"))
+    assert list(summary["methods"]) == ["single", "joint", "joint-wide", "ortho"]
+    assert summary["recovered_method"] == "ortho"
+    assert summary["conflict"]["joint-wide"] is None

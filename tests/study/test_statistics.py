@@ -297,3 +297,15 @@ def test_a_subset_of_methods_and_tasks(records):
     assert summary["recovered"] is None
     assert summary["recovered_reason"] == "no rule was compared"
     assert list(summary["tasks"]) == ["task1"]
+
+
+def test_the_headline_is_about_the_first_rule_listed_and_never_about_a_baseline():
+    skill = {"single": 0.9, "joint": 0.6, "joint-wide": 0.8, "b": 0.7, "ortho": 0.7}
+    records = study(np.random.default_rng(0), skill=skill)
+    wide = [dataclasses.replace(r, rule=None, block=None) if r.method == "joint-wide" else r for r in records]
+    for methods, expected in ((list(skill), "b"), (["single", "joint", "ortho", "b", "joint-wide"], "ortho")):
+        summary = summarise(wide, methods=methods, tasks=["task0", "task1"], resamples=100, seed=0)
+        assert summary["recovered_method"] == expected
+        assert summary["rules"]["joint-wide"]["recovered"] is not None
+    alone = summarise(wide, methods=["single", "joint", "joint-wide"], tasks=["task0"], resamples=100, seed=0)
+    assert alone["recovered_method"] is None

@@ -176,8 +176,9 @@ class StudySection(Strict):
 
     methods: list[str | MethodConfig] = Field(
         default_factory=_default_methods,
-        description="`single` (one adapter per task), `joint`, rules by name, or mappings of `name`, `rule`, "
-        "`block`, `set`. `single` and `joint` are always run.",
+        description="`single` (one adapter per task), `joint`, rules by name, mappings of `name`, `rule`, `block`, "
+        "`set`, or the baseline `joint-wide` (joint training with T times the rank). `single` and `joint` are always "
+        "run; the first rule is what the headline of the report is about.",
     )
     seeds: list[int] = Field(default_factory=lambda: [0, 1], min_length=1, description="One run per seed and method.")
     bootstrap: int = Field(1000, ge=100, description="Bootstrap resamples for the intervals.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -9,7 +10,7 @@ from ortholora.config.schema import Config
 from ortholora.data.task import TaskData
 from ortholora.metrics.table import METRICS
 from ortholora.runs.provenance import provenance
-from ortholora.runs.record import RunRecord
+from ortholora.runs.record import Curve, RunRecord
 from ortholora.runs.run import Run
 from ortholora.trainers.cost import peak_memory_bytes
 from ortholora.trainers.trainer import OrthoTrainer
@@ -25,6 +26,7 @@ def measure(run: Run, trainer: OrthoTrainer, config: Config, jobs: int) -> RunRe
         jobs: Runs that shared the machine meanwhile.
     """
     peak_memory = peak_memory_bytes() or 0  # of the training alone
+    curves = curves_of(trainer.state.log_history, run.tasks)
     scores = trainer.evaluate()
     data = [task.data for task in trainer.tasks]
     real, padded, launches = (int(n) for n in trainer.tokens)
@@ -51,7 +53,21 @@ def measure(run: Run, trainer: OrthoTrainer, config: Config, jobs: int) -> RunRe
             "settings": run.method.overrides,
             "jobs": jobs,
         },
+        curves=curves,
     )
+
+
+def curves_of(log_history: Iterable[Mapping[str, Any]], tasks: Sequence[str]) -> dict[str, dict[str, Curve]]:
+    """The curves of every task out of a Trainer's log history, which a resumed run has from its beginning."""
+    prefixes = {"loss": "loss/", "metric": "eval_"}
+    entries = [entry for entry in log_history if "step" in entry]
+    return {
+        kind: {
+            task: [(int(entry["step"]), float(entry[prefix + task])) for entry in entries if prefix + task in entry]
+            for task in tasks
+        }
+        for kind, prefix in prefixes.items()
+    }
 
 
 def _how(trainer: OrthoTrainer) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-SINGLE, JOINT = "single", "joint"
+SINGLE, JOINT, JOINT_WIDE = "single", "joint", "joint-wide"
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
 import numpy as np
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 
 from ortholora.errors import UserError
 from ortholora.files import replace_file, write_json
@@ -29,6 +29,11 @@ Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is Non
 # What the definition says of a field beside its type: it has a value of every task, or its arrays, one a task, are
 # stored in the other file under this name.
 _EVERY_TASK, _ARRAY = "every task", "array"
+# Or it is missing from what earlier versions wrote, and then has its default.
+_LATER = "later"
+
+#: Points of a curve: optimizer step and value.
+Curve = list[tuple[int, Number]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +58,8 @@ class RunRecord:
         details: Task → every metric that fits it, by name.
         conflict: Figures on the conflict between tasks, as the engine reports them; `None` without capture.
         provenance: Where the result came from: hardware, versions, data. Plain JSON data.
+        curves: `loss`: task → its mean training loss between two logs. `metric`: task → its metric on dev at the
+            evaluations during training.
     """
 
     method: str
@@ -72,6 +79,7 @@ class RunRecord:
     details: dict[str, dict[str, Number]] = field(default_factory=dict)
     conflict: dict[str, Any] | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
+    curves: dict[str, dict[str, Curve]] = field(default_factory=dict, metadata={_LATER: True})
 
 
 _ARRAYS = {entry.name: entry.metadata[_ARRAY] for entry in fields(RunRecord) if _ARRAY in entry.metadata}
@@ -79,9 +87,13 @@ _KEYS = [entry.name for entry in fields(RunRecord) if entry.name not in _ARRAYS]
 
 
 def _stored_form() -> type[BaseModel]:
-    """`result.json` as a pydantic model: every key must be there, with a value of the field's own type."""
+    """`result.json` as a pydantic model: every key must be there (or be new), with a value of the field's own type."""
     hints = get_type_hints(RunRecord, include_extras=True)
-    keys: dict[str, Any] = {"format": (Literal[FORMAT], ...), **{name: (hints[name], ...) for name in _KEYS}}
+    keys: dict[str, Any] = {"format": (Literal[FORMAT], ...)}
+    for entry in fields(RunRecord):
+        if entry.name in _KEYS:
+            default: Any = Field(default_factory=dict) if _LATER in entry.metadata else ...
+            keys[entry.name] = (hints[entry.name], default)
     return create_model("Result", __config__=ConfigDict(strict=True), **keys)
 
 

@@ -1,7 +1,8 @@
-"""The methods of a study: `single` and `joint` always, and every rule asked for."""
+"""The methods of a study: `single` and `joint` always, and every rule and baseline asked for."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 
@@ -10,7 +11,7 @@ from ortholora.config.schema import Config
 from ortholora.config.sections import MethodConfig
 from ortholora.engine.rules import RULES, get_rule
 from ortholora.errors import UserError, did_you_mean, listing
-from ortholora.runs.method import JOINT, SINGLE, Method
+from ortholora.runs.method import JOINT, JOINT_WIDE, SINGLE, Method
 
 #: What a method's `set` cannot change: the study's own keys, and the data, which is read once for all and cut alike.
 _OF_THE_STUDY = ("study", "rule", "block", "seed", "data_seed", "tasks", "backbone", "revision", "max_length")
@@ -27,7 +28,7 @@ def methods_of(config: Config) -> list[Method]:
     for entry in config.study.methods:
         if isinstance(entry, str) and entry in (SINGLE, JOINT):
             continue
-        methods.append(_method(_as_entry(entry), config))
+        methods.append(_joint_wide(config) if entry == JOINT_WIDE else _method(_as_entry(entry), config))
     names = [method.name for method in methods]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -38,6 +39,14 @@ def methods_of(config: Config) -> list[Method]:
             todo="rename or remove one",
         )
     return methods
+
+
+def _joint_wide(config: Config) -> Method:
+    """Joint training with T times the rank: the parameters of T single adapters, and the same scaling."""
+    tasks, lora = len(config.tasks), config.lora
+    # alpha / r, or alpha / sqrt(r) with rslora, stays what it is.
+    alpha = lora.alpha * (math.sqrt(tasks) if lora.rslora else tasks)
+    return Method(JOINT_WIDE, overrides={"lora.r": lora.r * tasks, "lora.alpha": alpha})
 
 
 def check_rule(rule: str) -> None:

@@ -8,6 +8,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from ortholora.study.report.curves import has_curves
 from ortholora.study.report.merged import flatten
 from ortholora.study.report.settings import task_lines
 from ortholora.study.report.sweep import sweep_lines, sweep_table
@@ -35,6 +36,7 @@ def to_markdown(summary: dict[str, Any]) -> str:
         _list(summary["verdict"]),
         "## Gap",
         _gap(summary),
+        *_curves(summary),
         *_sweep(summary),
         "## Cost of a step",
         _cost(summary),
@@ -123,6 +125,11 @@ def _gap(summary: dict[str, Any]) -> str:
     if summary["recovered"] is None:
         lines.append(f"Recovered: not stated, because {summary['recovered_reason']}.")
     return _list(lines)
+
+
+def _curves(summary: dict[str, Any]) -> list[str]:
+    shown = has_curves(summary["curves"])
+    return ["## How the tasks learned", "![Training loss of every task over the steps](curves.png)"] if shown else []
 
 
 def _sweep(summary: dict[str, Any]) -> list[str]:

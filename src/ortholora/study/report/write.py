@@ -1,4 +1,4 @@
-"""A study's summary in its forms: `summary.json`, `summary.md`, `summary.png`, and `sweep.png` after a sweep."""
+"""A study's summary in its forms: as data, as text and as pictures."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ortholora.files import write_json, write_text
+from ortholora.study.report.curves import draw_curves, has_curves
 from ortholora.study.report.markdown import to_markdown
 from ortholora.study.report.picture import draw
 from ortholora.study.report.sweep import draw_sweep
@@ -22,5 +23,7 @@ def write_summary(out: Path, summary: dict[str, Any]) -> None:
     write_json(out / "summary.json", summary)
     write_text(out / "summary.md", to_markdown(summary))
     draw(summary, out / "summary.png")
+    if has_curves(summary["curves"]):
+        draw_curves(summary, out / "curves.png")
     if "sweep" in summary:
         draw_sweep(summary["sweep"], out / "sweep.png")

@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 
 from ortholora.runs.record import RunRecord
+from ortholora.study.report.curves import curve_sentences
 from ortholora.study.report.merged import merge
 from ortholora.study.report.sentences import findings, no_gap, notes
 from ortholora.study.report.wording import sign
 from ortholora.study.statistics.bootstrap import interval, ratio_interval, resample
+from ortholora.study.statistics.curves import compare_endings, mean_curves
 from ortholora.study.statistics.grid import Grid, arrange
 
 #: Number of the format of `summary.json`.
@@ -56,7 +58,8 @@ def summarise(
     compare = _Comparison(grid, drawn)
     gap = compare.difference("single", "joint")
     rules = {rule: _rule(grid, compare, rule, gap, set(swept)) for rule in grid.rules}
-    main = "ortho" if "ortho" in rules else next(iter(rules), None)
+    # What the study is about is the user's choice: the rule that is listed first. Baselines have none.
+    main = next((name for name, entry in rules.items() if entry["rule"]), None)
     summary: dict[str, Any] = {
         "format": FORMAT,
         "seeds": list(grid.seeds),
@@ -71,9 +74,11 @@ def summarise(
         "tasks": {task: _task(grid, compare, task) for task in grid.tasks},
         "cost": _costs(grid),
         "cut_rows": _cut_rows(grid),
+        "curves": mean_curves(grid),
+        "endings": compare_endings(grid),
         "provenance": merge([record.provenance for record in grid.records]),
     }
-    summary["verdict"] = findings(summary)
+    summary["verdict"] = findings(summary) + curve_sentences(summary)
     summary["notes"] = notes(summary)
     return summary
 
