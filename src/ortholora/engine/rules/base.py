@@ -8,6 +8,8 @@ A rule may be a plain function `rule(gram, context) -> weights`, or an object th
 
 * `memory: float`: ask for a running mean of the task gradients with this decay; the Gram is then
   `[N, 2T, 2T]` over (current gradients, running means);
+* `precondition`: an object that transforms the task gradients before the Gram, with state of its own; see
+  `ortholora.engine.precondition`;
 * `state_dict()` / `load_state_dict(state)`: state across steps, saved and resumed with the run;
 * `scale_free_per_task = True`: a promise that multiplying one task's loss by a positive number changes the
   direction of no block's update. The contract test holds the rule to it;
