@@ -57,7 +57,8 @@ def preconditioner_of(rule: object) -> Preconditioner | None:
     found: Preconditioner | None = getattr(rule, "precondition", None)
     if found is None:
         return None
-    missing = [name for name in ("transform", "state_dict", "load_state_dict") if not callable(getattr(found, name, None))]
+    needed = ("transform", "state_dict", "load_state_dict")
+    missing = [name for name in needed if not callable(getattr(found, name, None))]
     if missing:
         raise ValueError(f"A rule's `precondition` should have {', '.join(missing)}. Found {found!r}.")
     if getattr(rule, "memory", None) is not None:

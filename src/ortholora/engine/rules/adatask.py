@@ -1,6 +1,7 @@
 """AdaTask: every task's gradient divided, element by element, by its own running RMS.
 
-Yang et al., "AdaTask: A Task-aware Adaptive Learning Rate Approach to Multi-task Learning", AAAI 2023, arXiv 2211.15055.
+Yang et al., "AdaTask: A Task-aware Adaptive Learning Rate Approach to Multi-task Learning", AAAI 2023, arXiv
+2211.15055.
 """
 
 from __future__ import annotations
