@@ -21,7 +21,7 @@ ALL = [*RULES, *(f"torchjd:{name}" for name in WEIGHTINGS)]
 #: The answer depends on draws: it keeps a permutation of the tasks in the mean over draws.
 DRAWN = {"ortho", "balanced-ortho", "torchjd:GradVac", "torchjd:PCGrad", "torchjd:Random"}
 #: Tasks of equal lengths without conflict get exactly the plain sum.
-SUMS = {"sum", "ortho", "balanced", "balanced-ortho", "gradnorm", "torchjd:PCGrad", "torchjd:Sum"}
+SUMS = {"sum", "ortho", "balanced", "balanced-ortho", "gradnorm", "famo", "torchjd:PCGrad", "torchjd:Sum"}
 #: Tasks that cannot be told apart do not get equal weights: one is drawn, or one is chosen.
 UNEQUAL = {"torchjd:Random", "torchjd:Krum"}
 #: A second or more for a block of many tasks.
