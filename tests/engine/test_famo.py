@@ -18,11 +18,15 @@ from .test_rule_contract import progress
 
 
 def transcribed(losses: list[list[float]], beta: float, gamma: float) -> list[list[float]]:
-    """Algorithm 1, one number at a time, with `L(θ_{k+1})` from the next step: every step's `c z_t / L_t`."""
+    """Algorithm 1, one number at a time, with `L(θ_{k+1})` from the next step: every step's `c z_t / L_t`.
+
+    Adam is torch's, as in the paper's Algorithm 2.
+    """
     tasks = range(len(losses[0]))
-    xi, weights = [0.0 for _ in tasks], []
+    parameter = torch.zeros(len(tasks), dtype=torch.float64, requires_grad=True)
+    adam, weights = torch.optim.Adam([parameter], lr=beta, weight_decay=gamma), []
     for k, now in enumerate(losses):
-        z = softmax(xi)
+        z = softmax(parameter.tolist())
         c = 1 / sum(z[t] / now[t] for t in tasks)
         weights.append([c * z[t] / now[t] for t in tasks])
         if k + 1 == len(losses):
@@ -30,7 +34,8 @@ def transcribed(losses: list[list[float]], beta: float, gamma: float) -> list[li
         fell = [math.log(now[t]) - math.log(losses[k + 1][t]) for t in tasks]
         jacobian = [[z[s] * ((s == t) - z[t]) for t in tasks] for s in tasks]  # ∂z_s / ∂ξ_t
         delta = [sum(jacobian[s][t] * fell[s] for s in tasks) for t in tasks]
-        xi = [xi[t] - beta * (delta[t] + gamma * xi[t]) for t in tasks]
+        parameter.grad = torch.tensor(delta, dtype=torch.float64)
+        adam.step()
     return weights
 
 

@@ -32,7 +32,7 @@ def plain(folder: Path, accumulate: int) -> Any:
 def ortho(folder: Path, accumulate: int) -> Any:
     """Micro-batches of its own planner; a weight changes no loss."""
     mixing = {"layout": "mixed", "micro_batches": accumulate}
-    return workspaces.trainer(folder, mixing=mixing, lora={"dropout": 0.0}, training={"log_every": 1})
+    return workspaces.trainer(folder, mixing=mixing, head_dropout=0.0, training={"log_every": 1})
 
 
 def sft(folder: Path, accumulate: int) -> Any:

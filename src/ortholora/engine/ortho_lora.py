@@ -19,7 +19,7 @@ from ortholora.engine.layers import Matrix
 from ortholora.engine.losses import LossSums, check_losses, mean_losses
 from ortholora.engine.memory import RunningMeans
 from ortholora.engine.rules import Rule, RuleContext, get_rule
-from ortholora.engine.rules.base import memory_of, needs_losses, restore_state, state_of
+from ortholora.engine.rules.base import factors_of, memory_of, needs_losses, restore_state, state_of
 from ortholora.engine.sharded import local, part_of
 from ortholora.engine.stats import StepStats
 from ortholora.errors import RuleError
@@ -143,10 +143,10 @@ class OrthoLora:
         self._attachment.reshard(search=checked)
         present = agree(self._groups, self._present)
         self._attachment.check(thoroughly=checked)
-        reduced = self._reduce(present, checked)
-        gram = self._blocks.gram(reduced.inner_products())
-        means = None if losses is None else mean_losses(losses, self.tasks, present, gram.device)
+        means = None if losses is None else mean_losses(losses, self.tasks, present, self._groups[0].buffer.device)
         context = RuleContext(self.tasks, present, self._step, self._generator, means)
+        reduced = self._reduce(context, checked)
+        gram = self._blocks.gram(reduced.inner_products())
         weights, combination = self._decide(gram, context, checked)
         self._write(reduced, weights)
         self._finish_step()
@@ -208,12 +208,12 @@ class OrthoLora:
     def _check_due(self) -> bool:
         return self._checks_left > 0 or self._step % CHECK_EVERY == 0
 
-    def _reduce(self, present: Tensor, checked: bool) -> Reduced:
+    def _reduce(self, context: RuleContext, checked: bool) -> Reduced:
         # Running means are kept whole on every rank, so that any rank's state_dict() is complete.
         shares = reduce_mean(self._groups, whole=checked or self._means.decay is not None)
         if checked:
             self._attachment.check_sums()
-        return Reduced(self._means.stack(present), shares)
+        return Reduced(self._means.stack(context.present, factors_of(self.rule, context)), shares)
 
     def _decide(self, gram: Tensor, context: RuleContext, checked: bool) -> tuple[Tensor, Tensor | None]:
         answer = self.rule(unit_trace(gram), context)

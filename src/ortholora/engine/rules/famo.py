@@ -19,13 +19,13 @@ from ortholora.engine.rules.positive_losses import PositiveLosses
 class Famo:
     """Weigh the tasks' log losses by `z = softmax(ξ)`: the update is `Σ_t w_t g_t` with `w_t ∝ z_t / L_t`.
 
-    After the model's step, `δ = J(z)ᵀ (log L(θ_k) − log L(θ_{k+1}))`, `ξ ← ξ − β (δ + γ ξ)` with J the Jacobian of
-    the softmax: a task whose loss falls faster than the others' loses weight.
+    After the model's step, `δ = J(z)ᵀ (log L(θ_k) − log L(θ_{k+1}))` with J the Jacobian of the softmax, and ξ takes a
+    step against `δ + γ ξ`: a task whose loss falls faster than the others' loses weight. That step is Adam's, as in
+    the paper's Algorithm 2; a plain step of the same β would hardly move ξ. Lower bounds of the losses are 0.
 
     The paper takes `L(θ_{k+1})` on the rows of step k, which costs another forward. Here it is the loss of the next
-    step's rows, and the update of ξ comes before that step's weights. What two batches differ by enters δ with
-    opposite signs in successive steps, so it does not add up. ξ is updated by plain gradient steps, as in Algorithm 1
-    (the official code uses Adam), and no lower bounds are subtracted from the losses.
+    step's rows, and ξ moves before that step's weights are taken. What two batches differ by enters δ with opposite
+    signs in successive steps, so it does not add up, but it makes δ noisy and thus Adam's steps small.
 
     Weights add up to the number of tasks with a gradient in the block; the paper's add up to 1. So equal tasks get
     `sum`. Tasks without a loss in a step take no part in it, and their ξ stays.
@@ -46,7 +46,8 @@ class Famo:
             raise ValueError(f"beta should be above 0, and gamma at least 0. Found beta={beta!r}, gamma={gamma!r}.")
         self.beta, self.gamma = float(beta), float(gamma)
         self._losses = PositiveLosses("famo")
-        self._logits: Tensor | None = None  # ξ [T] float64
+        # ξ, Adam's two running means, and each task's number of steps: [4, T] float64
+        self._adam: Tensor | None = None
         self._before: Tensor | None = None  # log L [T] of each task's last step; NaN before its first
 
     def __repr__(self) -> str:
@@ -64,7 +65,7 @@ class Famo:
 
     def state_dict(self) -> dict[str, Any]:
         """The arguments, ξ, and the losses it was last compared with."""
-        state = None if self._logits is None or self._before is None else [self._logits.clone(), self._before.clone()]
+        state = None if self._adam is None or self._before is None else [self._adam.clone(), self._before.clone()]
         return {"beta": self.beta, "gamma": self.gamma, "state": state, "losses": self._losses.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -76,19 +77,34 @@ class Famo:
         if (state["beta"], state["gamma"]) != (self.beta, self.gamma):
             found = f"beta={state['beta']:g}, gamma={state['gamma']:g}"
             raise ValueError(f"The state should be for {self!r}. Found one for {found}.")
-        self._logits, self._before = (None, None) if state["state"] is None else (t.clone() for t in state["state"])
+        self._adam, self._before = (None, None) if state["state"] is None else (t.clone() for t in state["state"])
         self._losses.load_state_dict(state["losses"])
 
     def _moved(self, log_losses: Tensor) -> Tensor:
         """ξ after what the last step brought."""
-        if self._logits is None or self._before is None:
-            self._logits, self._before = torch.zeros_like(log_losses), log_losses
-            return self._logits
+        if self._adam is None or self._before is None:
+            self._adam, self._before = log_losses.new_zeros(4, len(log_losses)), log_losses
+            return self._adam[0]
         fell = self._before - log_losses
         moves = ~fell.isnan()
+        moves &= moves.sum() > 1  # whoever is absent waits, and whoever has nobody to be compared with
         fell = fell.nan_to_num(0.0)
-        z = torch.softmax(self._logits.masked_fill(~moves, -torch.inf), 0).nan_to_num(0.0)
+        z = torch.softmax(self._adam[0].masked_fill(~moves, -torch.inf), 0).nan_to_num(0.0)
         delta = z * (fell - (z * fell).sum())
-        self._logits = torch.where(moves, self._logits - self.beta * (delta + self.gamma * self._logits), self._logits)
+        self._adam = torch.where(
+            moves, adam_step(self._adam, delta + self.gamma * self._adam[0], self.beta), self._adam
+        )
         self._before = torch.where(log_losses.isnan(), self._before, log_losses)
-        return self._logits
+        return self._adam[0]
+
+
+def adam_step(state: Tensor, gradient: Tensor, rate: float) -> Tensor:
+    """One step of Adam with its usual constants, each number on its own clock: `[4, T]`, `[T]` → `[4, T]`.
+
+    By hand, because an optimizer of torch would call the hooks that are set on all optimizers.
+    """
+    values, mean, square, steps = state
+    steps = steps + 1
+    mean, square = 0.9 * mean + 0.1 * gradient, 0.999 * square + 0.001 * gradient**2
+    slope = (mean / (1 - 0.9**steps)) / ((square / (1 - 0.999**steps)).sqrt() + 1e-8)
+    return torch.stack([values - rate * slope, mean, square, steps])
