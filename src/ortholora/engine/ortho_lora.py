@@ -246,6 +246,7 @@ class OrthoLora:
     def _stats(self, gram: Tensor, weights: Tensor, combination: Tensor | None, present: Tensor) -> StepStats:
         """The step without the running means that a rule with a memory also saw."""
         count = len(self.tasks)
+        only_balances = combination is None and getattr(self.rule, "scale_free_per_task", False)
         return StepStats(
             tasks=self.tasks,
             blocks=tuple(self._blocks.names),
@@ -253,6 +254,7 @@ class OrthoLora:
             weights=weights[:, :count],
             combination=None if combination is None else combination[..., :count],
             present=present,
+            balanced=weights[:, :count] if only_balances else None,
         )
 
 
