@@ -58,6 +58,17 @@ def test_a_rule_sees_the_losses_of_the_step(make: Any, tmp_path: Path) -> None:
         torch.testing.assert_close(one, other, rtol=1e-4, atol=0, equal_nan=True)
 
 
+def test_trainers_tell_a_rule_that_balances_of_weights(tmp_path: Path) -> None:
+    made = workspaces.trainer(tmp_path / "ortho", Method("balanced", "balanced"))
+    assert made.ortho is not None
+    expected = [task.data.spec.weight for task in made.tasks]
+    assert len(set(expected)) > 1
+    assert made.ortho._weights is not None
+    assert made.ortho._weights.tolist() == expected
+    made = sft_trainer(tmp_path / "sft", rule="balanced", task_weights={"copy": 3.0})
+    assert made.ortho._weights.tolist() == [3.0 if task == "copy" else 1.0 for task in made.tasks]
+
+
 def test_a_run_with_gradnorm_learns_and_resumes(tmp_path: Path) -> None:
     method = Method("gradnorm", "gradnorm(alpha=0.5)")
     whole = workspaces.trainer(tmp_path / "whole", method, training={"save_every": 2})

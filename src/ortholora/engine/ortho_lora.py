@@ -19,8 +19,17 @@ from ortholora.engine.layers import Matrix
 from ortholora.engine.losses import LossSums, check_losses, mean_losses
 from ortholora.engine.memory import RunningMeans
 from ortholora.engine.rules import Rule, RuleContext, get_rule
-from ortholora.engine.rules.base import factors_of, memory_of, needs_losses, restore_state, state_of
+from ortholora.engine.rules.base import (
+    factors_of,
+    is_scale_free,
+    loses_weights,
+    memory_of,
+    needs_losses,
+    restore_state,
+    state_of,
+)
 from ortholora.engine.sharded import local, part_of
+from ortholora.engine.shares import check_weights, shares
 from ortholora.engine.stats import StepStats
 from ortholora.errors import RuleError
 
@@ -52,6 +61,9 @@ class OrthoLora:
         rule: `"ortho"` (the paper), `"sum"` (joint training), `"module:attribute"`, or a rule of your own.
         block: What conflict is judged on: `"matrix"` (the paper), `"layer"` or `"all"`.
         seed: Seed of the rule's generator (visit orders).
+        weights: The weight with which each task enters the loss; default: all the same. Only rules that
+            divide gradients by their length (`balanced` and its kin) need them: they give task t `w_t` times the
+            share that it would have. Under all others the weights act through the gradients, which carry them.
         fused: Run LoRA layers over plain linear bases in one autograd Function, which is faster. With a
             half-precision base their LoRA products then run in that precision; `False` keeps PEFT's float32.
         buffer_dtype: Precision in which task gradients are kept: `torch.float32`, or `torch.bfloat16` for
@@ -71,11 +83,13 @@ class OrthoLora:
         block: Block = "matrix",
         seed: int = 0,
         *,
+        weights: Sequence[float] | None = None,
         fused: bool = True,
         buffer_dtype: torch.dtype = torch.float32,
     ) -> None:
         self.tasks = _check_tasks(tasks)
         self.rule = get_rule(rule)
+        self._weights = check_weights(weights, len(self.tasks)) if loses_weights(self.rule) else None
         self._attachment = Attachment(model, len(self.tasks), _check_dtype(buffer_dtype))
         self._blocks = Blocks(self._groups, [m.name for m in self.matrices], block)
         self._means = RunningMeans(self._groups, memory_of(self.rule))
@@ -220,6 +234,8 @@ class OrthoLora:
         # On the CPU this look is free; on a GPU it would synchronise, so there only with the other checks.
         if checked or gram.device.type == "cpu":
             check_weights_are_finite(gram, answer, self.rule)
+        if self._weights is not None:
+            answer = answer * shares(self._weights.to(gram.device), gram, answer.dim())
         blocks, width, _ = gram.shape
         count = len(self.tasks)
         if answer.shape == (blocks, count, width):
@@ -246,7 +262,7 @@ class OrthoLora:
     def _stats(self, gram: Tensor, weights: Tensor, combination: Tensor | None, present: Tensor) -> StepStats:
         """The step without the running means that a rule with a memory also saw."""
         count = len(self.tasks)
-        only_balances = combination is None and getattr(self.rule, "scale_free_per_task", False)
+        only_balances = combination is None and is_scale_free(self.rule)
         return StepStats(
             tasks=self.tasks,
             blocks=tuple(self._blocks.names),

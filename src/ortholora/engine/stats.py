@@ -76,11 +76,14 @@ class StepStats:
     def removed_pairs(self) -> Tensor | None:
         """`[N, T, T]`: entry i, j is the length of the multiple of `g_j` removed from `g_i`, over `‖g_i‖`.
 
+        Where the rule balances first, both are of the balanced gradients.
+
         None where the rule gave weights only.
         """
         if self.combination is None:
             return None
-        off = self.combination - torch.diag_embed(self.combination.diagonal(dim1=1, dim2=2))
+        own = self.combination.diagonal(dim1=1, dim2=2)
+        off = (self.combination - torch.diag_embed(own)) / torch.where(own == 0, 1.0, own).unsqueeze(2)
         squared = self.gram.diagonal(dim1=1, dim2=2)
         return off.abs() * _ratio(squared.unsqueeze(1), squared.unsqueeze(2)).sqrt()
 

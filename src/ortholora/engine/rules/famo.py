@@ -39,6 +39,7 @@ class Famo:
     """
 
     scale_free_per_task = True
+    keeps_weights = True
     needs_losses = True
 
     def __init__(self, beta: float = 0.025, gamma: float = 0.001) -> None:
