@@ -235,7 +235,8 @@ class OrthoLora:
         if checked or gram.device.type == "cpu":
             check_weights_are_finite(gram, answer, self.rule)
         if self._weights is not None:
-            answer = answer * shares(self._weights.to(gram.device), gram, answer.dim())
+            self._weights = self._weights.to(gram.device)  # copied, and waited for, once
+            answer = answer * shares(self._weights, gram, answer.dim())
         blocks, width, _ = gram.shape
         count = len(self.tasks)
         if answer.shape == (blocks, count, width):
