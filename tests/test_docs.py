@@ -46,7 +46,9 @@ def test_the_search_finds_links() -> None:
 
 
 def test_the_readme_is_short() -> None:
-    assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) < 900
+    """In what readers see: what is said to the tests about a snippet is invisible."""
+    shown = re.sub(r"<!-- test: .*? -->", "", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert len(shown.split()) < 900
 
 
 # ---- A page for every rule -------------------------------------------------------------------------------------
