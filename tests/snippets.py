@@ -48,9 +48,8 @@ def _blocks_of(page: Path) -> list[Block]:
         given, not_run = _read(match["note"] or "", f"{name}:{line}")
         found.append(Block(name, line, match["language"], match["code"], given, not_run))
     assert len(found) == len(re.findall(r"^ *```\w", text, re.MULTILINE)) + text.count("```{"), f"{name}: a lost block"
-    assert len(re.findall(r"<!-- test:", text)) == sum(bool(b.given or b.not_run) for b in found), (
-        f"{name}: a lost note"
-    )
+    notes = len(re.findall(r"^<!-- test:", text, re.MULTILINE))
+    assert notes == sum(bool(block.given or block.not_run) for block in found), f"{name}: a lost note"
     return found
 
 
