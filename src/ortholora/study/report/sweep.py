@@ -97,13 +97,12 @@ def _panel(axes: Axes, sweep: dict[str, Any], key: str) -> None:
         entry = sweep["methods"][method]
         best = [_best_at(entry, key, value) for value in listed]
         shown = [(x, 100 * y) for x, y in zip(places, best, strict=True) if y is not None]
-        axes.plot(
-            *zip(*shown, strict=True), "-", color=colour, marker=marker, markersize=4, linewidth=1.2, label=method
-        )
+        xs, ys = [x for x, _ in shown], [y for _, y in shown]  # empty where no value worked on every task
+        axes.plot(xs, ys, "-", color=colour, marker=marker, markersize=4, linewidth=1.2, label=method)
         chosen = [settings[key] for settings in entry["chosen"].values()]
         large = [(x, 100 * y) for x, y, v in zip(places, best, listed, strict=True) if v in chosen and y is not None]
-        if large:
-            axes.plot(*zip(*large, strict=True), marker, color=colour, markersize=10, mec="white", linestyle="")
+        xs, ys = [x for x, _ in large], [y for _, y in large]
+        axes.plot(xs, ys, marker, color=colour, markersize=10, mec="white", linestyle="")
     if numbers and min(places) > 0 and max(places) / min(places) > _WIDE:
         axes.set_xscale("log")
     axes.set_xticks(places, [str(value) for value in listed], fontsize=8)
