@@ -26,6 +26,9 @@ def sweep_lines(sweep: dict[str, Any]) -> list[str]:
         f"Chosen on up to {rows} training rows of each task (seed {seeds}), which no run of the study trained on or is "
         "scored on. `single` chooses for each task by itself, every other method by the mean over tasks.",
     ]
+    for key, values in sweep["values"].items():
+        if len(values) == 2 and _are_numbers(values):
+            lines.append(f"{key} has two values only, so that every choice is an end: a wider list may serve better.")
     for method, entry in sweep["methods"].items():
         for name, settings in entry["chosen"].items():
             if edges := _at_the_edge(settings, sweep["values"]):
