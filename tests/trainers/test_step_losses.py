@@ -42,6 +42,7 @@ def ortho(folder: Path, accumulate: int) -> Any:
 
 
 def sft(folder: Path, accumulate: int) -> Any:
+    pytest.importorskip("trl")
     changes = {"per_device_train_batch_size": 12 // accumulate, "gradient_accumulation_steps": accumulate}
     return sft_trainer(folder, logging_strategy="steps", logging_steps=1, task_weights={"copy": 3.0}, **changes)
 
@@ -64,11 +65,15 @@ def test_a_rule_sees_the_losses_of_the_step(make: Any, tmp_path: Path) -> None:
         torch.testing.assert_close(one, other, rtol=1e-4, atol=0, equal_nan=True)
 
 
-def test_trainers_tell_a_rule_that_balances_of_weights(tmp_path: Path) -> None:
+def test_the_trainer_tells_a_rule_that_balances_of_weights(tmp_path: Path) -> None:
     made = workspaces.trainer(tmp_path / "ortho", Method("balanced", "balanced"), tasks=weighted())
     assert made.ortho is not None
     assert made.ortho._weights is not None
     assert made.ortho._weights.tolist() == [1.0, 3.0, 1.0]
+
+
+def test_the_sft_trainer_tells_a_rule_that_balances_of_weights(tmp_path: Path) -> None:
+    pytest.importorskip("trl")
     made = sft_trainer(tmp_path / "sft", rule="balanced", task_weights={"copy": 3.0})
     assert made.ortho._weights.tolist() == [3.0 if task == "copy" else 1.0 for task in made.tasks]
 
