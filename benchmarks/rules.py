@@ -19,6 +19,7 @@ from writing import markdown, save
 
 from ortholora.engine.gram import unit_trace
 from ortholora.engine.rules import RULES, Rule, RuleContext, get_rule
+from ortholora.engine.rules.base import factors_of, memory_of, needs_losses
 from ortholora.engine.rules.torchjd import PREFIX, WEIGHTINGS
 from ortholora.errors import UserError
 
@@ -26,17 +27,19 @@ BLOCKS = 448
 TASKS, TASKS_OF_TORCHJD = (2, 3, 8, 64), (3, 8)
 
 
-def grams(tasks: int) -> torch.Tensor:
-    """Grams `[448, T, T]` of random gradients: about half of all pairs are in conflict."""
-    stack = torch.randn(BLOCKS, tasks, 128, generator=torch.Generator().manual_seed(tasks))
+def grams(tasks: int, memory: bool) -> torch.Tensor:
+    """Grams `[448, T, T]` of random gradients (2T with a memory): about half of all pairs are in conflict."""
+    size = 2 * tasks if memory else tasks
+    stack = torch.randn(BLOCKS, size, 128, generator=torch.Generator().manual_seed(tasks))
     return unit_trace(stack @ stack.mT)
 
 
-def timed(rule: Rule, gram: torch.Tensor) -> float:
-    tasks = gram.shape[1]
+def timed(rule: Rule, gram: torch.Tensor, tasks: int) -> float:
     names, present = tuple(f"task{t}" for t in range(tasks)), torch.ones(tasks, dtype=torch.bool)
-    context = RuleContext(names, present, 0, torch.Generator().manual_seed(0))
+    losses = torch.ones(tasks) if needs_losses(rule) else None
+    context = RuleContext(names, present, 0, torch.Generator().manual_seed(0), losses)
     start = time.perf_counter()
+    factors_of(rule, context)
     rule(gram, context)
     return time.perf_counter() - start
 
@@ -57,7 +60,7 @@ def measure(rounds: int, rounds_of_torchjd: int) -> dict[str, dict[str, list[flo
     usable = installed([f"{PREFIX}{name}" for name in WEIGHTINGS])
     seconds: dict[str, dict[str, list[float]]] = {name: {} for name in (*RULES, *usable)}
     for tasks in TASKS:
-        gram = grams(tasks)
+        plain, with_means = grams(tasks, memory=False), grams(tasks, memory=True)
         # Made anew: a rule's state is for one T.
         ours, theirs = ({name: get_rule(name) for name in names} for names in (RULES, usable))
         for round_ in range(-1, rounds):  # the first is a warm-up
@@ -65,7 +68,7 @@ def measure(rounds: int, rounds_of_torchjd: int) -> dict[str, dict[str, list[flo
             if tasks in TASKS_OF_TORCHJD and 0 <= round_ < rounds_of_torchjd:
                 rules |= theirs
             for name, rule in rules.items():
-                taken = timed(rule, gram)
+                taken = timed(rule, plain if memory_of(rule) is None else with_means, tasks)
                 if round_ >= 0:
                     seconds[name].setdefault(str(tasks), []).append(taken)
     return seconds

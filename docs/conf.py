@@ -20,7 +20,7 @@ root_doc = "README"
 include_patterns = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LOG.md", "docs/**.md", "benchmarks/results/**.md"]
 exclude_patterns = [".*", "docs/_build", "build", "dist", "runs", "demo-run", "src", "tests"]
 
-#: The README cannot hold its own contents: everywhere but here it would be a block of code.
+#: No page can hold its own contents: everywhere but here they would be a block of code.
 CONTENTS = """
 ```{{toctree}}
 :hidden:
@@ -66,14 +66,20 @@ html_show_copyright = False
 
 
 def add_contents(app: Any, page: str, source: list[str]) -> None:
-    """Give the README a table of contents; pages that nobody listed come last."""
-    if page != root_doc:
-        return
-    listed = [name for names in PAGES.values() for name in names]
-    rest = sorted(name for name in app.env.found_docs if name.startswith("docs/") and name not in listed)
-    for caption, names in {**PAGES, "More": rest}.items():
-        if names:
-            source[0] += CONTENTS.format(caption=caption, pages="\n".join(f"/{name}" for name in names))
+    """Give the README and the overview of the rules a table of contents; pages that nobody listed come last."""
+    rules = sorted(name for name in app.env.found_docs if name.startswith("docs/rules/"))
+    if page == "docs/rules":
+        source[0] += contents("The rules", rules)
+    if page == root_doc:
+        listed = {*rules, *(name for names in PAGES.values() for name in names)}
+        rest = sorted(name for name in app.env.found_docs if name.startswith("docs/") and name not in listed)
+        for caption, names in {**PAGES, "More": rest}.items():
+            source[0] += contents(caption, names)
+
+
+def contents(caption: str, names: list[str]) -> str:
+    """A hidden table of contents, for the theme's side bar."""
+    return CONTENTS.format(caption=caption, pages="\n".join(f"/{name}" for name in names)) if names else ""
 
 
 def add_index(app: Any, error: Exception | None) -> None:

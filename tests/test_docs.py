@@ -1,4 +1,4 @@
-"""The documents: no link leads nowhere, and the README is short."""
+"""The documents: no link leads nowhere, the README is short, and every rule has its page."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from ortholora.engine.rules import RULES
+from ortholora.engine.rules.torchjd import WEIGHTINGS
+
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = sorted(path for path in (ROOT / "docs").rglob("*.md") if "_build" not in path.parts)
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DOCS]
 
 
 def without_code(text: str) -> str:
@@ -42,4 +46,45 @@ def test_the_search_finds_links() -> None:
 
 
 def test_the_readme_is_short() -> None:
-    assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) < 900
+    """In what readers see: what is said to the tests about a snippet is invisible."""
+    shown = re.sub(r"<!-- test: .*? -->", "", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert len(shown.split()) < 900
+
+
+# ---- A page for every rule -------------------------------------------------------------------------------------
+
+RULE_PAGES = {path.stem: path for path in (ROOT / "docs" / "rules").glob("*.md")}
+
+
+def rows(page: Path) -> list[list[str]]:
+    """The cells of all rows of a page's tables."""
+    lines = re.findall(r"^\|(.*)\|$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return [[cell.strip() for cell in line.split(" | ")] for line in lines]
+
+
+def test_every_rule_has_a_page_and_every_page_a_rule() -> None:
+    assert RULE_PAGES.keys() == {*RULES, "torchjd"}
+
+
+@pytest.mark.parametrize("name", [*RULES, "torchjd"])
+def test_every_rule_has_a_row_in_the_overview(name: str) -> None:
+    shown = "torchjd:NAME" if name == "torchjd" else name
+    assert [row for row in rows(ROOT / "docs" / "rules.md") if row[0] == f"[`{shown}`](rules/{name}.md)"]
+
+
+@pytest.mark.parametrize("name", sorted(RULE_PAGES))
+def test_the_page_of_a_rule_has_its_form(name: str) -> None:
+    text = RULE_PAGES[name].read_text(encoding="utf-8")
+    assert text.startswith(f"# {name}\n")
+    assert re.search(r"^```text\n[^`]* = ", text, flags=re.MULTILINE), "an equation"
+    parts = [
+        part
+        for part in ("Source", "When", "State", "Limits", "Cost")
+        if not re.search(rf"^\*{part}\.\* \S", text, re.M)
+    ]
+    assert not parts, "missing"
+
+
+def test_every_weighting_of_torchjd_has_a_row() -> None:
+    named = {name for row in rows(RULE_PAGES["torchjd"]) for name in re.findall(r"`torchjd:(\w+)`", row[0])}
+    assert named == set(WEIGHTINGS)

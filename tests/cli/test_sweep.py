@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from command_line import Cli
 
 from ortholora.config.file import load_config
 from ortholora.data.read import read_tasks
+from ortholora.runs.progress import ProgressCallback
 from ortholora.runs.record import read_record
 from ortholora.study.sweep.rows import cut_rows
 from tiny import tiny_config
@@ -46,6 +49,9 @@ def test_every_method_is_tried_with_every_value(finished):
         for value in ("learning_rate-1e-05", "learning_rate-0.02"):
             found = sorted(p.parent.name for p in (home / "out" / "sweep" / method / value).rglob("result.json"))
             assert found == (sorted(TASKS) if method == "single" else ["seed-7"])
+    # Nobody goes on from a trial; the runs of the study keep theirs as ever.
+    assert not list((home / "out" / "sweep").rglob("checkpoint-*"))
+    assert list((home / "out" / "runs").rglob("checkpoint-*"))
 
 
 def test_the_choice_is_the_best_on_the_cut_rows(finished):
@@ -110,6 +116,75 @@ def test_finished_runs_are_kept_and_a_further_value_is_tried_alone(finished, hom
     assert new == {"learning_rate-2e-05"}
 
 
+def test_a_stopped_sweep_goes_on_to_the_same_choice(finished, home, monkeypatch):
+    """Stopped in the eighth of ten trials and in the second run of the study."""
+    seen, step = 0, ProgressCallback.on_step_end
+
+    def on_step_end(self, *args, **kwargs):
+        nonlocal seen
+        seen += 1
+        if seen in (7 * 12 + 5, 11 * 12 + 5):
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(ProgressCallback, "on_step_end", on_step_end)
+    command = ["compare", study(home, training={"steps": 12}), "--out", "out"]
+    stopped = Cli(home)(*command)
+    assert (stopped.exit_code, (home / "out" / "sweep.json").exists()) == (130, False), stopped.output
+    assert "Stopped in joint · learning_rate 0.02 · seed 7" in stopped.stdout
+    assert list((home / "out" / "sweep" / "joint" / "learning_rate-0.02" / "seed-7").rglob("checkpoint-5"))
+    assert "Stopped in single · pair · seed 0" in Cli(home)(*command).stdout
+    assert "of 15 runs are finished and kept" in Cli(home).ok(*command)
+    assert adapters(home / "out") == adapters(finished[0] / "out")
+    assert (home / "out" / "sweep.json").read_bytes() == (finished[0] / "out" / "sweep.json").read_bytes()
+
+
+def test_dev_rows_do_not_choose(home):
+    """Every answer among the dev rows is wrong: who learns the most is the worst there, and still chosen."""
+    path = home / "dev-topic.tsv"
+    text = path.read_text()
+    for word, other in (("\tsport", "\t?"), ("\tmoney", "\tsport"), ("\tspace", "\tmoney"), ("\t?", "\tspace")):
+        text = text.replace(word, other)
+    path.write_text(text)
+    path = home / "dev-pair.csv"
+    path.write_text(path.read_text().replace(",yes", ",?").replace(",no", ",yes").replace(",?", ",no"))
+    config = tiny_config(
+        home, "study", study={"methods": ["joint"], "seeds": [0], "sweep": SWEEP}, training={"steps": 40}
+    )
+    Cli(home).ok("compare", config, "--out", "out", "--tasks", "topic,pair")
+    entry = json.loads((home / "out" / "sweep.json").read_text())["methods"]["joint"]
+    low, high = (score["average"] for score in entry["scores"])
+    assert entry["chosen"] == {"average": {"training.learning_rate": 0.02}}
+    assert high > low
+    command = ("train", config, "--out", "low", "--tasks", "topic,pair", "--set", "training.learning_rate=1e-5")
+    Cli(home).ok(*command, "--set", "rule=sum")
+    on_dev = [read_record(home / folder).metrics for folder in ("low", "out/runs/joint/seed-0")]
+    unlearned, learned = (np.mean(list(metrics.values())) for metrics in on_dev)
+    assert learned < unlearned
+
+
+def test_runs_with_an_earlier_choice_are_named(finished, home):
+    shutil.copytree(finished[0] / "out", home / "out")
+    path = home / "out" / "sweep" / "joint" / "learning_rate-0.02" / "seed-7" / "result.json"
+    result = json.loads(path.read_text())
+    path.write_text(json.dumps({**result, "metrics": dict.fromkeys(result["metrics"], -1.0)}))
+    command = ["compare", finished[0] / "study.yaml", "--out", "out"]
+    message = Cli(home).complaint(*command)
+    assert "now chooses other settings for joint than" in message
+    assert "runs/joint/seed-0" in message
+    shutil.rmtree(home / "out" / "runs" / "joint")
+    assert "14 of 15 runs are finished and kept" in Cli(home).ok(*command)
+
+
+def test_runs_without_the_sweep_are_refused_before_it(home):
+    config = tiny_config(home, "study", study={"methods": METHODS, "seeds": [0]}, training={"steps": 2})
+    Cli(home).ok("compare", config, "--out", "out", "--tasks", "topic,score")
+    config = study(home, training={"steps": 2})
+    message = Cli(home).complaint("compare", config, "--out", "out", "--tasks", "topic,score")
+    assert "holds a run with other settings or other data" in message
+    assert not (home / "out" / "sweep").exists()
+
+
 @pytest.mark.slow
 def test_two_at_once_give_the_same(finished, home):
     config = study(home, training={"steps": 12})
@@ -130,7 +205,7 @@ def test_a_value_that_diverges_is_an_answer(home):
     marks = list((home / "out" / "sweep").rglob("diverged.json"))
     times = {p: p.stat().st_mtime_ns for p in marks}
     assert times
-    Cli(home).ok("compare", config, "--out", "out")
+    assert "15 of 15 runs are finished and kept" in Cli(home).ok("compare", config, "--out", "out")
     assert {p: p.stat().st_mtime_ns for p in (home / "out" / "sweep").rglob("diverged.json")} == times
 
 
@@ -138,6 +213,11 @@ def test_where_every_value_diverges_the_message_says_what_to_do(home):
     sweep = {**SWEEP, "values": {"training.learning_rate": [1e30, 2e30]}}
     config = study(home, sweep, training={"steps": 4, "max_grad_norm": 0})
     assert "add lower learning rates" in Cli(home).complaint("compare", config, "--out", "out")
+    # What diverged with other settings is tried again, as they may be the remedy.
+    before = {path: path.read_bytes() for path in (home / "out").rglob("diverged.json")}
+    assert before
+    Cli(home).complaint("compare", config, "--out", "out", "--set", "training.weight_decay=0.5")
+    assert all(path.read_bytes() != content for path, content in before.items())
 
 
 RATE = "training.learning_rate"

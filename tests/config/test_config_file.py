@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ortholora.config.docs import render
+from ortholora.config.docs import PAGE, render
 from ortholora.config.file import dump_config, load_config, parse_override, with_settings
 from ortholora.config.schema import Config
 from ortholora.config.tasks.base import Task
@@ -209,6 +210,13 @@ def test_the_page_of_keys_is_current():
     page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
     assert page == render(), "run: python -m ortholora.config.docs"
     assert "| `steps` | integer, > 0 | `600` | Optimizer steps. |" in page
+
+
+def test_the_page_of_keys_is_written_wherever_one_stands(tmp_path):
+    assert PAGE == ROOT / "docs" / "configuration.md"
+    command = [sys.executable, "-m", "ortholora.config.docs", "page.md"]
+    subprocess.run(command, cwd=tmp_path, check=True, env={**os.environ, "PYTHONPATH": str(ROOT / "src")})
+    assert (tmp_path / "page.md").read_text(encoding="utf-8") == PAGE.read_text(encoding="utf-8")
 
 
 def test_reading_a_configuration_imports_nothing_heavy():

@@ -15,13 +15,19 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ortholora.engine import OrthoLora
+from ortholora.trainers.task_losses import TaskLosses
 
 from . import _models as models
 from ._asserts import assert_close, assert_same, gradients
 
 RANKS = 2
 TASKS = ["a", "b", "c"]
-CASES: list[tuple[str, Any]] = [("ortho", "matrix"), ("ortho", "all"), ("sum", "matrix")]
+CASES: list[tuple[str, Any]] = [
+    ("ortho", "matrix"),
+    ("ortho", "all"),
+    ("sum", "matrix"),
+    ("gradnorm(alpha=2, start=1)", "matrix"),
+]
 
 #: For each step: `.grad`, Gram, weights and the tasks that were present.
 Result = list[tuple[dict[str, Tensor], Tensor, Tensor, Tensor]]
@@ -46,14 +52,16 @@ def rows_of(step: int, rank: int, part: int) -> slice:
     return slice(start, start + len(STEPS[step][rank][part]))
 
 
-def loss_of(model: nn.Module, part: models.Sample) -> Tensor:
-    return models.token_losses(model, part).sum()
+def loss_of(model: nn.Module, part: models.Sample, ids: list[int], seen: TaskLosses) -> Tensor:
+    losses = models.token_losses(model, part)
+    seen.add(losses.mean(1), ids)
+    return losses.sum()
 
 
 def train_ranks(rank: int, rule: str, block: Any) -> Result:
     sample, model = build()
     ortho = OrthoLora(model, TASKS, rule=rule, block=block)
-    ddp = DistributedDataParallel(model, find_unused_parameters=True)
+    ddp, seen = DistributedDataParallel(model, find_unused_parameters=True), TaskLosses(TASKS, torch.device("cpu"))
     optimizer = torch.optim.SGD(models.lora_parameters(model).values(), lr=1e-2)
     result = []
     for step, ranks in enumerate(STEPS):
@@ -61,8 +69,8 @@ def train_ranks(rank: int, rule: str, block: Any) -> Result:
         for k, ids in enumerate(parts):
             ddp.require_backward_grad_sync = k == len(parts) - 1
             with ortho.batch(torch.tensor(ids)):
-                loss_of(ddp, sample.rows(rows_of(step, rank, k))).backward()
-        stats = ortho.resolve()
+                loss_of(ddp, sample.rows(rows_of(step, rank, k)), ids, seen).backward()
+        stats = ortho.resolve(losses=seen.take_step())
         result.append((gradients(model), stats.gram, stats.weights, stats.present))
         optimizer.step()
         optimizer.zero_grad()
@@ -71,15 +79,15 @@ def train_ranks(rank: int, rule: str, block: Any) -> Result:
 
 def train_one(rule: str, block: Any) -> Result:
     sample, model = build()
-    ortho = OrthoLora(model, TASKS, rule=rule, block=block)
+    ortho, seen = OrthoLora(model, TASKS, rule=rule, block=block), TaskLosses(TASKS, torch.device("cpu"))
     optimizer = torch.optim.SGD(models.lora_parameters(model).values(), lr=1e-2)
     result = []
     for step, ranks in enumerate(STEPS):
         for rank, parts in enumerate(ranks):
             for k, ids in enumerate(parts):
                 with ortho.batch(torch.tensor(ids)):
-                    (loss_of(model, sample.rows(rows_of(step, rank, k))) / RANKS).backward()
-        stats = ortho.resolve()
+                    (loss_of(model, sample.rows(rows_of(step, rank, k)), ids, seen) / RANKS).backward()
+        stats = ortho.resolve(losses=seen.take_step())
         result.append((gradients(model), stats.gram, stats.weights, stats.present))
         optimizer.step()
         optimizer.zero_grad()

@@ -10,7 +10,7 @@ import torch
 from ortholora.engine import OrthoLora
 
 from . import _models as models
-from ._asserts import FLOAT32, assert_same, oracle, run_step
+from ._asserts import FLOAT32, assert_same, gradients, oracle, run_step
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 IDS = torch.tensor([0, 0, 1, 1, 2, 2, 0, 1])
@@ -40,6 +40,24 @@ def test_capture_and_resolve_do_not_wait_for_the_gpu(ids: Any, fused: bool, dtyp
         ortho.resolve()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("rule", ["balanced", "gradnorm(start=1)", "famo(beta=1)", "db-mtl"])
+def test_rules_decide_on_the_gpu_as_on_the_cpu(rule: str) -> None:
+    """Losses come from either device, too."""
+    sample = models.bert(8, 4)
+    copy = models.Sample(sample.fork(), sample.inputs, sample.target)
+    weights = [1.0, 2.0, 1.0]
+    here = OrthoLora(copy.model, ["a", "b", "c"], rule=rule, weights=weights)
+    there = on_gpu(sample)
+    far = OrthoLora(there.model, ["a", "b", "c"], rule=rule, weights=weights)
+    for losses in ([3.0, 1.0, 2.0], [2.0, 0.9, 0.1]):
+        for ortho, of, device in ((here, copy, "cpu"), (far, there, "cuda")):
+            run_step(ortho, of.model, [(of, IDS)])
+            ortho.resolve(losses=(torch.tensor(losses, device=device), torch.ones(3)))
+        assert_same({n: g.cpu() for n, g in gradients(there.model).items()}, gradients(copy.model), 1e-3)
+        copy.model.zero_grad()
+        there.model.zero_grad()
 
 
 @pytest.mark.parametrize("fused", [True, False], ids=["fused", "general"])

@@ -13,22 +13,25 @@ from ortholora.engine import RuleContext
 from ortholora.engine.gram import unit_trace
 from ortholora.engine.precondition import preconditioner_of
 from ortholora.engine.rules import RULES, Rule, get_rule
-from ortholora.engine.rules.base import needs_losses
+from ortholora.engine.rules.base import factors_of, memory_of, needs_losses
 from ortholora.engine.rules.torchjd import WEIGHTINGS
 from ortholora.errors import UserError
 
 ALL = [*RULES, *(f"torchjd:{name}" for name in WEIGHTINGS)]
 
-#: The answer depends on draws: it keeps a permutation of the tasks in the mean over draws.
-DRAWN = {"ortho", "balanced-ortho", "torchjd:GradVac", "torchjd:PCGrad", "torchjd:Random"}
+# Promises beyond the contract: a new rule need not be in them.
 #: Tasks of equal lengths without conflict get exactly the plain sum.
-SUMS = {"sum", "ortho", "balanced", "balanced-ortho", "gradnorm", "adatask", "torchjd:PCGrad", "torchjd:Sum"}
+SUMS = {"sum", "ortho", "balanced", "balanced-ortho", "gradnorm", "famo", "adatask", "torchjd:PCGrad", "torchjd:Sum"}
+# Exceptions from the contract: a new rule should not be in them.
 #: Tasks that cannot be told apart do not get equal weights: one is drawn, or one is chosen.
 UNEQUAL = {"torchjd:Random", "torchjd:Krum"}
 #: A second or more for a block of many tasks.
 SLOW = {"torchjd:FairGrad"}
 
+# What a rule says of itself.
 SCALED = [name for name in ALL if getattr(RULES.get(name), "scale_free_per_task", False)]
+#: Its update has the length of gradients of log losses, unless there is one task in all.
+OF_LOGS = [name for name in ALL if hasattr(RULES.get(name), "memory_factors")]
 
 
 def rule_of(name: str) -> Rule:
@@ -67,7 +70,8 @@ def decide(
 ) -> Tensor:
     """Weights `[N, T]` for a stack of task gradients `[N, T, numel]`, as the engine asks for them.
 
-    A rule that looks at losses is asked once for every step of `losses [steps, T]`, and answers in the last.
+    A rule that looks at losses is asked once for every step of `losses [steps, T]`, and answers in the last. One with
+    a memory sees running means that began in this step; what it gives to them is added to the weights.
     """
     count = stack.shape[1]
     generator = generator or torch.Generator().manual_seed(seed)
@@ -76,15 +80,26 @@ def decide(
         losses = stack.new_ones(1, count)
     elif losses is None:
         losses = progress(count)
-    gram = stack.float() @ stack.float().mT
     for later, of_step in enumerate(losses):
         of_step = torch.where(present, of_step, torch.nan) if needs_losses(rule) else None
         context = RuleContext(tuple(f"task{t}" for t in range(count)), present, step + later, generator, of_step)
-        answer = rule(unit_trace(gram), context)
-        assert answer.dtype == torch.float32
-        assert answer.shape in ((len(stack), count), (len(stack), count, count))
-        assert bool(answer.isfinite().all())
-    return answer if answer.dim() == 2 else answer.sum(1)
+        answer = asked(rule, stack.float(), context)
+    return answer
+
+
+def asked(rule: Rule, stack: Tensor, context: RuleContext) -> Tensor:
+    size = count = stack.shape[1]
+    factor = torch.ones(count)
+    if memory_of(rule) is not None:
+        given = factors_of(rule, context)
+        factor = factor if given is None else given
+        stack, size = torch.cat([stack, factor[:, None] * stack], dim=1), 2 * count
+    answer = rule(unit_trace(stack @ stack.mT), context)
+    assert answer.dtype == torch.float32
+    assert answer.shape in ((len(stack), size), (len(stack), count, size))
+    assert bool(answer.isfinite().all())
+    answer = answer if answer.dim() == 2 else answer.sum(1)
+    return answer if size == count else answer[:, :count] + factor * answer[:, count:]
 
 
 def update(rule: Rule, stack: Tensor, **how: Any) -> Tensor:
@@ -113,6 +128,29 @@ def directions_apart(found: Tensor, expected: Tensor) -> float:
     return float((torch.nn.functional.normalize(found) - torch.nn.functional.normalize(expected)).norm(dim=1).max())
 
 
+def depends_on_draws(name: str) -> bool:
+    try:
+        first, again, other = (decide(get_rule(name), gradients(40, 3), seed=seed) for seed in (5, 5, 6))
+    except UserError:
+        return False  # not installed: its tests are skipped
+    return torch.equal(first, again) and not torch.equal(first, other)
+
+
+#: The answer depends on draws: it keeps a permutation of the tasks in the mean over draws.
+DRAWN = {name for name in ALL if depends_on_draws(name)}
+
+
+@pytest.mark.parametrize("name", ["ortho", "balanced-ortho", "torchjd:GradVac", "torchjd:PCGrad", "torchjd:Random"])
+def test_the_search_finds_rules_that_draw(name: str) -> None:
+    rule_of(name)
+    assert name in DRAWN
+
+
+def test_the_search_finds_what_rules_say_of_themselves() -> None:
+    assert "db-mtl" in OF_LOGS
+    assert {"balanced", "balanced-ortho", "gradnorm", "famo", "db-mtl"} <= set(SCALED)
+
+
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("tasks", [1, 2, 3, 5, 8, 64])
 @pytest.mark.parametrize("rank", [1, 24])
@@ -135,7 +173,8 @@ def test_zero_gradients_are_legal(name: str) -> None:
     stack[1, 0] = 0
     stack[2, :2] = 0
     weights = decide(rule_of(name), stack)
-    assert float(weights[2, 2]) == pytest.approx(1, rel=1e-6)
+    expected = 1 / float(progress(3)[-1, 2]) if name in OF_LOGS else 1
+    assert float(weights[2, 2]) == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -75,6 +75,18 @@ def test_removed_of_sum_is_zero() -> None:
     assert stats.removed_pairs is None
 
 
+@pytest.mark.parametrize("rule", ["balanced", "balanced-ortho"])
+def test_removed_is_what_the_projection_takes(rule: str) -> None:
+    """Not what balancing changes: in a rule that only balances it is nothing."""
+    stats, blocks, _ = step(rule=rule)
+    assert (stats.removed > 0).any() == (rule == "balanced-ortho")
+    for n, g in enumerate(blocks):
+        length = g.norm(dim=1)
+        equal = (g * length.mean() / length[:, None]).sum(0)
+        expected = float((equal - (stats.weights[n][:, None] * g).sum(0)).norm() / equal.norm())
+        assert float(stats.removed[n]) == pytest.approx(expected, abs=2e-3)
+
+
 def test_removed_pairs() -> None:
     stats, blocks, _ = step()
     order = visit_order(len(blocks), 3, torch.Generator().manual_seed(0))

@@ -65,6 +65,28 @@ def test_where_seeds_disagree_it_says_so():
     assert "not sure" in " ".join(curve_sentences(summary))
 
 
+@pytest.mark.parametrize(
+    ("start", "single", "joint", "case"),
+    [
+        (3.0, 2.0, 2.8, "behind"),  # a ratio of 1.4 only, and four fifths of the way to go
+        (0.7, 0.001, 0.01, "learned"),  # a ratio of 10, and nothing left to learn
+        (0.7, 0.699, 0.7, "unsure"),  # single has not learned it either
+    ],
+)
+def test_what_is_left_is_judged_by_where_it_began(start, single, joint, case):
+    records = study(np.random.default_rng(0), skill={"single": 0.95, "joint": 0.6}, seeds=3)
+    ends = {"single": single, "joint": joint}
+    parts = []
+    for record in records:
+        curve = [(10, start), (90, ends[record.method]), (100, ends[record.method])]
+        parts.append(dataclasses.replace(record, curves={"loss": dict.fromkeys(record.tasks, curve)}))
+    ending = summary_of(parts)["endings"]["task0"]
+    assert ending["case"] == case
+    assert ending["start"] == pytest.approx(start)
+    if case != "unsure":
+        assert ending["share"] == pytest.approx((start - joint) / (start - single))
+
+
 def test_a_task_without_a_gap_gets_no_sentence():
     records = study(np.random.default_rng(0), skill={"single": 0.7, "joint": 0.7})
     summary = summary_of(with_curves(records, {"single": 0.12, "joint": 0.69}))

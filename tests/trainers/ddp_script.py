@@ -17,6 +17,7 @@ import workspaces
 from ortholora.runs.method import Method
 
 METHODS = {"joint": Method("joint"), "ortho": Method("ortho", "ortho"), "sum": Method("sum", "sum")}
+METHODS["gradnorm"] = Method("gradnorm", "gradnorm(alpha=2, start=1)")
 
 
 class StopAfter(TrainerCallback):

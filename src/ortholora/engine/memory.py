@@ -27,11 +27,12 @@ class RunningMeans:
         self._sums: list[Tensor] | None = None
         self._seen = torch.zeros(groups[0].num_tasks)
 
-    def stack(self, present: Tensor) -> list[Tensor]:
+    def stack(self, present: Tensor, factors: Tensor | None = None) -> list[Tensor]:
         """Update the means with this step and return what the Gram is taken over.
 
         Args:
             present: `[T]` bool, tasks with rows in this step.
+            factors: `[T]`, by which the task gradients are multiplied on their way into the means. None: 1.
 
         Returns:
             For each group `[n, T, numel]`, or `[n, 2T, numel]` (current, then means) with a memory.
@@ -46,12 +47,12 @@ class RunningMeans:
         self._seen += moves
         # β for present tasks, 1 for absent ones: those keep their mean.
         keep = torch.where(moves, self.decay, 1.0)
+        new = (1 - keep) if factors is None else torch.where(moves, (1 - keep) * factors, 0.0)
         correction = (1 - self.decay**self._seen).clamp_min(torch.finfo(torch.float32).tiny)
         stacks = []
         for group, total in zip(self._groups, self._sums, strict=True):
-            factor = keep.to(total.device)[:, None]
             if finite:
-                total.mul_(factor).add_(group.buffer * (1 - factor))
+                total.mul_(keep.to(total.device)[:, None]).add_(group.buffer * new.to(total.device)[:, None])
             means = total / correction.to(total.device)[:, None]
             stacks.append(torch.cat([group.buffer.float(), means], dim=1))
         return stacks

@@ -20,8 +20,17 @@ from ortholora.engine.losses import LossSums, check_losses, mean_losses
 from ortholora.engine.memory import RunningMeans
 from ortholora.engine.precondition import preconditioned, preconditioner_of
 from ortholora.engine.rules import Rule, RuleContext, get_rule
-from ortholora.engine.rules.base import memory_of, needs_losses, restore_state, state_of
+from ortholora.engine.rules.base import (
+    factors_of,
+    is_scale_free,
+    loses_weights,
+    memory_of,
+    needs_losses,
+    restore_state,
+    state_of,
+)
 from ortholora.engine.sharded import local, part_of
+from ortholora.engine.shares import check_weights, shares
 from ortholora.engine.stats import StepStats
 from ortholora.errors import RuleError
 
@@ -53,6 +62,9 @@ class OrthoLora:
         rule: `"ortho"` (the paper), `"sum"` (joint training), `"module:attribute"`, or a rule of your own.
         block: What conflict is judged on: `"matrix"` (the paper), `"layer"` or `"all"`.
         seed: Seed of the rule's generator (visit orders).
+        weights: The weight with which each task enters the loss; default: all the same. Only rules that
+            divide gradients by their length (`balanced` and its kin) need them: they give task t `w_t` times the
+            share that it would have. Under all others the weights act through the gradients, which carry them.
         fused: Run LoRA layers over plain linear bases in one autograd Function, which is faster. With a
             half-precision base their LoRA products then run in that precision; `False` keeps PEFT's float32.
         buffer_dtype: Precision in which task gradients are kept: `torch.float32`, or `torch.bfloat16` for
@@ -72,12 +84,14 @@ class OrthoLora:
         block: Block = "matrix",
         seed: int = 0,
         *,
+        weights: Sequence[float] | None = None,
         fused: bool = True,
         buffer_dtype: torch.dtype = torch.float32,
     ) -> None:
         self.tasks = _check_tasks(tasks)
         self.rule = get_rule(rule)
         self._preconditioner = preconditioner_of(self.rule)
+        self._weights = check_weights(weights, len(self.tasks)) if loses_weights(self.rule) else None
         self._attachment = Attachment(model, len(self.tasks), _check_dtype(buffer_dtype))
         self._blocks = Blocks(self._groups, [m.name for m in self.matrices], block)
         self._means = RunningMeans(self._groups, memory_of(self.rule))
@@ -145,10 +159,10 @@ class OrthoLora:
         self._attachment.reshard(search=checked)
         present = agree(self._groups, self._present)
         self._attachment.check(thoroughly=checked)
-        reduced = self._reduce(present, checked)
-        gram = self._blocks.gram(reduced.inner_products())
-        means = None if losses is None else mean_losses(losses, self.tasks, present, gram.device)
+        means = None if losses is None else mean_losses(losses, self.tasks, present, self._groups[0].buffer.device)
         context = RuleContext(self.tasks, present, self._step, self._generator, means)
+        reduced = self._reduce(context, checked)
+        gram = self._blocks.gram(reduced.inner_products())
         weights, combination = self._decide(gram, context, checked)
         self._write(reduced, weights)
         self._finish_step()
@@ -213,21 +227,24 @@ class OrthoLora:
     def _check_due(self) -> bool:
         return self._checks_left > 0 or self._step % CHECK_EVERY == 0
 
-    def _reduce(self, present: Tensor, checked: bool) -> Reduced:
+    def _reduce(self, context: RuleContext, checked: bool) -> Reduced:
         # Running means and the preconditioner's state are whole on every rank: any rank's state_dict() is complete.
         kept = self._means.decay is not None or self._preconditioner is not None
         shares = reduce_mean(self._groups, whole=checked or kept)
         if checked:
             self._attachment.check_sums()
         if self._preconditioner is not None:
-            return Reduced(preconditioned(self._preconditioner, self._groups, present, self._step), shares)
-        return Reduced(self._means.stack(present), shares)
+            return Reduced(preconditioned(self._preconditioner, self._groups, context.present, self._step), shares)
+        return Reduced(self._means.stack(context.present, factors_of(self.rule, context)), shares)
 
     def _decide(self, gram: Tensor, context: RuleContext, checked: bool) -> tuple[Tensor, Tensor | None]:
         answer = self.rule(unit_trace(gram), context)
         # On the CPU this look is free; on a GPU it would synchronise, so there only with the other checks.
         if checked or gram.device.type == "cpu":
             check_weights_are_finite(gram, answer, self.rule)
+        if self._weights is not None:
+            self._weights = self._weights.to(gram.device)  # copied, and waited for, once
+            answer = answer * shares(self._weights, gram, answer.dim())
         blocks, width, _ = gram.shape
         count = len(self.tasks)
         if answer.shape == (blocks, count, width):
@@ -254,6 +271,7 @@ class OrthoLora:
     def _stats(self, gram: Tensor, weights: Tensor, combination: Tensor | None, present: Tensor) -> StepStats:
         """The step without the running means that a rule with a memory also saw."""
         count = len(self.tasks)
+        only_balances = combination is None and is_scale_free(self.rule)
         return StepStats(
             tasks=self.tasks,
             blocks=tuple(self._blocks.names),
@@ -261,6 +279,7 @@ class OrthoLora:
             weights=weights[:, :count],
             combination=None if combination is None else combination[..., :count],
             present=present,
+            balanced=weights[:, :count] if only_balances else None,
         )
 
 

@@ -4,8 +4,8 @@ The order of a step is reduce → precondition → Gram → rule → write. What
 gradients in the Gram and in the sum that is written. The buffers themselves keep the captured gradients.
 
 The task gradients are reduced whole on every rank for it, as for running means: every rank then holds the same complete
-state, and any rank's `state_dict()` is that of the run. Memory beside the preconditioner's state: `4 · T · (trainable LoRA
-elements)` bytes while a step is resolved.
+state, and any rank's `state_dict()` is that of the run. Memory beside the preconditioner's state: `4 · T · (trainable
+LoRA elements)` bytes while a step is resolved.
 """
 
 from __future__ import annotations

@@ -22,6 +22,8 @@ class StepStats:
         weights: `[N, T]` weights of the current task gradients in the update.
         combination: `[N, T, T]` coefficients of each task's own replacement, where the rule gave them.
         present: `[T]` bool: tasks with rows in this step.
+        balanced: `[N, T]` weights of a rule that only balances: with them nothing is projected away. None: 1, or where
+            there is a `combination` its diagonal.
     """
 
     tasks: tuple[str, ...]
@@ -30,6 +32,7 @@ class StepStats:
     weights: Tensor
     combination: Tensor | None
     present: Tensor
+    balanced: Tensor | None = None
 
     @cached_property
     def cosines(self) -> Tensor:
@@ -53,24 +56,34 @@ class StepStats:
 
     @cached_property
     def removed(self) -> Tensor:
-        """`[N]` length of what the rule took from (or added to) the plain sum, relative to the sum.
+        """`[N]` length of what the rule took from (or added to) the sum of the balanced gradients, relative to it.
 
-        `‖Σ_t (1 − w_t) g_t‖ / ‖Σ_t g_t‖`, from the Gram alone; 0 where the sum is zero.
+        `‖Σ_t (b_t − w_t) g_t‖ / ‖Σ_t b_t g_t‖`, from the Gram alone; 0 where the sum is zero. `b_t` is the length
+        that the rule gives to task t before it projects: 1, unless it balances.
         """
-        change = 1 - self.weights
+        before = self._before_projection()
+        change = before - self.weights
         taken = torch.einsum("ns,nst,nt->n", change, self.gram, change).clamp_min(0)
-        whole = self.gram.sum((1, 2)).clamp_min(0)
+        whole = torch.einsum("ns,nst,nt->n", before, self.gram, before).clamp_min(0)
         return _ratio(taken, whole).sqrt()
+
+    def _before_projection(self) -> Tensor:
+        if self.combination is not None:
+            return self.combination.diagonal(dim1=1, dim2=2)
+        return torch.ones_like(self.weights) if self.balanced is None else self.balanced
 
     @cached_property
     def removed_pairs(self) -> Tensor | None:
         """`[N, T, T]`: entry i, j is the length of the multiple of `g_j` removed from `g_i`, over `‖g_i‖`.
 
+        Where the rule balances first, both are of the balanced gradients.
+
         None where the rule gave weights only.
         """
         if self.combination is None:
             return None
-        off = self.combination - torch.diag_embed(self.combination.diagonal(dim1=1, dim2=2))
+        own = self.combination.diagonal(dim1=1, dim2=2)
+        off = (self.combination - torch.diag_embed(own)) / torch.where(own == 0, 1.0, own).unsqueeze(2)
         squared = self.gram.diagonal(dim1=1, dim2=2)
         return off.abs() * _ratio(squared.unsqueeze(1), squared.unsqueeze(2)).sqrt()
 

@@ -9,6 +9,9 @@ from ortholora.config.schema import Config
 from ortholora.runs.method import SINGLE, Method
 from ortholora.runs.record import RESULT_FILE
 
+#: In the folder of a run that tries settings out: they made the loss infinite.
+DIVERGED_FILE = "diverged.json"
+
 
 @dataclass(frozen=True)
 class Run:
@@ -39,6 +42,11 @@ class Run:
     def finished(self) -> bool:
         """Whether the run's result is there."""
         return (self.folder / RESULT_FILE).is_file()
+
+    @property
+    def done(self) -> bool:
+        """Whether there is nothing left to do for it: finished, or settings that were tried and diverged."""
+        return self.finished or (bool(self.trial) and (self.folder / DIVERGED_FILE).is_file())
 
     @property
     def checkpoints(self) -> Path:

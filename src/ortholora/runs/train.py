@@ -34,8 +34,8 @@ def check_folder(run: Run, workspace: Workspace) -> None:
 
 def announce(runs: Sequence[Run], workspace: Workspace, progress: Progress) -> None:
     """Tell the progress what is to come, and what a user should know before it."""
-    progress.plan([(run.label, len(run.tasks), run.finished) for run in runs])
-    if not all(run.finished for run in runs):
+    progress.plan([(run.label, len(run.tasks), run.done) for run in runs])
+    if not all(run.done for run in runs):
         for sentence in workspace.cut_rows():
             progress.note(sentence)
 

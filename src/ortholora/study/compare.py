@@ -23,9 +23,10 @@ from ortholora.study.running import Means, Workspaces, check_runs, do_runs
 from ortholora.study.statistics.conflict import conflict_sentences, summarise_conflict
 from ortholora.study.statistics.summarise import summarise
 from ortholora.study.sweep.choice import Choice
+from ortholora.study.sweep.kept import check_chosen, check_possible
 from ortholora.study.sweep.rows import cut_rows
 from ortholora.study.sweep.trials import plan_trials, run_trials, summary_of, write_choices
-from ortholora.study.sweep.values import check_sweep
+from ortholora.study.sweep.values import check_sweep, combinations
 
 
 def plan(config: Config, methods: Sequence[Method], out: Path, choices: Sequence[Choice] = ()) -> list[Run]:
@@ -114,10 +115,17 @@ def _sweep(
     workspaces = Workspaces(config, trial_tasks)
     trials = plan_trials(config, methods, out)
     check_runs(trials, workspaces)
+    kept = Workspaces(config, tasks)
+    possible = [
+        plan(config, [replace(method, overrides=method.overrides | settings) for method in methods], out)
+        for settings in combinations(config.study.sweep.values)
+    ]
+    check_possible(possible, kept)
     # What is chosen decides how the runs of the study are trained, not how many there are.
     announce([*trials, *plan(config, methods, out)], workspaces.shared, progress)
     choices = run_trials(trials, config, methods, replace(means, tasks=trial_tasks), workspaces, progress)
     write_choices(out, config, choices)
+    check_chosen(plan(config, methods, out, choices), possible, kept, out)
     return replace(means, tasks=tasks), choices
 
 

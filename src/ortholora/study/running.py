@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,18 +14,16 @@ from ortholora.data.task import TaskData
 from ortholora.errors import NonFiniteLossError
 from ortholora.files import write_json
 from ortholora.runs.build import check_plans, check_settings
+from ortholora.runs.folder import check_claim
 from ortholora.runs.method import Method
 from ortholora.runs.progress import Progress, Stopped
 from ortholora.runs.record import RunRecord
-from ortholora.runs.run import Run
+from ortholora.runs.run import DIVERGED_FILE, Run
 from ortholora.runs.train import check_folder, ensure_record
 from ortholora.runs.workspace import Workspace
 from ortholora.study.jobs.pool import work_off
 from ortholora.study.jobs.sharing import divide_this_machine
 from ortholora.study.jobs.worker import Relay, Work
-
-#: In the folder of a run that tries settings out: they made the loss infinite.
-DIVERGED_FILE = "diverged.json"
 
 
 class Workspaces:
@@ -76,11 +75,24 @@ def check_runs(runs: Sequence[Run], workspaces: Workspaces) -> None:
     """
     for run in runs:
         check_folder(run, workspaces.of(run.method))
-    left = [run.method for run in runs if not done(run)]
+        if run.done and not run.finished:
+            _forget_if_changed(run, workspaces.of(run.method))
+    left = [run.method for run in runs if not run.done]
     for method in {json.dumps(m.overrides, sort_keys=True, default=str): m for m in left}.values():
         check_plans(workspaces.of(method))
         if method.overrides:
             check_settings(workspaces.of(method))
+
+
+def _forget_if_changed(run: Run, workspace: Workspace) -> None:
+    """Try settings again that diverged with another configuration or other data."""
+    path = run.folder / DIVERGED_FILE
+    try:
+        before = json.loads(path.read_bytes())["fingerprint"]
+    except (ValueError, KeyError, TypeError):
+        before = None
+    if before != check_claim(run, workspace):
+        path.unlink()
 
 
 def do_runs(runs: Sequence[Run], means: Means, workspaces: Workspaces, progress: Progress) -> list[RunRecord | None]:
@@ -100,31 +112,31 @@ def do_runs(runs: Sequence[Run], means: Means, workspaces: Workspaces, progress:
         Stopped: The progress asked to stop.
     """
     if means.jobs > 1:
-        items = {number: run.label for number, run in enumerate(runs) if not done(run)}
+        items = {number: run.label for number, run in enumerate(runs) if not run.done}
         shares = divide_this_machine(means.jobs)
         if left := work_off(items, _Share(means, tuple(runs)), shares, progress):
             raise Stopped(", ".join(left[: means.jobs]))
     return [_do(run, workspaces, progress, means.base) for run in runs]
 
 
-def done(run: Run) -> bool:
-    """Whether there is nothing left to do for a run."""
-    return run.finished or (bool(run.trial) and (run.folder / DIVERGED_FILE).is_file())
-
-
 def _do(run: Run, workspaces: Workspaces, progress: Progress, base: Path | None, jobs: int = 1) -> RunRecord | None:
-    if done(run) and not run.finished:
+    if run.done and not run.finished:
         return None
+    workspace = workspaces.of(run.method)
     try:
-        return ensure_record(run, workspaces.of(run.method), progress, base, jobs)
+        record: RunRecord | None = ensure_record(run, workspace, progress, base, jobs)
     except NonFiniteLossError as error:
         if not run.trial:
             raise
         # Too high a rate is an answer, not a mistake.
         run.folder.mkdir(parents=True, exist_ok=True)
-        write_json(run.folder / DIVERGED_FILE, {"what": error.what})
+        content = {"what": error.what, "fingerprint": check_claim(run, workspace)}
+        write_json(run.folder / DIVERGED_FILE, content)
         progress.finish(run.label, {})
-        return None
+        record = None
+    if run.trial:  # it has told what it can tell: nobody will go on from here
+        shutil.rmtree(run.checkpoints, ignore_errors=True)
+    return record
 
 
 @dataclass(frozen=True)

@@ -94,8 +94,16 @@ class OrthoSFTTrainer(ResolveMixin, SFTTrainer):
             self.loss_is_scaled_for_ga = True
             self.model_accepts_loss_kwargs = True
         if rule is not None:
+            weights = self._weights.tolist()
             self.ortho = OrthoLora(
-                self.model, self.tasks, rule, block, self.args.seed, fused=fused, buffer_dtype=buffer_dtype
+                self.model,
+                self.tasks,
+                rule,
+                block,
+                self.args.seed,
+                weights=weights,
+                fused=fused,
+                buffer_dtype=buffer_dtype,
             )
         self.task_losses: TaskLosses = TaskLosses(self.tasks, self.args.device)
         self._targets_in_step = torch.zeros(len(self.tasks), dtype=torch.int64)

@@ -98,7 +98,10 @@ class OrthoTrainer(SavingTrainer):
         self.compute_loss_func = _never_called
         names = [task.data.name for task in self.tasks]
         if rule is not None:
-            self.ortho = OrthoLora(model, names, rule, block, args.seed, fused=fused, buffer_dtype=buffer_dtype)
+            weights = [task.data.spec.weight for task in self.tasks]
+            self.ortho = OrthoLora(
+                model, names, rule, block, args.seed, weights=weights, fused=fused, buffer_dtype=buffer_dtype
+            )
         self.planner = complete(planner or Planner(), model, args.device.type)
         if self.planner.layout == "padding-free":
             self.collator.packed = True

@@ -12,6 +12,8 @@ from ortholora.engine.rules.balanced import Balanced as Balanced
 from ortholora.engine.rules.balanced import BalancedOrtho as BalancedOrtho
 from ortholora.engine.rules.base import Rule as Rule
 from ortholora.engine.rules.base import RuleContext as RuleContext
+from ortholora.engine.rules.db_mtl import DbMtl as DbMtl
+from ortholora.engine.rules.famo import Famo as Famo
 from ortholora.engine.rules.gradnorm import GradNorm as GradNorm
 from ortholora.engine.rules.named import built, split_arguments
 from ortholora.engine.rules.ortho import Ortho as Ortho
@@ -26,6 +28,8 @@ RULES: dict[str, Callable[..., Rule]] = {
     "balanced": Balanced,
     "balanced-ortho": BalancedOrtho,
     "gradnorm": GradNorm,
+    "famo": Famo,
+    "db-mtl": DbMtl,
     "adatask": AdaTask,
 }
 

@@ -8,11 +8,15 @@ A rule may be a plain function `rule(gram, context) -> weights`, or an object th
 
 * `memory: float`: ask for a running mean of the task gradients with this decay; the Gram is then
   `[N, 2T, 2T]` over (current gradients, running means);
+* `memory_factors(context) -> [T]`, beside `memory`: what each task's gradient is multiplied by on its way into the
+  running mean (1 / loss, say, for the mean of the gradients of log losses); called once a step, before the rule;
 * `precondition`: an object that transforms the task gradients before the Gram, with state of its own; see
   `ortholora.engine.precondition`;
 * `state_dict()` / `load_state_dict(state)`: state across steps, saved and resumed with the run;
 * `scale_free_per_task = True`: a promise that multiplying one task's loss by a positive number changes the
-  direction of no block's update. The contract test holds the rule to it;
+  direction of no block's update. The contract test holds the rule to it. The tasks' weights, which could not act
+  through the lengths of the gradients, are multiplied to its answer. With `keeps_weights = True` they are not: the rule
+  divides by losses, which are without weights, and leaves lengths as they are;
 * `needs_losses = True`: the rule wants `context.losses`. Whoever calls `resolve` must then give losses, and every
   step costs one more small collective and one synchronisation with an accelerator.
 """
@@ -77,6 +81,22 @@ def memory_of(rule: Rule) -> float | None:
     if decay is not None and not 0 < decay < 1:
         raise ValueError(f"A rule's `memory` should be a decay in (0, 1). Found {decay!r}.")
     return decay
+
+
+def factors_of(rule: Rule, context: RuleContext) -> Tensor | None:
+    """What the task gradients are multiplied by on their way into the running means: `[T]` float32 on the CPU."""
+    factors = getattr(rule, "memory_factors", None)
+    return factors(context) if callable(factors) else None
+
+
+def is_scale_free(rule: Rule) -> bool:
+    """Whether the size of a task's loss changes no direction."""
+    return bool(getattr(rule, "scale_free_per_task", False))
+
+
+def loses_weights(rule: Rule) -> bool:
+    """Whether task weights, which the gradients carry, have no effect under the rule, and must be heeded apart."""
+    return is_scale_free(rule) and not getattr(rule, "keeps_weights", False)
 
 
 def needs_losses(rule: Rule) -> bool:

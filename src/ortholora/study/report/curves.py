@@ -23,7 +23,10 @@ def curve_sentences(summary: dict[str, Any]) -> list[str]:
     for task, ending in summary["endings"].items():
         if sign(summary["tasks"][task]["gap"]) <= 0:
             continue
-        losses = f"its training loss ends at {ending['joint']:.3g}, and at {ending['single']:.3g} alone"
+        losses = (
+            f"its training loss goes from {ending['start']:.3g} to {ending['joint']:.3g}, "
+            f"and alone to {ending['single']:.3g}"
+        )
         if ending["case"] == "behind":
             sentences.append(
                 f"Joint training has not learned {task} yet: {losses}. A rule that balances, a higher learning rate or "

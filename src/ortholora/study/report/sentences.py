@@ -11,6 +11,8 @@ from ortholora.study.report.wording import bounds, difference, gap_recovered, li
 _MANY_COMPARISONS = 5
 #: Up to so many seeds the spread over seeds is itself known badly.
 _FEW_SEEDS = 4
+#: So many seeds are advised for a result that is published.
+_ADVISED_SEEDS = 5
 
 
 def no_gap(gap: dict[str, Any]) -> str:
@@ -33,6 +35,9 @@ def findings(summary: dict[str, Any]) -> list[str]:
         sentences.append(
             "There is one seed: the intervals resample evaluation rows only, and “surely” means for this seed."
         )
+    if len(summary["seeds"]) < _ADVISED_SEEDS:
+        number = "1 seed" if len(summary["seeds"]) == 1 else f"{len(summary['seeds'])} seeds"
+        sentences.append(f"This is of {number}; {_ADVISED_SEEDS} are advised for a result that is published.")
     return sentences
 
 

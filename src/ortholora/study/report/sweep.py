@@ -26,6 +26,9 @@ def sweep_lines(sweep: dict[str, Any]) -> list[str]:
         f"Chosen on up to {rows} training rows of each task (seed {seeds}), which no run of the study trained on or is "
         "scored on. `single` chooses for each task by itself, every other method by the mean over tasks.",
     ]
+    for key, values in sweep["values"].items():
+        if len(values) == 2 and _are_numbers(values):
+            lines.append(f"{key} has two values only, so that every choice is an end: a wider list may serve better.")
     for method, entry in sweep["methods"].items():
         for name, settings in entry["chosen"].items():
             if edges := _at_the_edge(settings, sweep["values"]):
@@ -97,13 +100,12 @@ def _panel(axes: Axes, sweep: dict[str, Any], key: str) -> None:
         entry = sweep["methods"][method]
         best = [_best_at(entry, key, value) for value in listed]
         shown = [(x, 100 * y) for x, y in zip(places, best, strict=True) if y is not None]
-        axes.plot(
-            *zip(*shown, strict=True), "-", color=colour, marker=marker, markersize=4, linewidth=1.2, label=method
-        )
+        xs, ys = [x for x, _ in shown], [y for _, y in shown]  # empty where no value worked on every task
+        axes.plot(xs, ys, "-", color=colour, marker=marker, markersize=4, linewidth=1.2, label=method)
         chosen = [settings[key] for settings in entry["chosen"].values()]
         large = [(x, 100 * y) for x, y, v in zip(places, best, listed, strict=True) if v in chosen and y is not None]
-        if large:
-            axes.plot(*zip(*large, strict=True), marker, color=colour, markersize=10, mec="white", linestyle="")
+        xs, ys = [x for x, _ in large], [y for _, y in large]
+        axes.plot(xs, ys, marker, color=colour, markersize=10, mec="white", linestyle="")
     if numbers and min(places) > 0 and max(places) / min(places) > _WIDE:
         axes.set_xscale("log")
     axes.set_xticks(places, [str(value) for value in listed], fontsize=8)

@@ -65,9 +65,11 @@ def _draw(task: TaskData, count: int, generator: np.random.Generator) -> list[in
     if task.labels is None:
         return [int(i) for i in order[:count]]
     targets = np.asarray(task.train.targets)[order]
-    share = np.array([(targets == label).sum() for label in range(len(task.labels))]) * count / len(order)
+    sizes = np.array([(targets == label).sum() for label in range(len(task.labels))])
+    share = sizes * count / len(order)
     take = np.floor(share).astype(int)
-    take[np.argsort(take - share, kind="stable")[: count - take.sum()]] += 1
+    remainder = np.where(sizes > 1, share - take, 0.0)  # the only row of a class is left to train on
+    take[np.argsort(-remainder, kind="stable")[: count - take.sum()]] += 1
     return [int(i) for label, number in enumerate(take) for i in order[targets == label][:number]]
 
 

