@@ -93,6 +93,11 @@ def with_memory(case: ranks.Case) -> Any:
     return steps, ortho.state_dict()["means"]
 
 
+def with_stage(case: ranks.Case, **how: Any) -> Any:
+    steps, ortho, _ = train(case, **how)
+    return steps, ortho.state_dict()["precondition"]
+
+
 def counted(case: ranks.Case) -> Any:
     traffic = Traffic()
     steps, ortho, _ = train(case, wrap=ddp, sync=sync_ddp, around_resolve=traffic)
@@ -209,6 +214,8 @@ def results(world: int) -> dict[str, Any]:
         "fsdp": steps_of(case, wrap=sharded, sync=sync_fsdp),
         "fsdp general path": steps_of(ranks.Case(rank=case.rank, fused=False), wrap=sharded, sync=sync_fsdp),
         "fsdp after": steps_of(case, late=sharded, sync=sync_fsdp),
+        "adatask": with_stage(ranks.Case(rule="adatask", rank=case.rank), wrap=ddp, sync=sync_ddp),
+        "fsdp adatask": with_stage(ranks.Case(rule="adatask", rank=case.rank), wrap=sharded, sync=sync_fsdp),
         "task gradients": {"ddp": own_task_gradients(case, ddp), "fsdp": own_task_gradients(case, sharded)},
     }
     if world == 2:

@@ -121,6 +121,22 @@ def test_a_memory_is_whole_on_every_rank(of_ranks: Any) -> None:
 
 
 @pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("way", ["adatask", "fsdp adatask"])
+def test_a_preconditioner_is_whole_on_every_rank(of_ranks: Any, world: int, way: str) -> None:
+    expected, ortho, _ = alone(world, case_of(world, rule="adatask"))
+    one = ortho.state_dict()["precondition"]
+    found = [rank[way] for rank in of_ranks(world)]
+    for steps, state in found:
+        assert_steps(steps, expected)
+        assert state["squares"].keys() == one["squares"].keys()
+        for index, squares in one["squares"].items():
+            assert_close(state["squares"][index], squares, 1e-4)
+            assert torch.equal(state["seen"][index], one["seen"][index])
+            assert torch.equal(state["squares"][index], found[0][1]["squares"][index])
+    assert_agree([steps for steps, _ in found])
+
+
+@pytest.mark.parametrize("world", [2, 3])
 def test_task_gradients_are_full_and_of_this_rank(of_ranks: Any, world: int) -> None:
     found = [rank["task gradients"] for rank in of_ranks(world)]
     of_ddp = [rank["ddp"] for rank in found]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ortholora.engine import Ortho, OrthoLora, RuleContext
+from ortholora.engine.rules import AdaTask
 
 from . import _models as models
 from ._asserts import assert_close, assert_gradients, gradients, oracle, run_step, weights
@@ -50,7 +51,7 @@ def optimizer_of(sample: models.Sample) -> torch.optim.Optimizer:
     return torch.optim.AdamW(models.lora_parameters(sample.model).values(), lr=1e-2)
 
 
-@pytest.mark.parametrize("rule", [Ortho, SlowlyRandom, Means, OrthoWithMeans])
+@pytest.mark.parametrize("rule", [Ortho, SlowlyRandom, Means, OrthoWithMeans, AdaTask])
 @pytest.mark.parametrize("block", ["matrix", "all"])
 def test_a_resumed_run_is_the_uninterrupted_one(rule: Callable[[], Any], block: Any) -> None:
     sample = models.bert(8, 3)

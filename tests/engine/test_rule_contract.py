@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ortholora.engine import RuleContext
 from ortholora.engine.gram import unit_trace
+from ortholora.engine.precondition import preconditioner_of
 from ortholora.engine.rules import RULES, Rule, get_rule
 from ortholora.engine.rules.base import factors_of, memory_of, needs_losses
 from ortholora.engine.rules.torchjd import WEIGHTINGS
@@ -20,7 +21,7 @@ ALL = [*RULES, *(f"torchjd:{name}" for name in WEIGHTINGS)]
 
 # Promises beyond the contract: a new rule need not be in them.
 #: Tasks of equal lengths without conflict get exactly the plain sum.
-SUMS = {"sum", "ortho", "balanced", "balanced-ortho", "gradnorm", "famo", "torchjd:PCGrad", "torchjd:Sum"}
+SUMS = {"sum", "ortho", "balanced", "balanced-ortho", "gradnorm", "famo", "adatask", "torchjd:PCGrad", "torchjd:Sum"}
 # Exceptions from the contract: a new rule should not be in them.
 #: Tasks that cannot be told apart do not get equal weights: one is drawn, or one is chosen.
 UNEQUAL = {"torchjd:Random", "torchjd:Krum"}
@@ -47,6 +48,16 @@ def progress(tasks: int, steps: int = 3, seed: int = 9) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     start = 10 ** (2 * torch.rand(tasks, generator=generator) - 1)
     return start * torch.rand(steps, tasks, generator=generator).clamp_min(0.1).cumprod(0)
+
+
+def preconditioned(rule: Rule, stack: Tensor, step: int = 0) -> Tensor:
+    """What a rule that wants to see gradients makes of them, before the Gram."""
+    preconditioner = preconditioner_of(rule)
+    if preconditioner is None:
+        return stack
+    result = preconditioner.transform(0, stack.float(), stack.abs().amax((0, 2)) > 0, step)
+    assert bool(result.isfinite().all())
+    return result
 
 
 def decide(
@@ -92,6 +103,7 @@ def asked(rule: Rule, stack: Tensor, context: RuleContext) -> Tensor:
 
 
 def update(rule: Rule, stack: Tensor, **how: Any) -> Tensor:
+    stack = preconditioned(rule, stack)
     return torch.einsum("nt,ntk->nk", decide(rule, stack, **how).double(), stack.double())
 
 
@@ -260,12 +272,19 @@ def test_a_resumed_rule_is_the_uninterrupted_one(name: str) -> None:
     losses = progress(4, 6)
 
     def go(rule: Rule, step: int) -> Tensor:
-        return decide(rule, steps[step], step=step, generator=generator, losses=losses[step : step + 1])
+        stack = preconditioned(rule, steps[step], step)
+        weights = decide(rule, stack, step=step, generator=generator, losses=losses[step : step + 1])
+        return torch.cat([weights.flatten(), stack.flatten()])
 
     rule, generator = rule_of(name), torch.Generator().manual_seed(7)
     for step in range(3):
         go(rule, step)
-    saved = {"rule": getattr(rule, "state_dict", dict)(), "generator": generator.get_state()}
+    stage = preconditioner_of(rule)
+    saved = {
+        "rule": getattr(rule, "state_dict", dict)(),
+        "stage": None if stage is None else stage.state_dict(),
+        "generator": generator.get_state(),
+    }
     file = io.BytesIO()
     torch.save(saved, file)
     expected = [go(rule, step) for step in range(3, 6)]
@@ -273,10 +292,12 @@ def test_a_resumed_rule_is_the_uninterrupted_one(name: str) -> None:
     file.seek(0)
     state, again, generator = torch.load(file, weights_only=True), rule_of(name), torch.Generator()
     generator.set_state(state["generator"])
-    for loaded in (state["rule"], saved["rule"]):  # from the file, and from memory: neither moved with the run
+    for loaded in (state, saved):  # from the file, and from memory: neither moved with the run
         again = rule_of(name)
         if hasattr(again, "load_state_dict"):
-            again.load_state_dict(loaded)
+            again.load_state_dict(loaded["rule"])
+        if loaded["stage"] is not None:
+            preconditioner_of(again).load_state_dict(loaded["stage"])
         generator.set_state(state["generator"])
         found = [go(again, step) for step in range(3, 6)]
         assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))

@@ -18,6 +18,7 @@ from ortholora.engine.grouping import Grouping, TaskIds
 from ortholora.engine.layers import Matrix
 from ortholora.engine.losses import LossSums, check_losses, mean_losses
 from ortholora.engine.memory import RunningMeans
+from ortholora.engine.precondition import preconditioned, preconditioner_of
 from ortholora.engine.rules import Rule, RuleContext, get_rule
 from ortholora.engine.rules.base import (
     factors_of,
@@ -89,6 +90,7 @@ class OrthoLora:
     ) -> None:
         self.tasks = _check_tasks(tasks)
         self.rule = get_rule(rule)
+        self._preconditioner = preconditioner_of(self.rule)
         self._weights = check_weights(weights, len(self.tasks)) if loses_weights(self.rule) else None
         self._attachment = Attachment(model, len(self.tasks), _check_dtype(buffer_dtype))
         self._blocks = Blocks(self._groups, [m.name for m in self.matrices], block)
@@ -193,6 +195,7 @@ class OrthoLora:
             "generator": self._generator.get_state(),
             "rule_state": state_of(self.rule),
             "means": self._means.state_dict(),
+            **({} if self._preconditioner is None else {"precondition": self._preconditioner.state_dict()}),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -208,6 +211,8 @@ class OrthoLora:
         self._generator.set_state(state["generator"].cpu())
         restore_state(self.rule, state["rule_state"])
         self._means.load_state_dict(state["means"])
+        if self._preconditioner is not None:
+            self._preconditioner.load_state_dict(state["precondition"])
 
     def summary(self) -> str:
         """How every trainable parameter gets its gradient, one line a kind."""
@@ -223,10 +228,13 @@ class OrthoLora:
         return self._checks_left > 0 or self._step % CHECK_EVERY == 0
 
     def _reduce(self, context: RuleContext, checked: bool) -> Reduced:
-        # Running means are kept whole on every rank, so that any rank's state_dict() is complete.
-        shares = reduce_mean(self._groups, whole=checked or self._means.decay is not None)
+        # Running means and the preconditioner's state are whole on every rank: any rank's state_dict() is complete.
+        kept = self._means.decay is not None or self._preconditioner is not None
+        shares = reduce_mean(self._groups, whole=checked or kept)
         if checked:
             self._attachment.check_sums()
+        if self._preconditioner is not None:
+            return Reduced(preconditioned(self._preconditioner, self._groups, context.present, self._step), shares)
         return Reduced(self._means.stack(context.present, factors_of(self.rule, context)), shares)
 
     def _decide(self, gram: Tensor, context: RuleContext, checked: bool) -> tuple[Tensor, Tensor | None]:

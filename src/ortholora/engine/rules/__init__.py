@@ -7,6 +7,7 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
+from ortholora.engine.rules.adatask import AdaTask as AdaTask
 from ortholora.engine.rules.balanced import Balanced as Balanced
 from ortholora.engine.rules.balanced import BalancedOrtho as BalancedOrtho
 from ortholora.engine.rules.base import Rule as Rule
@@ -29,6 +30,7 @@ RULES: dict[str, Callable[..., Rule]] = {
     "gradnorm": GradNorm,
     "famo": Famo,
     "db-mtl": DbMtl,
+    "adatask": AdaTask,
 }
 
 

@@ -10,6 +10,8 @@ A rule may be a plain function `rule(gram, context) -> weights`, or an object th
   `[N, 2T, 2T]` over (current gradients, running means);
 * `memory_factors(context) -> [T]`, beside `memory`: what each task's gradient is multiplied by on its way into the
   running mean (1 / loss, say, for the mean of the gradients of log losses); called once a step, before the rule;
+* `precondition`: an object that transforms the task gradients before the Gram, with state of its own; see
+  `ortholora.engine.precondition`;
 * `state_dict()` / `load_state_dict(state)`: state across steps, saved and resumed with the run;
 * `scale_free_per_task = True`: a promise that multiplying one task's loss by a positive number changes the
   direction of no block's update. The contract test holds the rule to it. The tasks' weights, which could not act
