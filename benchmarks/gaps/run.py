@@ -122,7 +122,7 @@ def _recovered(summary: dict[str, Any], rule: str) -> str:
         low, high = entry["difference"]["ci95"]
         return f"({100 * entry['difference']['mean']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}])"
     low, high = entry["recovered"]["ci95"]
-    return f"{100 * entry['recovered']['mean']:.0f} % [{100 * low:.0f}, {100 * high:.0f}]"
+    return f"{round(100 * entry['recovered']['mean'])} % [{round(100 * low)}, {round(100 * high)}]"
 
 
 if __name__ == "__main__":
