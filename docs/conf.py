@@ -17,7 +17,8 @@ project, version, release = "Ortho-LoRA", __version__, __version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 
 root_doc = "README"
-include_patterns = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LOG.md", "docs/**.md", "benchmarks/results/**.md"]
+PROJECT = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LOG.md"]
+include_patterns = [*PROJECT, "docs/**.md", "benchmarks/results/**.md", "benchmarks/gaps/**.md"]
 exclude_patterns = [".*", "docs/_build", "build", "dist", "runs", "demo-run", "src", "tests"]
 
 #: No page can hold its own contents: everywhere but here they would be a block of code.
@@ -32,7 +33,7 @@ CONTENTS = """
 PAGES = {
     "Use": ["docs/compare", "docs/configuration", "docs/language-models", "docs/trainers", "docs/rules"],
     "Look up": ["docs/api", "docs/every-lora", "docs/scaling", "docs/versions"],
-    "Results": ["docs/performance", "docs/performance-method", "benchmarks/results/README"],
+    "Results": ["benchmarks/gaps/README", "docs/performance", "docs/performance-method", "benchmarks/results/README"],
     "Project": ["docs/architecture", "CONTRIBUTING", "CHANGELOG", "LOG"],
 }
 
