@@ -21,6 +21,7 @@ from ortholora.data.task import Split, TaskData
 from ortholora.errors import UserError
 from ortholora.runs.provenance import fingerprint
 from ortholora.study.sweep.rows import cut_rows
+from ortholora.text.texts import Texts
 
 ROWS = [("four", "a"), ("five", "b")]
 
@@ -194,7 +195,7 @@ def test_it_decides_the_fingerprint_and_where_it_lies_does_not():
 
 
 def test_a_sweep_chooses_without_it():
-    texts = [(f"row {index}",) for index in range(100)]
+    texts = [Texts([f"row {index}"]) for index in range(100)]
     rows = Split(texts, [0.0] * 100)
     sources = {part: f"{part} sha256:1" for part in ("train", "dev", "test")}
     task = TaskData(SimpleNamespace(name="t"), None, rows, rows, sources, rows)

@@ -12,7 +12,6 @@ from ortholora.data.task import TaskData
 from ortholora.metrics.table import METRICS
 from ortholora.models.backbone import load_tokenizer
 from ortholora.models.kinds import KINDS, encode_task
-from ortholora.text.prompts import answer_of
 
 
 class Workspace:
@@ -33,7 +32,7 @@ class Workspace:
             metric = METRICS[task.spec.metric]
             if metric.generates:
                 rows = [*task.dev.texts, *([] if task.test is None else task.test.texts)]
-                metric.implementation().check([answer_of(task.spec.kind, row) for row in rows])
+                metric.implementation().check([row.answer for row in rows])
         self.tokenizer = load_tokenizer(config.backbone, config.revision)
         self._encoded: dict[str, EncodedTask] = {}
 
