@@ -33,7 +33,7 @@ class EncodedSplit:
     """Tokenised rows of one task.
 
     Attributes:
-        texts: The rows as they were read.
+        texts: The rows as they were read; see `Split`.
         features: Tokenizer key → one list of ints a row.
         targets: Class indices or regression targets.
         lengths: Tokens of each row.
@@ -41,7 +41,7 @@ class EncodedSplit:
         cut: Number of rows that were longer than `max_length`.
     """
 
-    texts: Sequence[tuple[str, ...]]
+    texts: Sequence[Any]
     features: dict[str, list[list[int]]]
     targets: Sequence[int] | Sequence[float]
     lengths: list[int]
@@ -69,6 +69,17 @@ class EncodedTask:
     data: TaskData
     train: EncodedSplit
     dev: EncodedSplit
+    test: EncodedSplit | None = None
+
+    @property
+    def cut(self) -> int:
+        """Rows of all parts that were longer than `max_length`."""
+        return self.train.cut + self.dev.cut + (0 if self.test is None else self.test.cut)
+
+    @property
+    def rows(self) -> int:
+        """Rows of all parts."""
+        return len(self.train) + len(self.dev) + (0 if self.test is None else len(self.test))
 
 
 class MixedDataset(Dataset[dict[str, Any]]):
