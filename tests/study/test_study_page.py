@@ -16,6 +16,7 @@ from ortholora.runs.history import write_history
 from ortholora.study.report.answer import answer
 from ortholora.study.report.door import report_on
 from ortholora.study.report.study import study_page, write_report
+from ortholora.study.report.tables import dev_table, results_table
 from ortholora.study.statistics.atlas import conflict_map, over_time, size_map
 from ortholora.study.statistics.summarise import summarise
 from ortholora.study.stored import read_study
@@ -69,6 +70,21 @@ def test_everything_is_there(finished: Path) -> None:
     assert len(pictures) == 2 + 1 + 2 * 3 + 3 + 1
     assert all(pictures)
     assert html.count("<svg ") == len(pictures)
+
+
+def test_results_of_test_rows_say_so_and_dev_rows_are_to_choose_by(finished: Path) -> None:
+    summary = json.loads((finished / "summary.json").read_text())
+    assert "Metrics on the dev rows" in results_table(summary).caption
+    assert dev_table(summary) is None
+    for task in summary["tasks"].values():
+        task["scored_on"] = "test"
+    summary["on_dev"] = summary["methods"]
+    assert "Metrics on the test rows" in results_table(summary).caption
+    table = dev_table(summary)
+    assert table is not None
+    assert [row[0] for row in table.rows] == ["task0", "task1", "task2", "average"]
+    summary["tasks"]["task0"]["scored_on"] = "dev"
+    assert "or the dev rows of tasks that have none" in results_table(summary).caption
 
 
 def test_the_same_study_gives_the_same_bytes(finished: Path, tmp_path: Path) -> None:

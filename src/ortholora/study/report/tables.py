@@ -25,7 +25,7 @@ def results_table(summary: dict[str, Any]) -> Table:
     over = "one seed" if seeds == 1 else f"mean ± standard deviation over {seeds} seeds"
     rows: list[list[str | Cell]] = []
     for name in [*summary["tasks"], "average"]:
-        row: list[str | Cell] = [name, summary["tasks"][name]["metric"] if name in summary["tasks"] else ""]
+        row: list[str | Cell] = [name, _metric(summary["tasks"].get(name))]
         for method, columns in summary["methods"].items():
             if method == "joint":
                 row.append(Cell(mean_std(columns[name])))
@@ -34,10 +34,31 @@ def results_table(summary: dict[str, Any]) -> Table:
                 row.append(Cell(f"{mean_std(columns[name])}\n{difference(entry)}", sign(entry)))
         rows.append(row)
     caption = (
-        f"Metrics on the dev rows, in points (hundredths): {over}. Small: the difference to joint training with its "
-        "95 % interval. ▲ surely better than joint, ▼ surely worse; without a mark the interval holds zero."
+        f"Metrics on {_rows_of(summary['tasks'])}, in points (hundredths): {over}. Small: the difference to joint "
+        "training with its 95 % interval. ▲ surely better than joint, ▼ surely worse; unmarked: the interval holds zero."
     )
     return Table(["task", "metric", *summary["methods"]], rows, caption, left=2, last_is_total=True)
+
+
+def dev_table(summary: dict[str, Any]) -> Table | None:
+    """What to choose a method by, where the results are of test rows."""
+    if "on_dev" not in summary:
+        return None
+    rows = [
+        [task, *(mean_std(entry[task]) for entry in summary["on_dev"].values())]
+        for task in [*summary["tasks"], "average"]
+    ]
+    caption = "The results above are of test rows. Choose a method by these, of the dev rows."
+    return Table(["task", *summary["on_dev"]], rows, caption, last_is_total=True)
+
+
+def _metric(task: dict[str, Any] | None) -> str | Cell:
+    return "" if task is None else Cell(f"{task['metric']}\n{task['rows']:,} rows")
+
+
+def _rows_of(tasks: dict[str, Any]) -> str:
+    parts = {entry.get("scored_on", "dev") for entry in tasks.values()}
+    return f"the {parts.pop()} rows" if len(parts) == 1 else "the test rows, or the dev rows of tasks that have none"
 
 
 def cost_table(summary: dict[str, Any]) -> Table:
@@ -80,4 +101,4 @@ def runs_table(records: Sequence[RunRecord], tasks: Sequence[str]) -> Table:
         ]
         for record in sorted(records, key=lambda record: (record.seed, record.method))
     ]
-    return Table(["run", *tasks], rows, "Metrics of the finished runs on the dev rows, in points.")
+    return Table(["run", *tasks], rows, "Metrics of the finished runs, in points.")
