@@ -116,6 +116,26 @@ def test_finished_runs_are_kept_and_a_further_value_is_tried_alone(finished, hom
     assert new == {"learning_rate-2e-05"}
 
 
+def test_a_method_that_is_added_later_is_the_only_one_trained(finished, home):
+    """In the sweep and in the study, wherever it stands in the list; the summary then holds all."""
+    shutil.copytree(finished[0] / "out", home / "out")
+    before = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in (home / "out").rglob("result.json")}
+    methods = "study.methods=[balanced, single, joint, ortho]"
+    shown = Cli(home).ok("compare", finished[0] / "study.yaml", "--out", "out", "--set", methods)
+    assert "15 of 18 runs are finished and kept" in shown
+    after = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in (home / "out").rglob("result.json")}
+    assert {p: found for p, found in after.items() if p in before} == before
+    new = sorted("/".join(p.relative_to(home / "out").parts[:2]) for p in after.keys() - before.keys())
+    assert new == ["runs/balanced", "sweep/balanced", "sweep/balanced"]
+    summary = json.loads((home / "out" / "summary.json").read_text())
+    everybody = ["single", "joint", "balanced", "ortho"]
+    assert list(summary["methods"]) == everybody
+    assert list(summary["sweep"]["methods"]) == everybody
+    kept = json.loads((finished[0] / "out" / "summary.json").read_text())
+    assert {name: summary["methods"][name] for name in METHODS} == kept["methods"]
+    assert {name: summary["sweep"]["methods"][name] for name in METHODS} == kept["sweep"]["methods"]
+
+
 def test_a_stopped_sweep_goes_on_to_the_same_choice(finished, home, monkeypatch):
     """Stopped in the eighth of ten trials and in the second run of the study."""
     seen, step = 0, ProgressCallback.on_step_end

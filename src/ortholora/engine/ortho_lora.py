@@ -31,8 +31,8 @@ from ortholora.engine.rules.base import (
     state_of,
 )
 from ortholora.engine.sharded import local, part_of
-from ortholora.engine.shares import check_weights, shares
 from ortholora.engine.stats import StepStats
+from ortholora.engine.task_weights import check_weights, weight_factors
 from ortholora.errors import RuleError
 
 #: Steps at whose end captured gradients are compared with `.grad` (one host synchronisation each): the
@@ -270,7 +270,7 @@ class OrthoLora:
             check_weights_are_finite(gram, answer, self.rule)
         if self._weights is not None:
             self._weights = self._weights.to(gram.device)  # copied, and waited for, once
-            answer = answer * shares(self._weights, gram, answer.dim())[..., : answer.shape[-1]]
+            answer = answer * weight_factors(self._weights, gram, answer.dim())[..., : answer.shape[-1]]
         blocks, width, _ = gram.shape
         count = len(self.tasks)
         width = count if self._halves is not None else width  # weights are for both halves of a task alike
