@@ -17,6 +17,7 @@ from ortholora.engine.rules.famo import Famo as Famo
 from ortholora.engine.rules.gradnorm import GradNorm as GradNorm
 from ortholora.engine.rules.named import built, split_arguments
 from ortholora.engine.rules.ortho import Ortho as Ortho
+from ortholora.engine.rules.plateau import Plateau as Plateau
 from ortholora.engine.rules.sum import Sum as Sum
 from ortholora.engine.rules.torchjd import PREFIX
 from ortholora.engine.rules.torchjd import TorchJD as TorchJD
@@ -28,6 +29,7 @@ RULES: dict[str, Callable[..., Rule]] = {
     "balanced": Balanced,
     "balanced-ortho": BalancedOrtho,
     "gradnorm": GradNorm,
+    "plateau": Plateau,
     "famo": Famo,
     "db-mtl": DbMtl,
     "adatask": AdaTask,
