@@ -69,6 +69,17 @@ class EncodedTask:
     data: TaskData
     train: EncodedSplit
     dev: EncodedSplit
+    test: EncodedSplit | None = None
+
+    @property
+    def cut(self) -> int:
+        """Rows of all parts that were longer than `max_length`."""
+        return self.train.cut + self.dev.cut + (0 if self.test is None else self.test.cut)
+
+    @property
+    def rows(self) -> int:
+        """Rows of all parts."""
+        return len(self.train) + len(self.dev) + (0 if self.test is None else len(self.test))
 
 
 class MixedDataset(Dataset[dict[str, Any]]):
