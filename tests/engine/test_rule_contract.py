@@ -24,7 +24,7 @@ ALL = [*RULES, *(f"torchjd:{name}" for name in WEIGHTINGS)]
 #: Tasks of equal lengths without conflict get exactly the plain sum.
 SUMS = {
     *("sum", "ortho", "balanced", "balanced-ortho", "gradnorm", "famo", "adatask", "balanced-signal", "ortho-sure"),
-    *("gradvac", "torchjd:PCGrad", "torchjd:Sum"),
+    *("gradvac", "plateau", "torchjd:PCGrad", "torchjd:Sum"),
 }
 # Exceptions from the contract: a new rule should not be in them.
 #: Tasks that cannot be told apart do not get equal weights: one is drawn, or one is chosen.
@@ -162,7 +162,7 @@ def test_the_search_finds_rules_that_draw(name: str) -> None:
 
 def test_the_search_finds_what_rules_say_of_themselves() -> None:
     assert "db-mtl" in OF_LOGS
-    assert {"balanced", "balanced-ortho", "gradnorm", "famo", "db-mtl"} <= set(SCALED)
+    assert {"balanced", "balanced-ortho", "gradnorm", "plateau", "famo", "db-mtl"} <= set(SCALED)
 
 
 @pytest.mark.parametrize("name", ALL)
