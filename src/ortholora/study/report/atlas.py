@@ -61,7 +61,7 @@ def _error(figures: dict[str, Any]) -> str:
 
 def _heat(caption: str, found: Map) -> list[Part]:
     """The map; of many pairs those of which nothing is sure on request."""
-    groups: dict[str, Sequence[str]] = {**found.groups}
+    groups = _named(found)
     full = max([_LEAST_FULL, *(abs(c[0]) for row in found.rows.values() for c in row if c is not None and c[1])])
     if len(found.rows) <= _MOST_ROWS:
         return [HeatMap(caption, groups, found.rows, full)]
@@ -71,6 +71,10 @@ def _heat(caption: str, found: Map) -> list[Part]:
     if rest:
         parts.append(Folded(f"{len(rest)} pairs of which nothing is sure", [HeatMap(caption, groups, rest, full)]))
     return parts
+
+
+def _named(found: Map) -> dict[str, Sequence[str]]:
+    return {f"{name} of layer" if name in ("A", "B") else name: columns for name, columns in found.groups.items()}
 
 
 def _time(histories: Sequence[ConflictHistory], conflicts: Map) -> list[Part]:
@@ -95,5 +99,5 @@ def _sizes(histories: Sequence[ConflictHistory]) -> list[Part]:
         "layer. A task with 0.2× has little say in the sum; a rule that balances, or a weight, gives it more."
     )
     full = max([1.0, *(abs(cell[0]) for row in found.rows.values() for cell in row if cell is not None)])
-    heat = HeatMap(caption, {**found.groups}, found.rows, full, form="times")
+    heat = HeatMap(caption, _named(found), found.rows, full, form="times")
     return [heat, size_panels(size_lines(histories))]

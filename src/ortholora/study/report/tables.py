@@ -35,7 +35,7 @@ def results_table(summary: dict[str, Any]) -> Table:
         rows.append(row)
     caption = (
         f"Metrics on {_rows_of(summary['tasks'])}, in points (hundredths): {over}. Small: the difference to joint "
-        "training with its 95 % interval. ▲ surely better than joint, ▼ surely worse; unmarked: the interval holds zero."
+        "training with its 95 % interval. ▲ surely better than joint, ▼ surely worse; unmarked: the interval holds 0."
     )
     return Table(["task", "metric", *summary["methods"]], rows, caption, left=2, last_is_total=True)
 
