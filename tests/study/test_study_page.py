@@ -130,7 +130,7 @@ def test_what_to_use(skill: dict[str, float], use: str, words: str) -> None:
     assert words in f"{found.sentence} {found.sure[1]}"
     assert ("surely better" in found.sentence) or use == "joint"
     assert "2 seeds" in found.sure[1]
-    assert "hint" in found.sure[1]
+    assert found.sentence.endswith("This is of 2 seeds: a hint, until there are 5.")
     assert found.cost[0]
 
 

@@ -22,11 +22,13 @@ _HOW = (
 )
 
 
-def atlas_section(summary: dict[str, Any], histories: Mapping[str, Sequence[ConflictHistory]]) -> Section:
-    """Where and when tasks conflict, as the runs of one method saw it."""
+def atlas_section(
+    summary: dict[str, Any], histories: Mapping[str, Sequence[ConflictHistory]], use: str | None = None
+) -> Section:
+    """Where and when tasks conflict, as the runs of one method saw it: of `use`, or of the first rule of the study."""
     title = "Where tasks conflict"
-    first = summary.get("recovered_method")
-    method = first if first in histories else next(iter(histories), None)
+    wanted = (name for name in (use, summary.get("recovered_method"), *histories) if name in histories)
+    method = next(wanted, None)
     if method is None:
         return Section(title, _without_histories(summary))
     found = histories[method]
