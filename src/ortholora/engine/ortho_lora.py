@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -126,6 +127,12 @@ class OrthoLora:
             ValueError: Ids of a wrong dtype, dimension or range.
         """
         grouping = Grouping(task_ids, len(self.tasks))
+        if self._attachment.was_abandoned():
+            self.discard()
+            warnings.warn(
+                "The gradients of a step were zeroed without resolve(): what was captured in it is forgotten, too",
+                stacklevel=3,
+            )
         self._attachment.open(grouping)
         self._present[grouping.tasks] = True
         try:
