@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from rich.table import Table
 from ortholora.cli.console import console, say
 
 
-def show_trained(results: dict[Path, Any], heads: bool) -> None:
-    """Show the runs of `train`: dev results, how the steps were computed, and what to do next."""
-    table = Table("run", "task", "metric", "value", title="Dev results")
+def show_trained(results: dict[Path, Any]) -> None:
+    """Show the runs of `train`: results, how the steps were computed, and what to do next."""
+    from ortholora.models.saving import HEADS
+
+    table = Table("run", "task", "metric", "value", title=_title(next(iter(results.values())).scored_on))
     for path, result in results.items():
         for task, value in result.metrics.items():
             table.add_row(path.name, task, result.metric_names[task], f"{100 * value:.2f}")
@@ -25,7 +28,8 @@ def show_trained(results: dict[Path, Any], heads: bool) -> None:
     first, record = next(iter(results.items()))
     _say_how(record)
     saved = ", ".join(str(where) for where in results)
-    say(f"Saved in {saved}: a plain PEFT adapter{', with the task heads beside it' if heads else ''}.")
+    heads = ", with the task heads beside it" if (first / HEADS).is_file() else ""
+    say(f"Saved in {saved}: a plain PEFT adapter{heads}.")
     _suggest_predict(first)
 
 
@@ -50,9 +54,9 @@ def show_study(out: Path, summary: dict[str, Any]) -> None:
     _suggest_predict(adapter_to_try(out, summary))
 
 
-def scores_table(scores: dict[str, dict[str, float]], metrics: dict[str, str]) -> Table:
-    """Every score of every task, the task's own metric first and bold."""
-    table = Table("task", "metric", "value", title="Dev results, in points; bold: the task's metric")
+def scores_table(scores: dict[str, dict[str, float]], metrics: dict[str, str], parts: Mapping[str, str]) -> Table:
+    """Every score of every task, the task's own metric first and bold; `parts`: on which part each was scored."""
+    table = Table("task", "metric", "value", title=f"{_title(parts)}, in points; bold: the task's metric")
     for task, values in scores.items():
         main = metrics[task]
         table.add_row(task, f"[bold]{main}[/bold]", f"[bold]{100 * values['main']:.2f}[/bold]")
@@ -62,6 +66,14 @@ def scores_table(scores: dict[str, dict[str, float]], metrics: dict[str, str]) -
             elif name not in ("main", main):
                 table.add_row(task, name, f"{100 * value:.2f}")
     return table
+
+
+def _title(parts: Mapping[str, str]) -> str:
+    """Which rows results are of: task → `dev` or `test`."""
+    of_test = [task for task, part in parts.items() if part == "test"]
+    if len(of_test) < len(parts) and of_test:
+        return f"Dev results (test results: {', '.join(of_test)})"
+    return "Test results" if of_test else "Dev results"
 
 
 def to_json_line(question: Any, answer: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from ortholora.config.tasks.union import TaskConfig
 
@@ -13,11 +14,11 @@ class Split:
     """The rows of one split.
 
     Attributes:
-        texts: One tuple a row: `(sentence,)` or `(sentence, pair)`.
+        texts: The rows, all of one class of the room `text`: `Texts`, `Completion`, `Chat`.
         targets: Class indices (int) or regression targets (float), same length.
     """
 
-    texts: Sequence[tuple[str, ...]]
+    texts: Sequence[Any]
     targets: Sequence[int] | Sequence[float]
 
     def __len__(self) -> int:
@@ -34,6 +35,7 @@ class TaskData:
         train: Rows to learn from.
         dev: Rows to evaluate on.
         sources: Where each split came from and a SHA-256 of its rows, for the provenance of a result.
+        test: Rows to score on, where the task has some: what is chosen is then chosen on `dev`.
     """
 
     spec: TaskConfig
@@ -41,8 +43,19 @@ class TaskData:
     train: Split
     dev: Split
     sources: dict[str, str] = field(default_factory=dict)
+    test: Split | None = None
 
     @property
     def name(self) -> str:
         """The task's name."""
         return self.spec.name
+
+    @property
+    def scored_on(self) -> Literal["dev", "test"]:
+        """The part that results are measured on."""
+        return "dev" if self.test is None else "test"
+
+    @property
+    def scored(self) -> Split:
+        """The rows that results are measured on."""
+        return self.dev if self.test is None else self.test

@@ -11,7 +11,7 @@ from ortholora.models.adapted import AdaptedModel
 from ortholora.models.card import ModelCard
 from ortholora.models.heads import HeadSpec
 from ortholora.models.language import LanguageModel
-from ortholora.models.language_spec import LanguageSpec
+from ortholora.models.language_spec import ChatSpec, CompletionSpec
 from ortholora.models.multitask import MultiTaskModel
 from ortholora.models.spec import TaskSpec
 
@@ -33,8 +33,8 @@ class Kind:
 KINDS: dict[str, Kind] = {
     "classification": Kind(HeadSpec, MultiTaskModel),
     "regression": Kind(HeadSpec, MultiTaskModel),
-    "completion": Kind(LanguageSpec, LanguageModel),
-    "chat": Kind(LanguageSpec, LanguageModel),
+    "completion": Kind(CompletionSpec, LanguageModel),
+    "chat": Kind(ChatSpec, LanguageModel),
 }
 
 
@@ -49,10 +49,10 @@ def model_of(card: ModelCard) -> type[AdaptedModel]:
 
 
 def encode_task(task: TaskData, tokenizer: Any, max_length: int) -> EncodedTask:
-    """Tokenise both splits of a task."""
+    """Tokenise all splits of a task."""
     spec = spec_of(task)
-    train, dev = (spec.encode(split, tokenizer, max_length) for split in (task.train, task.dev))
-    return EncodedTask(task, train, dev)
+    splits = [task.train, task.dev, *([] if task.test is None else [task.test])]
+    return EncodedTask(task, *(spec.encode(split, tokenizer, max_length) for split in splits))
 
 
 def card_from_json(data: dict[str, Any]) -> ModelCard:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -18,6 +18,10 @@ else:
 
 #: Names of the text columns and of the label column.
 Columns = tuple[tuple[str, ...], str]
+#: What `test` says for a half of the dev rows of a packaged data set.
+OF_PACKAGE = "package"
+#: What the data of a task hold: texts with a class or a number, prompts with completions, chats.
+Form = Literal["classes", "values", "completions", "chats"]
 #: Packaged data sets whose rows are chats; those of the others are texts with a label.
 CHAT_PACKAGES = frozenset({"bbc-headline-writing"})
 
@@ -30,6 +34,9 @@ class HubSource(Strict):
     revision: str | None = Field(None, description="Commit or tag of the data set; pin it for repeatable results.")
     train_split: str = Field("train", description="Name of the training split.")
     dev_split: str = Field("validation", description="Name of the split to evaluate on.")
+    test_split: str | None = Field(
+        None, description="Name of the split to score on, with labels; as the task's `test`."
+    )
     text: str | list[str] | None = Field(
         None,
         description="Text column, or two for a pair, where the hub's names differ from the task's `text` "
@@ -43,8 +50,10 @@ class HubSource(Strict):
 class Task(Strict):
     """One task: a named data set, its loss and its metric."""
 
-    #: Whether a language model learns the task.
-    is_language: ClassVar[bool]
+    #: What learns the task; the tasks of a configuration have one in common.
+    learner: ClassVar[str]
+    #: What its data hold.
+    form: ClassVar[Form]
 
     name: str = Field(
         description="Name of the task, unique; used in tables, logs and `predict --task`.",
@@ -56,6 +65,11 @@ class Task(Strict):
         description="Training file (.tsv, .csv, .jsonl, .parquet), relative to `--data-dir` or to the configuration.",
     )
     dev: str | None = Field(None, description="File to evaluate on; same formats.")
+    test: str | None = Field(
+        None,
+        description="File to score on, with labels; same formats and columns. `dev` is then there to choose on. "
+        "`package` stands for a half of a packaged set's dev rows. Default: `dev` serves for both.",
+    )
     hub: HubSource | None = Field(
         None, description="Data set on the hub; used when no `--data-dir` is given (or no local file is named)."
     )
@@ -82,6 +96,7 @@ class Task(Strict):
     weight: float = Field(1.0, gt=0, description="Weight of the task's mean loss in the sum over tasks.")
     max_train_rows: int | None = Field(None, gt=0, description="Keep only this many training rows (seeded draw).")
     max_dev_rows: int | None = Field(None, gt=0, description="Keep only this many evaluation rows (seeded draw).")
+    max_test_rows: int | None = Field(None, gt=0, description="Keep only this many test rows (seeded draw).")
     tsv_quotes: bool = Field(
         False, description="Treat double quotes in a .tsv file as CSV quotes (default: as plain characters)."
     )
@@ -97,6 +112,11 @@ class Task(Strict):
         """What the metrics that fit the task compare; the task's default metric is that of the first."""
 
     @property
+    def has_targets(self) -> bool:
+        """Whether rows have a class or a number; open answers have neither."""
+        return self.compares[0] != "answers"
+
+    @property
     def fitting_metrics(self) -> list[str]:
         """Names of the metrics that fit the task."""
         return table.fitting(*self.compares)
@@ -105,6 +125,10 @@ class Task(Strict):
     def shown(self) -> str:
         """The task in a message about its metric."""
         return self.kind
+
+    @classmethod
+    def check_settings(cls, settings: Any) -> None:
+        """Refuse settings of the whole configuration (a `Config`) that have no effect on such tasks."""
 
     @model_validator(mode="after")
     def _check_source(self) -> Task:
@@ -116,11 +140,28 @@ class Task(Strict):
             raise wrong(
                 "the task's data", "neither files nor `hub` nor `package`", "add `train:` and `dev:` (files), or `hub:`"
             )
-        if self.package is not None and (self.package in CHAT_PACKAGES) != (self.kind == "chat"):
+        if self.package is not None and (self.package in CHAT_PACKAGES) != (self.form == "chats"):
             fits = "chat" if self.package in CHAT_PACKAGES else "classification"
             raise wrong(f"`kind: {fits}` with `package: {self.package}`", f"`kind: {self.kind}`", "correct `kind`")
         if self.only is not None and self.split_by is None:
             raise wrong("`split_by`, the column that holds it", f"only `only: {self.only}`", "add `split_by`")
+        return self
+
+    @model_validator(mode="after")
+    def _check_test(self) -> Task:
+        if self.test == OF_PACKAGE and (self.package is None or self.train is not None):
+            raise wrong("a file in `test`", f"`test: {OF_PACKAGE}` without `package` alone", "name a file with labels")
+        split = None if self.hub is None else self.hub.test_split
+        if self.hub is not None and self.train is not None and (self.test is None) != (split is None):
+            raise wrong(
+                "both `test` and `hub.test_split`, or neither, since the task names files and the hub",
+                f"only `{'test' if split is None else 'hub.test_split'}`",
+                "add the other one",
+            )
+        if self.train is None and self.test is not None and split is not None:
+            raise wrong("one test part", f"`test: {self.test}` and `hub.test_split: {split}`", "remove one of them")
+        if self.max_test_rows is not None and self.test is None and split is None:
+            raise wrong("`test` with `max_test_rows`", "no test part", "add `test`, or remove `max_test_rows`")
         return self
 
     @model_validator(mode="after")
