@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from ortholora.engine.abandoned import StepGuard
-from ortholora.engine.behind import OutputMarks, doors
+from ortholora.engine.behind import OutputMarks, doors, remove_leftover_marks
 from ortholora.engine.buffers import group_by_shape
-from ortholora.engine.capture import CurrentBatch, PureHook, install, uninstall
+from ortholora.engine.capture import CurrentBatch, PureHook, install, is_leftover, uninstall
 from ortholora.engine.checks import (
     batch_norms,
     check_capture_is_complete,
@@ -75,6 +75,7 @@ class Attachment:
         Raises:
             CaptureError: A matrix was taken over already, or cannot be captured. The model is as it was.
         """
+        _release_copied(self._model)
         try:
             self._install_matrices()
         except CaptureError:
@@ -213,3 +214,12 @@ class Attachment:
                 todo="accumulate one micro-batch per task (ortho.batch(task_index)), or leave the module out "
                 "of `target_modules`",
             )
+
+
+def _release_copied(model: nn.Module) -> None:
+    """Free a copy of an attached model from what came along with it."""
+    for module in model.modules():
+        forward = module.__dict__.get("forward")
+        if is_leftover(forward) or (isinstance(forward, FusedLayer) and forward.is_leftover):
+            del module.__dict__["forward"]
+        remove_leftover_marks(module)

@@ -111,6 +111,13 @@ class OutputMarks:
             handle.remove()
 
 
+def remove_leftover_marks(module: nn.Module) -> None:
+    """Remove what came along with a copy of an attached model."""
+    for key, hook in list(module._forward_hooks.items()):
+        if isinstance(hook, _Mark) and hook.is_leftover:
+            del module._forward_hooks[key]
+
+
 class _Mark:
     """The forward hook. In a copy of the model it does nothing."""
 
@@ -120,6 +127,10 @@ class _Mark:
     def __call__(self, module: nn.Module, inputs: Any, output: Any) -> None:
         if self._current is not None and torch.is_grad_enabled():
             _mark(output, self._current)
+
+    @property
+    def is_leftover(self) -> bool:
+        return self._current is None
 
     def __deepcopy__(self, memo: Any) -> _Mark:
         return _Mark(None)

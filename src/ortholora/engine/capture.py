@@ -47,6 +47,16 @@ class CurrentBatch:
     def __init__(self) -> None:
         self.grouping: Grouping | None = None
         self.behind = Behind()
+        self.is_copy = False  # of a copied model, to which nobody is attached
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy of the model takes along: nothing, and above all no open batch."""
+        return {}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Begin anew, in a copy."""
+        self.__init__()  # type: ignore[misc]
+        self.is_copy = True
 
     @property
     def now(self) -> Grouping | None:
@@ -125,6 +135,11 @@ def _taken(name: str) -> CaptureError:
     )
 
 
+def is_leftover(forward: object) -> bool:
+    """Whether a module's replaced forward came along with a copy of an attached model."""
+    return isinstance(forward, functools.partial) and forward.func is _forward and forward.args[2].is_copy
+
+
 def uninstall(module: nn.Linear) -> None:
     """Give the module its own forward back."""
     module.__dict__.pop("forward", None)
@@ -171,7 +186,8 @@ def outside_batch(name: str) -> CaptureError:
         expected="forward and backward inside `with ortho.batch(task_ids):`",
         found="no batch was open when the layer ran",
         todo="put forward and backward inside one `with` block; use torch.no_grad() for "
-        "reference forwards, or ortho.detach() to train without task gradients",
+        "reference forwards, or ortho.detach() to train without task gradients. (A copy of an attached model wants an "
+        "OrthoLora of its own.)",
     )
 
 

@@ -166,6 +166,11 @@ class FusedLayer:
         self._layer, self._adapter, self._slots, self._current = layer, adapter, slots, current
         self._parts = _parts_of(layer, adapter)
 
+    @property
+    def is_leftover(self) -> bool:
+        """Whether it came along with a copy of an attached model."""
+        return self._current.is_copy
+
     def install(self) -> None:
         """Replace the layer's forward."""
         self._layer.forward = self  # type: ignore[method-assign]
