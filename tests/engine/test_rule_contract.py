@@ -24,7 +24,7 @@ ALL = [*RULES, *(f"torchjd:{name}" for name in WEIGHTINGS)]
 #: Tasks of equal lengths without conflict get exactly the plain sum.
 SUMS = {
     *("sum", "ortho", "balanced", "balanced-ortho", "gradnorm", "famo", "adatask", "balanced-signal", "ortho-sure"),
-    *("gradvac", "torchjd:PCGrad", "torchjd:Sum"),
+    *("gradvac", "plateau", "torchjd:PCGrad", "torchjd:Sum"),
 }
 # Exceptions from the contract: a new rule should not be in them.
 #: Tasks that cannot be told apart do not get equal weights: one is drawn, or one is chosen.
@@ -162,7 +162,7 @@ def test_the_search_finds_rules_that_draw(name: str) -> None:
 
 def test_the_search_finds_what_rules_say_of_themselves() -> None:
     assert "db-mtl" in OF_LOGS
-    assert {"balanced", "balanced-ortho", "gradnorm", "famo", "db-mtl"} <= set(SCALED)
+    assert {"balanced", "balanced-ortho", "gradnorm", "plateau", "famo", "db-mtl"} <= set(SCALED)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -195,7 +195,7 @@ def test_zero_gradients_are_legal(name: str) -> None:
 @pytest.mark.parametrize("absent", [0, 1, 2])
 def test_an_absent_task_changes_nothing_for_the_others(name: str, absent: int) -> None:
     """Where visits are drawn, two others: the order in which each of them visits one is always the same."""
-    for others in (2,) if name in DRAWN else (2, 4):
+    for others in (2,) if name in DRAWN else (2, 3, 4):
         stack = gradients(3, others)
         with_absent = torch.cat([stack[:, :absent], torch.zeros(3, 1, 24), stack[:, absent:]], dim=1)
         losses = progress(others)

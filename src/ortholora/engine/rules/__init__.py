@@ -21,6 +21,7 @@ from ortholora.engine.rules.moco import MoCo as MoCo
 from ortholora.engine.rules.named import built, split_arguments
 from ortholora.engine.rules.ortho import Ortho as Ortho
 from ortholora.engine.rules.ortho_sure import OrthoSure as OrthoSure
+from ortholora.engine.rules.plateau import Plateau as Plateau
 from ortholora.engine.rules.sdmgrad import SDMGrad as SDMGrad
 from ortholora.engine.rules.sum import Sum as Sum
 from ortholora.engine.rules.torchjd import PREFIX
@@ -33,6 +34,7 @@ RULES: dict[str, Callable[..., Rule]] = {
     "balanced": Balanced,
     "balanced-ortho": BalancedOrtho,
     "gradnorm": GradNorm,
+    "plateau": Plateau,
     "famo": Famo,
     "db-mtl": DbMtl,
     "adatask": AdaTask,
