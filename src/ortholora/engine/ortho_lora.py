@@ -25,7 +25,6 @@ from ortholora.engine.precondition import preconditioned, preconditioner_of
 from ortholora.engine.rules import Rule, RuleContext, get_rule
 from ortholora.engine.rules.base import (
     factors_of,
-    is_scale_free,
     loses_weights,
     memory_of,
     needs_losses,
@@ -294,7 +293,6 @@ class OrthoLora:
     def _stats(self, gram: Tensor, weights: Tensor, combination: Tensor | None, present: Tensor) -> StepStats:
         """The step without the running means that a rule with a memory also saw."""
         count = len(self.tasks)
-        only_balances = combination is None and is_scale_free(self.rule)
         return StepStats(
             tasks=self.tasks,
             blocks=tuple(self._blocks.names),
@@ -302,7 +300,6 @@ class OrthoLora:
             weights=weights[:, :count],
             combination=None if combination is None else combination[..., :count],
             present=present,
-            balanced=weights[:, :count] if only_balances else None,
         )
 
 
