@@ -138,10 +138,11 @@ class OrthoTrainer(SavingTrainer):
 
     def task_ids_of(self, inputs: dict[str, Any]) -> Any:
         """The batch's task ids, of tokens if it is packed; left in it, because the model needs them for its heads."""
-        ids = inputs["task_ids"]
-        if is_packed(inputs["inputs"]):
-            return torch.repeat_interleave(torch.tensor(ids), torch.tensor(inputs["inputs"]["lengths"]))[None]
-        return ids
+        return _of_units(inputs["task_ids"], inputs)
+
+    def halves_of(self, inputs: dict[str, Any]) -> Any:
+        """The halves that the sampler chose, laid out like the task ids."""
+        return _of_units(inputs["halves"], inputs)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """Count the step for the logs and the rule, with its last micro-batch."""
@@ -299,6 +300,13 @@ def _check_wrappers(args: TrainingArguments) -> None:
         )
     if args.n_gpu > 1:
         args._n_gpu = 1
+
+
+def _of_units(of_rows: list[int], inputs: dict[str, Any]) -> Any:
+    """What is known of each row; if the batch is packed, of each token `[1, S]`."""
+    if is_packed(inputs["inputs"]):
+        return torch.repeat_interleave(torch.tensor(of_rows), torch.tensor(inputs["inputs"]["lengths"]))[None]
+    return of_rows
 
 
 def _never_called(*args: Any, **kwargs: Any) -> Any:
