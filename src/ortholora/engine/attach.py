@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -20,8 +23,9 @@ from ortholora.engine.checks import (
 from ortholora.engine.fused import FusedLayer, why_not_fused
 from ortholora.engine.grouping import Grouping
 from ortholora.engine.layers import find_matrices
-from ortholora.engine.sharded import refuse_layouts, sharding_modules
+from ortholora.engine.sharded import is_sharded, refuse_layouts, sharding_modules
 from ortholora.engine.summary import capture_summary
+from ortholora.engine.trial import Trial
 from ortholora.engine.watch import Watch
 from ortholora.errors import CaptureError
 
@@ -35,6 +39,7 @@ class Attachment:
         model: A PEFT model, or any module that contains one.
         num_tasks: T.
         buffer_dtype: Precision of the task gradients.
+        try_out: Try the model out when it does something new (`engine/trial`).
 
     Attributes:
         matrices: The trainable LoRA matrices, in model order.
@@ -44,7 +49,7 @@ class Attachment:
         CaptureError: The model has no trainable LoRA matrix, or nobody but its wrapper may write their gradients.
     """
 
-    def __init__(self, model: nn.Module, num_tasks: int, buffer_dtype: torch.dtype) -> None:
+    def __init__(self, model: nn.Module, num_tasks: int, buffer_dtype: torch.dtype, try_out: bool) -> None:
         refuse_wrappers(model)
         self._model = model
         self.matrices = find_matrices(model)
@@ -59,6 +64,7 @@ class Attachment:
         self._fused: dict[str, FusedLayer] = {}
         self._not_fused: dict[str, str] = {}  # layers with one-pass matrices, and why
         self._watch = Watch(model, self.matrices)
+        self._trial = Trial(model, self.matrices, self._current) if try_out else None
 
     def install(self, fused: bool) -> None:
         """Take the matrices over.
@@ -75,10 +81,14 @@ class Attachment:
             self.detach()  # what was installed before the refusal must not stay behind
             raise
         self._fuse_layers(fused)
+        if self._trial is not None:
+            self._trial.install()
 
     def detach(self) -> None:
         """Give the model back exactly as it was."""
         self._watch.stop()
+        if self._trial is not None:
+            self._trial.uninstall()
         for module in self._captured:
             uninstall(module)
         for hook in self._hooks:
@@ -87,8 +97,11 @@ class Attachment:
             layer.uninstall()
         self._captured, self._hooks, self._fused = [], [], {}
 
-    def open(self, grouping: Grouping) -> None:
+    def open(self, grouping: Grouping) -> AbstractContextManager[Any]:
         """Begin a micro-batch.
+
+        Returns:
+            What its forward and backward run in.
 
         Raises:
             CaptureError: One is open already, or its rows are mixed and something in the model needs them apart.
@@ -106,10 +119,39 @@ class Attachment:
         for hook in self._hooks:
             hook.renew()
         self._current.grouping = grouping
+        return nullcontext() if self._trial is None else self._trial.open(grouping, self._is_sharded())
+
+    def settle(self) -> None:
+        """After the backward of a micro-batch: try out what was new in it.
+
+        Raises:
+            CaptureError: Names a layer whose rows are not the batch's.
+        """
+        if self._trial is not None:
+            self._trial.settle(self._is_sharded())
+
+    def trial_is_due(self) -> bool:
+        """Whether this rank has something to try out together with the others (FSDP2)."""
+        return self._trial is not None and self._trial.is_due()
+
+    def try_together(self, due: bool) -> None:
+        """Try out what is new on any rank. A collective where something is.
+
+        Raises:
+            CaptureError: A rank refuses.
+        """
+        if self._trial is None:
+            return
+        if due:
+            self._trial.try_together()
+            self.reshard(search=False)
+        self._trial.drop_kept()
 
     def close(self) -> None:
         """End the micro-batch."""
         self._current.grouping = None
+        if self._trial is not None:
+            self._trial.close()
 
     def reshard(self, search: bool) -> None:
         """Let FSDP2's modules hold the matrices that the optimizer holds, and not the gathered ones.
@@ -153,6 +195,9 @@ class Attachment:
     def summary(self) -> str:
         """How every trainable parameter gets its gradient, one line a kind."""
         return capture_summary(self._model, self.matrices, len(self._fused), self._not_fused)
+
+    def _is_sharded(self) -> bool:
+        return is_sharded(self.matrices[0].parameter)
 
     def _install_matrices(self) -> None:
         pure = {id(m.parameter) for m in self.matrices if m.task_pure}

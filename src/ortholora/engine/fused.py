@@ -147,6 +147,8 @@ class FusedLayer:
         dtype = self._dtype(x)
         if grouping is None or args or kwargs or dtype is None or not self._is_plain():
             return type(self._layer).forward(self._layer, x, *args, **kwargs)
+        if self._current.note is not None:
+            self._current.note(self._slots[0], x)
         base, a, b, dropout = self._parts
         if torch.is_grad_enabled():
             for slot in self._slots:

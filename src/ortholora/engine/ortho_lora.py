@@ -69,6 +69,8 @@ class OrthoLora:
             half-precision base their LoRA products then run in that precision; `False` keeps PEFT's float32.
         buffer_dtype: Precision in which task gradients are kept: `torch.float32`, or `torch.bfloat16` for
             half the memory. Inner products and sums over tasks are taken in float32 either way.
+        try_out: When a mixed batch holds something new, run it twice more and see whether the rows of every layer
+            are the rows of the batch (docs/every-model.md). As a rule that is the first batch and a few later ones.
 
     Raises:
         CaptureError: The model has no trainable LoRA matrix, is wrapped in something that owns the
@@ -87,12 +89,13 @@ class OrthoLora:
         weights: Sequence[float] | None = None,
         fused: bool = True,
         buffer_dtype: torch.dtype = torch.float32,
+        try_out: bool = True,
     ) -> None:
         self.tasks = _check_tasks(tasks)
         self.rule = get_rule(rule)
         self._preconditioner = preconditioner_of(self.rule)
         self._weights = check_weights(weights, len(self.tasks)) if loses_weights(self.rule) else None
-        self._attachment = Attachment(model, len(self.tasks), _check_dtype(buffer_dtype))
+        self._attachment = Attachment(model, len(self.tasks), _check_dtype(buffer_dtype), try_out)
         self._blocks = Blocks(self._groups, [m.name for m in self.matrices], block)
         self._means = RunningMeans(self._groups, memory_of(self.rule))
         self._generator = torch.Generator().manual_seed(seed)
@@ -126,10 +129,12 @@ class OrthoLora:
             ValueError: Ids of a wrong dtype, dimension or range.
         """
         grouping = Grouping(task_ids, len(self.tasks))
-        self._attachment.open(grouping)
+        surroundings = self._attachment.open(grouping)
         self._present[grouping.tasks] = True
         try:
-            yield
+            with surroundings:
+                yield
+            self._attachment.settle()
         finally:
             self._attachment.close()
 
@@ -157,7 +162,8 @@ class OrthoLora:
     def _resolve(self, losses: LossSums | None) -> StepStats:
         checked = self._check_due()
         self._attachment.reshard(search=checked)
-        present = agree(self._groups, self._present)
+        present, due = agree(self._groups, self._present, self._attachment.trial_is_due())
+        self._attachment.try_together(due)
         self._attachment.check(thoroughly=checked)
         means = None if losses is None else mean_losses(losses, self.tasks, present, self._groups[0].buffer.device)
         context = RuleContext(self.tasks, present, self._step, self._generator, means)

@@ -1,0 +1,248 @@
+"""When a model is tried out, and what is done about what comes to light."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ortholora.engine.buffers import Slot
+from ortholora.engine.capture import CurrentBatch, not_compiled
+from ortholora.engine.distributed import any_rank
+from ortholora.engine.grouping import Grouping
+from ortholora.engine.layers import Matrix
+from ortholora.engine.trial import messages
+from ortholora.engine.trial.calls import Autocast, Call, Level, chain, signature_of
+from ortholora.engine.trial.codes import HALF_SPAN, SPAN, Codes
+from ortholora.engine.trial.loss import BackwardSeen, mixes_rows
+from ortholora.engine.trial.passes import in_backward
+from ortholora.engine.trial.twice import refuse_strays, run_along, run_twice, was_seen
+
+#: Mixed batches after which everything is tried once more: what the data puts into place may have been so by chance.
+AGAIN_AFTER = (10, 100, 1000, 10_000)
+#: Trials of a layer at which no gradient arrives, before it is left in peace.
+ATTEMPTS = 3
+
+
+class Trial:
+    """Tries out what capture takes for granted: that the rows of every layer are the rows of the batch.
+
+    A batch that holds something new (a layer that never ran, an input of another pattern, another set of inputs) is
+    run twice more after its own backward, before anything is resolved. Later batches cost a look at the dimensions of
+    every layer's input, on the host.
+
+    Args:
+        model: What OrthoLora was given.
+        matrices: The captured matrices.
+        current: The micro-batch that is being run.
+    """
+
+    def __init__(self, model: nn.Module, matrices: Sequence[Matrix], current: CurrentBatch) -> None:
+        self._model, self._matrices, self._current = model, matrices, current
+        self._hooks: list[torch.utils.hooks.RemovableHandle] = []
+        self._tried: set[Hashable] = set()
+        self._attempts: dict[Hashable, int] = {}
+        self._batches = 0
+        self._most_calls = 1  # of a batch whose loss was looked at
+        self._unseen_losses = 0
+        self._kept: tuple[Call, Codes] | None = None  # with FSDP2: the call of this step that resolve tries out
+        self._forget()
+
+    def install(self) -> None:
+        """Watch the model's calls."""
+        for module in chain(self._model, [m.layer for m in self._matrices]):
+            self._hooks.append(module.register_forward_pre_hook(not_compiled(self._before), with_kwargs=True))
+            self._hooks.append(module.register_forward_hook(not_compiled(self._after), always_call=True))
+
+    def uninstall(self) -> None:
+        """Let go of the model."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+
+    def open(self, grouping: Grouping, sharded: bool) -> AbstractContextManager[Any]:
+        """Begin a micro-batch.
+
+        Args:
+            grouping: Its tasks. One of a single task is never tried out.
+            sharded: FSDP2 holds the parameters.
+
+        Returns:
+            What its forward and backward run in: in the first batches the loss is looked at, too.
+        """
+        self._forget()
+        if grouping.pure:
+            self._grouping = grouping if sharded else None
+            return nullcontext()
+        self._grouping = grouping
+        self._current.note = self._note
+        self._batches += 1
+        if self._batches in AGAIN_AFTER:
+            self._tried, self._attempts, self._most_calls = set(), {}, 1
+        self._looking = not self._tried or self._unseen_losses > 0
+        return BackwardSeen(self._look_at_loss) if self._looking else nullcontext()
+
+    def close(self) -> None:
+        """End the micro-batch, and forget it."""
+        self._forget()
+
+    def settle(self, sharded: bool) -> None:
+        """Try out what was new in the micro-batch; after its backward.
+
+        With FSDP2 a forward is a collective: the ranks agree in resolve, and run it together.
+
+        Args:
+            sharded: FSDP2 holds the parameters.
+
+        Raises:
+            CaptureError: Names a layer whose rows are not the batch's.
+        """
+        for slot in self._outside:
+            if slot.group.touched[slot.row]:
+                raise messages.outside(slot.matrix)
+        if self._count() > self._most_calls:
+            self._miss_loss("a backward that was not seen (torch.autograd.backward, say)")
+        for call in self._calls:
+            if sharded:
+                if self._kept is None or (call.due and not self.is_due()):
+                    self._kept = call, self._codes()
+            elif call.due:
+                self._try(call, self._codes())
+
+    def is_due(self) -> bool:
+        """Whether something new waits for the other ranks."""
+        return self._kept is not None and bool(self._kept[0].due)
+
+    def drop_kept(self) -> None:
+        """Nothing is new on any rank."""
+        self._kept = None
+
+    def try_together(self) -> None:
+        """Try out what is new on this rank, or run along where it is another that asked. A collective.
+
+        Raises:
+            CaptureError: On all ranks, if one of them refuses.
+        """
+        assert self._kept is not None, "every rank ran the model in this step"
+        (call, codes), self._kept = self._kept, None
+        refused: CaptureError | None = None
+        try:
+            if call.due:
+                self._try(call, codes, sharded=True)
+            else:
+                run_along(self._model, call.levels[0], self._current, self._device)
+        except CaptureError as error:
+            refused = error
+        if any_rank(refused is not None, self._device):
+            raise refused or messages.elsewhere()
+
+    # ---- watching ------------------------------------------------------------------------------------
+
+    def _forget(self) -> None:
+        self._grouping: Grouping | None = None
+        self._current.note = None
+        self._stack: list[Level] = []
+        self._calls: list[Call] = []
+        self._outside: list[Slot] = []  # ran where no call of the model was open
+        self._looking = False
+
+    def _count(self) -> int:
+        """How often the adapted layers were gone through: a forward of the bare base is none of them."""
+        return sum(bool(call.counts) for call in self._calls)
+
+    def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        busy = self._grouping is None or self._current.trying is not None
+        if busy or not torch.is_grad_enabled() or in_backward():
+            return
+        if not self._stack:
+            self._calls.append(Call(signature_of(args, kwargs)))
+        level = Level(module, args, kwargs, Autocast.now(self._device.type))
+        self._stack.append(level)
+        self._calls[-1].levels.append(level)
+
+    def _after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if self._stack and self._stack[-1].module is module:
+            level = self._stack.pop()
+            if self._calls[-1].due or self._looking:
+                level.watch(output)
+
+    def _note(self, slot: Slot, x: Tensor) -> None:
+        """A layer ran. Called in every step: nothing but the host's integers, and no look at the device."""
+        if in_backward():
+            return  # recomputed
+        assert self._grouping is not None
+        pattern = self._grouping.pattern(x.shape)
+        if not self._stack:
+            if torch.is_grad_enabled():
+                self._outside.append(slot)
+            return
+        call = self._calls[-1]
+        count = call.counts[slot] = call.counts.get(slot, 0) + 1
+        key = (slot, pattern, min(count, 2), call.signature)
+        if key not in self._tried:
+            call.due[key] = slot
+
+    # ---- trying out ----------------------------------------------------------------------------------
+
+    @property
+    def _device(self) -> torch.device:
+        return self._matrices[0].parameter.device
+
+    def _codes(self, by_task: bool = False) -> Codes:
+        assert self._grouping is not None
+        half = any(p.dtype == torch.float16 for p in self._model.parameters())
+        half |= any(level.autocast.dtype == torch.float16 for call in self._calls for level in call.levels)
+        return Codes(self._grouping, HALF_SPAN if half else SPAN, by_task)
+
+    def _try(self, call: Call, codes: Codes, sharded: bool = False) -> None:
+        found = call.rows_of(lambda shape: codes.of_output(shape) is not None)
+        if found is None:
+            if any(level.gradients for level in call.levels):
+                raise messages.no_rows(next(iter(call.due.values())).matrix, call)
+            return  # no backward so far: nothing was captured either
+        level, gradients = found
+        # A step that overflowed, or zero gradients, for which what was captured is right: the next batch tells.
+        if not all(bool(g.isfinite().all()) for g in gradients.values()) or not any(
+            bool(g.any()) for g in gradients.values()
+        ):
+            return
+        if sharded and level is not call.levels[0]:  # other ranks run the outermost module
+            raise messages.no_rows(next(iter(call.due.values())).matrix, call)
+        told = run_twice(self._model, level, gradients, codes, self._current, sharded)
+        if not told.first_is_the_batch:
+            raise messages.outputs_not_by_row(next(iter(call.due.values())).matrix, gradients)
+        refuse_strays(told)
+        whole = level is call.levels[0]
+        for key, slot in call.due.items():
+            self._attempts[key] = self._attempts.get(key, 0) + 1
+            if was_seen(slot, told, call, whole) or self._attempts[key] >= ATTEMPTS:
+                self._tried.add(key)
+
+    def _look_at_loss(self, loss: Tensor) -> None:
+        """Before a backward of one of the first batches: do several calls of the model hold the same rows?"""
+        count = self._count()
+        if count <= self._most_calls or not loss.requires_grad:
+            return
+        codes = self._codes(by_task=True)
+        pairs = [
+            (output, coded)
+            for call in self._calls
+            for output in call.outputs_with_rows(lambda shape: codes.of_output(shape) is not None)
+            if (coded := codes.of_output(output.shape)) is not None
+        ]
+        try:
+            mixed = mixes_rows(loss, pairs)
+        except RuntimeError as error:
+            raise messages.loss_unclear(count, str(error).splitlines()[0]) from error
+        if mixed:
+            raise messages.loss_mixes_rows(count)
+        self._most_calls, self._unseen_losses = count, 0
+
+    def _miss_loss(self, found: str) -> None:
+        """A batch with more calls than any before, whose loss nobody looked at: the next one is looked at."""
+        self._unseen_losses += 1
+        if self._unseen_losses > 1:
+            raise messages.loss_unclear(self._count(), found)
