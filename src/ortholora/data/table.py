@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ortholora.errors import UserError, did_you_mean, listing
+from ortholora.text.texts import Texts
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,12 @@ class Rows:
 
     Attributes:
         table: Where they come from, for messages.
-        texts: One tuple a row.
+        texts: The texts of each row.
         labels: One text a row, also for regression.
     """
 
     table: Table
-    texts: list[tuple[str, ...]]
+    texts: list[Texts]
     labels: list[str]
 
     def __len__(self) -> int:
@@ -65,7 +66,7 @@ def check_rows(table: Table) -> Rows:
     require_columns(table, [*(("text", name) for name in table.text), ("label", table.label)])
     texts = [check_texts(table, column, "text") for column in table.text]
     labels = [label.strip() for label in check_texts(table, table.label, "label")]
-    return Rows(table, list(zip(*texts, strict=True)), labels)
+    return Rows(table, [Texts(row) for row in zip(*texts, strict=True)], labels)
 
 
 def require_columns(table: Table, wanted: Sequence[tuple[str, str]]) -> None:

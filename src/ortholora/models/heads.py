@@ -43,7 +43,7 @@ class HeadSpec(TaskSpec):
         """The head a task needs."""
         spec = task.spec
         shift, scale = 0.0, 1.0
-        if spec.kind == "regression":
+        if task.labels is None:
             values = np.asarray(task.train.targets, dtype=np.float64)
             shift, scale = float(values.mean()), float(values.std())
         num_texts = len(task.train.texts[0]) if len(task.train) else len(spec.columns[0])
@@ -71,14 +71,14 @@ class HeadSpec(TaskSpec):
         Returns:
             `[B]` float32: cross-entropy, or squared error of the standardised target.
         """
-        if self.kind == "classification":
+        if self.labels is not None:
             return F.cross_entropy(outputs.float(), targets.long(), reduction="none")
         standardised = (targets.float() - self.shift) / self.scale
         return (outputs.float().squeeze(-1) - standardised).square()
 
     def predictions(self, outputs: Tensor) -> Tensor:
         """`[B]` class indices, or regression values in the target's own units."""
-        if self.kind == "classification":
+        if self.labels is not None:
             return outputs.argmax(-1)
         return outputs.float().squeeze(-1) * self.scale + self.shift
 

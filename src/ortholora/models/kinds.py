@@ -11,7 +11,7 @@ from ortholora.models.adapted import AdaptedModel
 from ortholora.models.card import ModelCard
 from ortholora.models.heads import HeadSpec
 from ortholora.models.language import LanguageModel
-from ortholora.models.language_spec import LanguageSpec
+from ortholora.models.language_spec import ChatSpec, CompletionSpec
 from ortholora.models.multitask import MultiTaskModel
 from ortholora.models.spec import TaskSpec
 
@@ -33,8 +33,8 @@ class Kind:
 KINDS: dict[str, Kind] = {
     "classification": Kind(HeadSpec, MultiTaskModel),
     "regression": Kind(HeadSpec, MultiTaskModel),
-    "completion": Kind(LanguageSpec, LanguageModel),
-    "chat": Kind(LanguageSpec, LanguageModel),
+    "completion": Kind(CompletionSpec, LanguageModel),
+    "chat": Kind(ChatSpec, LanguageModel),
 }
 
 

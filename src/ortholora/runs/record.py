@@ -7,7 +7,6 @@ Both files follow from the fields of `RunRecord`; a new field needs no line anyw
 from __future__ import annotations
 
 import math
-import zipfile
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
@@ -17,6 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from ortholora.errors import UserError
 from ortholora.files import replace_file, write_json
+from ortholora.runs.arrays import UNREADABLE, load_arrays
 from ortholora.runs.stored import problem_of
 
 RESULT_FILE = "result.json"
@@ -171,12 +171,10 @@ def _read_arrays(path: Path, tasks: tuple[str, ...]) -> dict[str, Any]:
 
 def _load(path: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}
+        return load_arrays(path)
     except FileNotFoundError:
         raise _unreadable(path, "the predictions of the run", "no such file") from None
-    # AttributeError and TypeError: np.load returns a bare array for a file that is one.
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError, TypeError) as error:
+    except UNREADABLE as error:
         raise _unreadable(path, "an .npz file of arrays", str(error) or type(error).__name__) from None
 
 

@@ -11,6 +11,7 @@ from ortholora.files import publish_files
 from ortholora.models.saving import save_model
 from ortholora.runs.build import build_trainer
 from ortholora.runs.folder import check_claim, claim, disclaim, is_claimed
+from ortholora.runs.history import write_history
 from ortholora.runs.lock import check_unlocked, lock
 from ortholora.runs.measure import measure
 from ortholora.runs.progress import Progress, Silent, Stopped
@@ -100,6 +101,8 @@ def train_run(run: Run, workspace: Workspace, progress: Progress | None = None, 
     record = measure(run, trainer, config, jobs)
     with checkpoints.staging(run.folder, "The model", kept_in=run.checkpoints) as stage:
         save_model(stage, trainer._bare_model(), trainer.card)
+        if history := trainer.conflicts.history():
+            write_history(stage, history)
         publish_files(stage, run.folder)
     if trainer.ortho is not None:
         trainer.ortho.detach()
