@@ -19,28 +19,26 @@ from . import _models as models
 ROWS, TOKENS = 4, 6
 ONE_PASS, TASK_PURE, REFUSED = "one pass", "task-pure only", "refused"
 
-_OFF = dict.fromkeys(
-    [
-        "hidden_dropout_prob",
-        "attention_probs_dropout_prob",
-        "dropout",
-        "attention_dropout",
-        "activation_dropout",
-        "dropout_rate",
-        "resid_pdrop",
-        "embd_pdrop",
-        "attn_pdrop",
-        "hidden_dropout",
-        "embedding_dropout",
-        "feat_proj_dropout",
-        "layerdrop",
-        "summary_dropout",
-        "encoder_layerdrop",
-        "decoder_layerdrop",
-        "final_dropout",
-        "classifier_dropout",
-    ],
-    0.0,
+#: Settings that draw at random, in any configuration.
+_OFF = (
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "dropout",
+    "attention_dropout",
+    "activation_dropout",
+    "dropout_rate",
+    "resid_pdrop",
+    "embd_pdrop",
+    "attn_pdrop",
+    "hidden_dropout",
+    "embedding_dropout",
+    "feat_proj_dropout",
+    "layerdrop",
+    "summary_dropout",
+    "encoder_layerdrop",
+    "decoder_layerdrop",
+    "final_dropout",
+    "classifier_dropout",
 )
 
 
@@ -93,9 +91,9 @@ def _tiny(name: str, **sizes: Any) -> Callable[[], nn.Module]:
         config_class = sizes.get("config") or cls.config_class
         given = {key: value for key, value in sizes.items() if key not in ("config", "arguments")}
         config = config_class(**given)
-        for key, value in _OFF.items():
+        for key in _OFF:
             if hasattr(config, key):
-                setattr(config, key, value)
+                setattr(config, key, 0.0)
         config._attn_implementation = "eager"
         return cls(config, **sizes.get("arguments", {}))
 
@@ -232,6 +230,9 @@ def _llava_batch(*images: int) -> Callable[[], dict[str, Tensor]]:
     return build
 
 
+_BOTH_TOWERS = r".*(vision_tower|language_model).*[qv]_proj"
+
+
 def _time_first() -> nn.Module:
     class Reader(nn.Module):
         def __init__(self) -> None:
@@ -245,10 +246,10 @@ def _time_first() -> nn.Module:
     return Reader()
 
 
-def _of(base: str, targets: str, inputs: Callable[[], dict[str, Tensor]] = _text(), **more: Any) -> Architecture:
+def _of(base: str, targets: str, inputs: Callable[[], dict[str, Tensor]] | None = None, **more: Any) -> Architecture:
     """A row; what is no field of it is a setting of the model's configuration."""
     fields = {key: more.pop(key) for key in list(more) if key in Architecture.__dataclass_fields__}
-    return Architecture(_tiny(base, **more), tuple(targets.split()), inputs, **fields)
+    return Architecture(_tiny(base, **more), tuple(targets.split()), inputs or _text(), **fields)
 
 
 ARCHITECTURES: dict[str, Architecture] = {
@@ -262,6 +263,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         outputs=("text_embeds", "image_embeds"),
         **_clip_parts(),
     ),
+    "DeBERTa": _of("DebertaModel", "in_proj dense", type_vocab_size=0, **_ENCODER),
     "DeBERTa-v2": _of("DebertaV2Model", "query_proj value_proj dense", type_vocab_size=0, **_ENCODER),
     "GPT-2": _of("GPT2Model", "c_attn c_proj", vocab_size=models.VOCAB, n_embd=8, n_layer=2, n_head=2, n_positions=16),
     "GPT-NeoX": _of("GPTNeoXModel", "query_key_value dense", use_cache=False, **_ENCODER),
@@ -320,17 +322,28 @@ ARCHITECTURES: dict[str, Architecture] = {
         named=r"q_proj\.lora_[AB]",
         **_FSMT,
     ),
+    "LED, encoder": _of(
+        "LEDModel",
+        "query value",
+        _both,
+        answer=REFUSED,
+        named=r"(query|value)\.lora_[AB]",
+        attention_window=[4],
+        max_encoder_position_embeddings=32,
+        max_decoder_position_embeddings=32,
+        **{key: value for key, value in _BART.items() if key != "max_position_embeddings"},
+    ),
     "LLaVA, text": Architecture(_llava, (r".*language_model.*q_proj",), _llava_batch(1, 1, 1, 1)),
     "LLaVA, vision": Architecture(
         _llava,
-        (r".*(vision_tower|language_model).*[qv]_proj",),
+        (_BOTH_TOWERS,),
         _llava_batch(1, 1, 1, 1),
         REFUSED,
         r"vision_tower.*lora_[AB]",
     ),
     "LLaVA, images of some rows": Architecture(
         _llava,
-        (r".*(vision_tower|language_model).*[qv]_proj",),
+        (_BOTH_TOWERS,),
         _llava_batch(0, 0, 2, 2),
         REFUSED,
         r"vision_tower.*lora_[AB]",

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ortholora.engine.trial.passes import Pass
 
 
-def not_compiled(function: Callable[..., Tensor]) -> Any:
+def not_compiled(function: Callable[..., Any]) -> Any:
     """Let `torch.compile` run a function eagerly between two graphs; `fullgraph=True` is refused with the reason."""
     reason = "ortholora captures task gradients here, which torch.compile cannot trace: leave out fullgraph=True"
     try:

@@ -6,35 +6,40 @@ The loss of the first is a sum over rows, so that no row's gradient depends on a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from ortholora.engine.trial.codes import Coded
 from ortholora.engine.trial.passes import FAINT, TOLERANCE, sketched
 
 
-class BackwardSeen(TorchFunctionMode):
-    """Calls somebody with each loss before its `backward()`. Costs microseconds an operation: one batch only.
+@contextmanager
+def before_backward(look: Callable[[Tensor], None]) -> Iterator[None]:
+    """Show somebody each loss before its `backward()`.
+
+    By replacing the method for a batch or two. A `TorchFunctionMode` would see the call, too, but `torch.compile` fails
+    in one (torch 2.13).
 
     Args:
-        before: Called with the loss.
+        look: Called with the loss.
     """
+    original = Tensor.backward
 
-    def __init__(self, before: Callable[[Tensor], None]) -> None:
-        super().__init__()
-        self._before = before
+    @functools.wraps(original)
+    def backward(self: Tensor, *args: Any, **kwargs: Any) -> None:
+        look(self)
+        original(self, *args, **kwargs)
 
-    def __torch_function__(
-        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """Call the function, and before a backward the other one first."""
-        if function is Tensor.backward:
-            self._before(args[0])
-        return function(*args, **(kwargs or {}))
+    Tensor.backward = backward  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Tensor.backward = original  # type: ignore[method-assign]
 
 
 def mixes_rows(loss: Tensor, outputs: Sequence[tuple[Tensor, Coded]]) -> bool:

@@ -81,6 +81,17 @@ def not_the_same(matrix: Matrix) -> CaptureError:
     )
 
 
+def broke(matrix: Matrix, error: Exception) -> CaptureError:
+    """A model that does not run again."""
+    first = (str(error).splitlines() or [""])[0]
+    return CaptureError(
+        f"{matrix.name} cannot be tried out: the model does not run a second time with the same inputs",
+        expected="a forward and a backward as in the batch before",
+        found=f"{type(error).__name__}: {first}",
+        todo=f"{_PURE}; {_OFF}",
+    )
+
+
 def loss_mixes_rows(calls: int) -> CaptureError:
     """A loss that is no sum over the tasks."""
     return CaptureError(

@@ -17,9 +17,10 @@ from ortholora.engine.layers import Matrix
 from ortholora.engine.trial import messages
 from ortholora.engine.trial.calls import Autocast, Call, Level, chain, signature_of
 from ortholora.engine.trial.codes import HALF_SPAN, SPAN, Codes
-from ortholora.engine.trial.loss import BackwardSeen, mixes_rows
+from ortholora.engine.trial.loss import before_backward, mixes_rows
 from ortholora.engine.trial.passes import in_backward
 from ortholora.engine.trial.twice import refuse_strays, run_along, run_twice, was_seen
+from ortholora.errors import CaptureError
 
 #: Mixed batches after which everything is tried once more: what the data puts into place may have been so by chance.
 AGAIN_AFTER = (10, 100, 1000, 10_000)
@@ -48,6 +49,7 @@ class Trial:
         self._batches = 0
         self._most_calls = 1  # of a batch whose loss was looked at
         self._unseen_losses = 0
+        self._grouping: Grouping | None = None
         self._kept: tuple[Call, Codes] | None = None  # with FSDP2: the call of this step that resolve tries out
         self._forget()
 
@@ -83,7 +85,7 @@ class Trial:
         if self._batches in AGAIN_AFTER:
             self._tried, self._attempts, self._most_calls = set(), {}, 1
         self._looking = not self._tried or self._unseen_losses > 0
-        return BackwardSeen(self._look_at_loss) if self._looking else nullcontext()
+        return before_backward(self._look_at_loss) if self._looking else nullcontext()
 
     def close(self) -> None:
         """End the micro-batch, and forget it."""
@@ -142,7 +144,7 @@ class Trial:
     # ---- watching ------------------------------------------------------------------------------------
 
     def _forget(self) -> None:
-        self._grouping: Grouping | None = None
+        self._grouping = None
         self._current.note = None
         self._stack: list[Level] = []
         self._calls: list[Call] = []
@@ -211,9 +213,17 @@ class Trial:
             return
         if sharded and level is not call.levels[0]:  # other ranks run the outermost module
             raise messages.no_rows(next(iter(call.due.values())).matrix, call)
-        told = run_twice(self._model, level, gradients, codes, self._current, sharded)
+        matrix = next(iter(call.due.values())).matrix
+        try:
+            told = run_twice(self._model, level, gradients, codes, self._current, sharded)
+        except CaptureError:
+            raise
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise  # trainers look for it
+            raise messages.broke(matrix, error) from error
         if not told.first_is_the_batch:
-            raise messages.outputs_not_by_row(next(iter(call.due.values())).matrix, gradients)
+            raise messages.outputs_not_by_row(matrix, gradients)
         refuse_strays(told)
         whole = level is call.levels[0]
         for key, slot in call.due.items():
