@@ -204,10 +204,10 @@ def test_as_many_tokens_as_rows_are_no_offence() -> None:
 def test_under_activation_checkpointing(reentrant: bool) -> None:
     """What is wrong is found there, too, and what is right is right, in dropout that is drawn once."""
     sample = models.bert(ROWS, ROWS, lora_dropout=0.4)
-    enable = (
-        getattr(sample.model, "activation_checkpointing_enable", None) or sample.model.gradient_checkpointing_enable
-    )
-    enable({"use_reentrant": reentrant})  # transformers 5 renamed it
+    original = sample.fork()
+    known = hasattr(sample.model, "activation_checkpointing_enable")  # transformers 5 renamed it
+    enable = sample.model.activation_checkpointing_enable if known else sample.model.gradient_checkpointing_enable
+    enable({"use_reentrant": reentrant})
     sample.model.enable_input_require_grads()
     right_by(sample, original=original)
     model, _ = positions()
