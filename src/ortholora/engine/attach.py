@@ -130,9 +130,9 @@ class Attachment:
         if self._trial is not None:
             self._trial.settle(self._is_sharded())
 
-    def trial_is_due(self) -> bool:
-        """Whether this rank has something to try out together with the others (FSDP2)."""
-        return self._trial is not None and self._trial.is_due()
+    def trial_is_due(self) -> bool | None:
+        """Whether this rank has something to try out together with the others; None where each does it alone."""
+        return self._trial.is_due() if self._trial is not None and self._is_sharded() else None
 
     def try_together(self, due: bool) -> None:
         """Try out what is new on any rank. A collective where something is.

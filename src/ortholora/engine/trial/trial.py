@@ -173,8 +173,8 @@ class Trial:
 
     def _note(self, slot: Slot, x: Tensor) -> None:
         """A layer ran. Called in every step: nothing but the host's integers, and no look at the device."""
-        if in_backward():
-            return  # recomputed
+        if in_backward() or not x.numel():
+            return  # recomputed, or nothing at all
         assert self._grouping is not None
         pattern = self._grouping.pattern(x.shape)
         if not self._stack:
@@ -202,9 +202,10 @@ class Trial:
     def _try(self, call: Call, codes: Codes, sharded: bool = False) -> None:
         found = call.rows_of(lambda shape: codes.of_output(shape) is not None)
         if found is None:
-            if any(level.gradients for level in call.levels):
-                raise messages.no_rows(next(iter(call.due.values())).matrix, call)
-            return  # no backward so far: nothing was captured either
+            captured = next((slot for slot in call.due.values() if slot.group.touched[slot.row]), None)
+            if captured is not None:
+                raise messages.no_rows(captured.matrix, call)
+            return  # no backward so far
         level, gradients = found
         # A step that overflowed, or zero gradients, for which what was captured is right: the next batch tells.
         if not all(bool(g.isfinite().all()) for g in gradients.values()) or not any(
