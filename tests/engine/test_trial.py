@@ -84,20 +84,8 @@ def time_first() -> tuple[nn.Module, RowLosses]:
     return model, lambda m: ((m(x) - target) ** 2).sum((0, 2))
 
 
-class Positions(nn.Module):
-    """An MLP on positions `[S, d]`, added to every row."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.position, self.out = nn.Linear(3, 5), nn.Linear(5, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        place = torch.arange(x.shape[1])[:, None] + torch.arange(3.0)
-        return self.out(torch.tanh(x + self.position(place.sin())))
-
-
 def positions() -> tuple[nn.Module, RowLosses]:
-    model = models.peft(Positions(), ["position", "out"])
+    model = models.peft(models.Positions(), ["position", "out"])
     x, target = torch.randn(ROWS, ROWS, 5), torch.randn(ROWS, ROWS, 4)
     return model, lambda m: ((m(x) - target) ** 2).sum((1, 2))
 
@@ -420,6 +408,18 @@ def test_nothing_is_left_behind() -> None:
         assert all(torch.equal(one[name], other[name]) for name in one)
     assert torch.equal(d[0], h[0])
     assert d[1:] == h[1:]
+
+
+def test_a_copy_of_the_model_is_not_tried_out(tries: list[str]) -> None:
+    """Not even one that is made and run within a batch."""
+    sample = models.llama(ROWS, 3)
+    ortho = OrthoLora(sample.model, TASKS)
+    with ortho.batch(IDS):
+        losses = models.token_losses(sample.model, sample)
+        twin = models.copy.deepcopy(sample.model).eval()
+        twin(**sample.inputs)
+        losses.sum().backward()
+    assert len(tries) == 1
 
 
 def test_detach_takes_everything_away() -> None:

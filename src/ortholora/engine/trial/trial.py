@@ -56,14 +56,20 @@ class Trial:
     def install(self) -> None:
         """Watch the model's calls."""
         for module in chain(self._model, [m.layer for m in self._matrices]):
-            self._hooks.append(module.register_forward_pre_hook(not_compiled(self._before), with_kwargs=True))
-            self._hooks.append(module.register_forward_hook(not_compiled(self._after), always_call=True))
+            self._hooks.append(module.register_forward_pre_hook(self._before, with_kwargs=True))
+            self._hooks.append(module.register_forward_hook(self._after, always_call=True))
 
     def uninstall(self) -> None:
         """Let go of the model."""
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Trial:
+        """For the hooks of a copied model: one that never has an open batch, and so does nothing."""
+        twin = object.__new__(Trial)
+        twin.__dict__ |= self.__dict__ | {"_grouping": None, "_stack": [], "_calls": [], "_kept": None}
+        return twin
 
     def open(self, grouping: Grouping, sharded: bool) -> AbstractContextManager[Any]:
         """Begin a micro-batch.
@@ -155,6 +161,7 @@ class Trial:
         """How often the adapted layers were gone through: a forward of the bare base is none of them."""
         return sum(bool(call.counts) for call in self._calls)
 
+    @not_compiled
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         busy = self._grouping is None or self._current.trying is not None
         if busy or not torch.is_grad_enabled() or in_backward():
@@ -165,6 +172,7 @@ class Trial:
         self._stack.append(level)
         self._calls[-1].levels.append(level)
 
+    @not_compiled
     def _after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if self._stack and self._stack[-1].module is module:
             level = self._stack.pop()
