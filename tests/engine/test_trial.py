@@ -244,6 +244,35 @@ def test_both_texts_of_each_row_may_have_a_call_of_their_own() -> None:
     assert_same(ortho.task_gradients(), expected)
 
 
+def contrastive(within: bool) -> tuple[nn.Module, RowLosses]:
+    """Each row against all others, or against those of its own task."""
+    model = models.peft(models.Stack([5, 6]), ["layers.0"])
+    x = torch.randn(ROWS, 5)
+    others = (IDS[:, None] != IDS[None, :]).float() * -1e9
+
+    def losses(m: nn.Module) -> Tensor:
+        states = m(x)
+        alike = 0.1 * states @ states.T
+        return -(alike + others if within else alike).log_softmax(1).diagonal()
+
+    return model, losses
+
+
+def test_a_contrastive_loss_is_refused() -> None:
+    model, losses = contrastive(within=False)
+    ortho = OrthoLora(model, TASKS)
+    with pytest.raises(CaptureError, match="The loss mixes the rows"):
+        train(ortho, model, losses)
+
+
+def test_a_contrastive_loss_within_each_task_is_right() -> None:
+    model, losses = contrastive(within=True)
+    expected = oracle(models.copy.deepcopy(model), losses)
+    ortho = OrthoLora(model, TASKS)
+    train(ortho, model, losses)
+    assert_same(ortho.task_gradients(), expected)
+
+
 def test_a_second_call_that_comes_later_is_looked_at_in_the_next_batch() -> None:
     model, losses = labels_outside()
     ortho = OrthoLora(model, TASKS)

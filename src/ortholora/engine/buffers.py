@@ -65,6 +65,7 @@ class Slot:
     def __init__(self, group: ShapeGroup, row: int) -> None:
         self.group, self.row = group, row
         self.matrix = group.matrices[row]
+        self.captures = 0  # ever; a trial asks whether a batch added one
 
     def capture(self, grouping: Grouping, delta: Tensor, x: Tensor) -> Tensor:
         """Add `Σ_{rows of t} δᵀ x` to every task's gradient.
@@ -77,6 +78,7 @@ class Slot:
         Returns:
             The ordinary gradient of this micro-batch `[d, k]`: the sum over the tasks.
         """
+        self.captures += 1
         into = self._fresh_view(grouping)
         products = grouping.task_products(delta, x, self.matrix.name, out=into)
         if into is None:

@@ -91,12 +91,18 @@ class Call:
         levels: The modules that ran one inside of the other, outermost first.
         due: What of it was never tried out.
         counts: How often each matrix ran.
+        before: How many captures each had seen when it ran first.
     """
 
     signature: Hashable
     levels: list[Level] = field(default_factory=list)
     due: dict[Hashable, Slot] = field(default_factory=dict)
     counts: dict[Slot, int] = field(default_factory=dict)
+    before: dict[Slot, int] = field(default_factory=dict)
+
+    def captured(self, slot: Slot) -> bool:
+        """Whether the matrix was captured since it ran."""
+        return slot.captures > self.before[slot]
 
     def rows_of(self, has_rows: Callable[[Sequence[int]], bool]) -> tuple[Level, dict[int, Tensor]] | None:
         """The outermost module to whose rows a gradient came back, and those gradients by position.

@@ -1,7 +1,8 @@
-"""Whether a loss is a sum over the rows: asked of its second derivatives, where the model ran more than once.
+"""Whether a loss is a sum over the tasks: asked of its second derivatives.
 
 Two calls of the model may be two texts of each row, or rows and the texts of all labels; their shapes are the same.
-The loss of the first is a sum over rows, so that no row's gradient depends on another row's outputs.
+The loss of the first is a sum over rows, so that no row's gradient depends on another row's outputs. Contrastive losses
+are found in the same way.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def before_backward(look: Callable[[Tensor], None]) -> Iterator[None]:
 
 
 def mixes_rows(loss: Tensor, outputs: Sequence[tuple[Tensor, Coded]]) -> bool:
-    """Whether the gradient of some row depends on the outputs of another.
+    """Whether the gradient of some task's rows depends on the outputs of another's.
 
     Args:
         loss: The loss, before its backward.

@@ -94,13 +94,13 @@ def broke(matrix: Matrix, error: Exception) -> CaptureError:
 
 def loss_mixes_rows(calls: int) -> CaptureError:
     """A loss that is no sum over the tasks."""
+    rows = "" if calls == 1 else f", and the {calls} calls of the model in this batch to hold the same rows"
     return CaptureError(
         "The loss mixes the rows of different tasks: their gradients cannot be told apart",
-        expected=f"the {calls} calls of the model in this batch to hold the same rows, and a loss that is a sum over "
-        "them",
-        found="a row's gradient that depends on the outputs of another task's rows (texts of labels, or contrastive "
-        "negatives)",
-        todo=f"{_PURE}, or run the other call under torch.no_grad(); {_OFF}",
+        expected=f"a loss that is a sum over rows or tokens{rows}",
+        found="a row's gradient that depends on the outputs of another task's rows (contrastive negatives, texts of "
+        "labels, statistics of the whole batch)",
+        todo=f"compute it within each task, or {_PURE}, or run the other call under torch.no_grad(); {_OFF}",
     )
 
 

@@ -24,6 +24,8 @@ from ortholora.errors import CaptureError
 
 #: Mixed batches after which everything is tried once more: what the data puts into place may have been so by chance.
 AGAIN_AFTER = (10, 100, 1000, 10_000)
+#: Numbers in the outputs of a model up to which its loss is differentiated twice without being asked for.
+CHEAP = 2**20
 #: Trials of a layer at which no gradient arrives, before it is left in peace.
 ATTEMPTS = 3
 
@@ -108,8 +110,8 @@ class Trial:
         Raises:
             CaptureError: Names a layer whose rows are not the batch's.
         """
-        for slot in self._outside:
-            if slot.group.touched[slot.row]:
+        for slot, before in self._outside:
+            if slot.captures > before:
                 raise messages.outside(slot.matrix)
         if self._count() > self._most_calls:
             self._miss_loss("a backward that was not seen (torch.autograd.backward, say)")
@@ -118,7 +120,10 @@ class Trial:
                 if self._kept is None or (call.due and not self.is_due()):
                     self._kept = call, self._codes()
             elif call.due:
-                self._try(call, self._codes())
+                codes = self._codes()
+                ready = self._ready(call, codes)
+                if ready is not None:
+                    self._run(call, codes, *ready)
 
     def is_due(self) -> bool:
         """Whether something new waits for the other ranks."""
@@ -137,13 +142,18 @@ class Trial:
         assert self._kept is not None, "every rank ran the model in this step"
         (call, codes), self._kept = self._kept, None
         refused: CaptureError | None = None
+        ready = None
         try:
-            if call.due:
-                self._try(call, codes, sharded=True)
-            else:
-                run_along(self._model, call.levels[0], self._current, self._device)
+            ready = self._ready(call, codes) if call.due else None
+            if ready is not None and ready[0] is not call.levels[0]:  # other ranks run the outermost module
+                ready = None
+                raise messages.no_rows(next(iter(call.due.values())).matrix, call)
+            if ready is not None:
+                self._run(call, codes, *ready, sharded=True)
         except CaptureError as error:
             refused = error
+        if ready is None:
+            run_along(self._model, call.levels[0], self._current, self._device)
         if any_rank(refused is not None, self._device):
             raise refused or messages.elsewhere()
 
@@ -154,7 +164,7 @@ class Trial:
         self._current.note = None
         self._stack: list[Level] = []
         self._calls: list[Call] = []
-        self._outside: list[Slot] = []  # ran where no call of the model was open
+        self._outside: list[tuple[Slot, int]] = []  # ran where no call of the model was open
         self._looking = False
 
     def _count(self) -> int:
@@ -187,13 +197,14 @@ class Trial:
         pattern = self._grouping.pattern(x.shape)
         if not self._stack:
             if torch.is_grad_enabled():
-                self._outside.append(slot)
+                self._outside.append((slot, slot.captures))
             return
         call = self._calls[-1]
         count = call.counts[slot] = call.counts.get(slot, 0) + 1
         key = (slot, pattern, min(count, 2), call.signature)
         if key not in self._tried:
             call.due[key] = slot
+            call.before.setdefault(slot, slot.captures)
 
     # ---- trying out ----------------------------------------------------------------------------------
 
@@ -207,21 +218,20 @@ class Trial:
         half |= any(level.autocast.dtype == torch.float16 for call in self._calls for level in call.levels)
         return Codes(self._grouping, HALF_SPAN if half else SPAN, by_task)
 
-    def _try(self, call: Call, codes: Codes, sharded: bool = False) -> None:
+    def _ready(self, call: Call, codes: Codes) -> tuple[Level, dict[int, Tensor]] | None:
+        """The module to run twice, and its outputs' gradients; None where there is nothing to learn now."""
         found = call.rows_of(lambda shape: codes.of_output(shape) is not None)
         if found is None:
-            captured = next((slot for slot in call.due.values() if slot.group.touched[slot.row]), None)
+            captured = next((slot for slot in call.due.values() if call.captured(slot)), None)
             if captured is not None:
                 raise messages.no_rows(captured.matrix, call)
-            return  # no backward so far
-        level, gradients = found
+            return None  # no backward so far
+        gradients = found[1].values()
         # A step that overflowed, or zero gradients, for which what was captured is right: the next batch tells.
-        if not all(bool(g.isfinite().all()) for g in gradients.values()) or not any(
-            bool(g.any()) for g in gradients.values()
-        ):
-            return
-        if sharded and level is not call.levels[0]:  # other ranks run the outermost module
-            raise messages.no_rows(next(iter(call.due.values())).matrix, call)
+        tells = all(bool(g.isfinite().all()) for g in gradients) and any(bool(g.any()) for g in gradients)
+        return found if tells else None
+
+    def _run(self, call: Call, codes: Codes, level: Level, gradients: dict[int, Tensor], sharded: bool = False) -> None:
         matrix = next(iter(call.due.values())).matrix
         try:
             told = run_twice(self._model, level, gradients, codes, self._current, sharded)
@@ -241,9 +251,12 @@ class Trial:
                 self._tried.add(key)
 
     def _look_at_loss(self, loss: Tensor) -> None:
-        """Before a backward of one of the first batches: do several calls of the model hold the same rows?"""
+        """Before a backward of one of the first batches: is the loss a sum over the tasks?
+
+        After one call of the model it is asked if that is cheap, after several in any case.
+        """
         count = self._count()
-        if count <= self._most_calls or not loss.requires_grad:
+        if not loss.requires_grad or not count:
             return
         codes = self._codes(by_task=True)
         pairs = [
@@ -252,13 +265,20 @@ class Trial:
             for output in call.outputs_with_rows(lambda shape: codes.of_output(shape) is not None)
             if (coded := codes.of_output(output.shape)) is not None
         ]
+        if count == 1 and sum(output.numel() for output, _ in pairs) > CHEAP:
+            return
         try:
             mixed = mixes_rows(loss, pairs)
         except RuntimeError as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            if count == 1:
+                return
             raise messages.loss_unclear(count, str(error).splitlines()[0]) from error
         if mixed:
             raise messages.loss_mixes_rows(count)
-        self._most_calls, self._unseen_losses = count, 0
+        if count > self._most_calls:
+            self._most_calls, self._unseen_losses = count, 0
 
     def _miss_loss(self, found: str) -> None:
         """A batch with more calls than any before, whose loss nobody looked at: the next one is looked at."""

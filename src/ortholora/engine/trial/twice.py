@@ -140,6 +140,6 @@ def was_seen(slot: Slot, found: Twice, call: Call, whole: bool) -> bool:
     if readings is not None:
         return speaks(readings)
     ran = slot in found.plain.nodes  # else it was dropped by chance, or lies outside of the inner module
-    if slot.group.touched[slot.row] and (ran or not whole):
+    if call.captured(slot) and (ran or not whole):
         raise messages.no_rows(slot.matrix, call)
     return False
