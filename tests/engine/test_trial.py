@@ -314,6 +314,16 @@ def test_a_part_of_the_model_that_is_called_by_itself_is_refused() -> None:
         model.base_model.model.layers[0](torch.randn(ROWS, 5)).sum().backward()
 
 
+def test_a_backward_after_its_batch_is_tried_out_in_resolve() -> None:
+    model, losses = positions()
+    ortho = OrthoLora(model, TASKS)
+    with ortho.batch(IDS):
+        loss = losses(model).sum()
+    loss.backward()
+    with pytest.raises(CaptureError, match=r"position\.lora_[AB]"):
+        ortho.resolve()
+
+
 # ---- how often, and what it leaves behind ------------------------------------------------------------------
 
 

@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from ortholora.engine.abandoned import StepGuard
+from ortholora.engine.behind import OutputMarks, doors, remove_leftover_marks
 from ortholora.engine.buffers import group_by_shape
-from ortholora.engine.capture import CurrentBatch, PureHook, install, uninstall
+from ortholora.engine.capture import CurrentBatch, PureHook, install, is_leftover, uninstall
 from ortholora.engine.checks import (
     batch_norms,
     check_capture_is_complete,
@@ -20,12 +22,13 @@ from ortholora.engine.checks import (
     refuse_shared_storage,
     refuse_wrappers,
 )
+from ortholora.engine.early_step import EarlySteps
 from ortholora.engine.fused import FusedLayer, why_not_fused
 from ortholora.engine.grouping import Grouping
 from ortholora.engine.layers import find_matrices
 from ortholora.engine.sharded import is_sharded, refuse_layouts, sharding_modules
 from ortholora.engine.summary import capture_summary
-from ortholora.engine.trial import Trial
+from ortholora.engine.trial import Trial, remove_leftover_trials
 from ortholora.engine.watch import Watch
 from ortholora.errors import CaptureError
 
@@ -64,6 +67,9 @@ class Attachment:
         self._fused: dict[str, FusedLayer] = {}
         self._not_fused: dict[str, str] = {}  # layers with one-pass matrices, and why
         self._watch = Watch(model, self.matrices)
+        self._guard = StepGuard(self.groups, self._current.behind)
+        self._early = EarlySteps(self.groups)
+        self._marks: OutputMarks | None = None
         self._trial = Trial(model, self.matrices, self._current) if try_out else None
 
     def install(self, fused: bool) -> None:
@@ -75,6 +81,7 @@ class Attachment:
         Raises:
             CaptureError: A matrix was taken over already, or cannot be captured. The model is as it was.
         """
+        _release_copied(self._model)
         try:
             self._install_matrices()
         except CaptureError:
@@ -87,6 +94,9 @@ class Attachment:
     def detach(self) -> None:
         """Give the model back exactly as it was."""
         self._watch.stop()
+        self._early.stop()
+        if self._marks is not None:
+            self._marks.remove()
         if self._trial is not None:
             self._trial.uninstall()
         for module in self._captured:
@@ -96,6 +106,10 @@ class Attachment:
         for layer in self._fused.values():
             layer.uninstall()
         self._captured, self._hooks, self._fused = [], [], {}
+
+    def was_abandoned(self) -> bool:
+        """Whether what was captured is of a step that was given up, and must be forgotten before the next batch."""
+        return self._guard.was_abandoned()
 
     def open(self, grouping: Grouping) -> AbstractContextManager[Any]:
         """Begin a micro-batch.
@@ -118,6 +132,7 @@ class Attachment:
             check_rows_are_apart(self._norms)
         for hook in self._hooks:
             hook.renew()
+        self._guard.open()
         self._current.grouping = grouping
         return nullcontext() if self._trial is None else self._trial.open(grouping, self._is_sharded())
 
@@ -131,7 +146,15 @@ class Attachment:
             self._trial.settle(self._is_sharded())
 
     def trial_is_due(self) -> bool | None:
-        """Whether this rank has something to try out together with the others; None where each does it alone."""
+        """Before a step is resolved: whether this rank has something to try out together with the others.
+
+        None where each rank does it alone, and then this does what is left to do.
+
+        Raises:
+            CaptureError: Names a layer whose rows are not the batch's.
+        """
+        if self._trial is not None:
+            self._trial.settle_step()
         return self._trial.is_due() if self._trial is not None and self._is_sharded() else None
 
     def try_together(self, due: bool) -> None:
@@ -150,6 +173,7 @@ class Attachment:
     def close(self) -> None:
         """End the micro-batch."""
         self._current.grouping = None
+        self._guard.close()
         if self._trial is not None:
             self._trial.close()
 
@@ -177,6 +201,8 @@ class Attachment:
         Raises:
             CaptureError: Names a matrix that the capture did not see, or that would never train.
         """
+        self._guard.check()
+        self._early.check()
         self._watch.check(thoroughly)
         check_something_captured(self.groups)
         incomplete = [group for group in self.groups if not all(group.touched)]  # in most steps none
@@ -212,6 +238,8 @@ class Attachment:
                 assert isinstance(matrix.owner, nn.Linear)
                 install(matrix.owner, self._slots[i], self._current)
                 self._captured.append(matrix.owner)
+        layers = (self._model.get_submodule(m.layer) for m in self.matrices if m.task_pure)
+        self._marks = OutputMarks(doors(self._model, layers), self._current)
 
     def _fuse_layers(self, wanted: bool) -> None:
         members: dict[str, list[int]] = {}
@@ -239,3 +267,13 @@ class Attachment:
                 todo="accumulate one micro-batch per task (ortho.batch(task_index)), or leave the module out "
                 "of `target_modules`",
             )
+
+
+def _release_copied(model: nn.Module) -> None:
+    """Free a copy of an attached model from what came along with it."""
+    for module in model.modules():
+        forward = module.__dict__.get("forward")
+        if is_leftover(forward) or (isinstance(forward, FusedLayer) and forward.is_leftover):
+            del module.__dict__["forward"]
+        remove_leftover_marks(module)
+        remove_leftover_trials(module)

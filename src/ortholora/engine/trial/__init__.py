@@ -7,3 +7,4 @@ precision. Where it is not, the layer would credit a task with another one's row
 """
 
 from ortholora.engine.trial.trial import Trial as Trial
+from ortholora.engine.trial.trial import remove_leftover_trials as remove_leftover_trials

@@ -53,6 +53,7 @@ class Trial:
         self._unseen_losses = 0
         self._grouping: Grouping | None = None
         self._kept: tuple[Call, Codes] | None = None  # with FSDP2: the call of this step that resolve tries out
+        self._waiting: list[tuple[Call, Codes]] = []  # calls of this step without a backward so far
         self._forget()
 
     def install(self) -> None:
@@ -67,11 +68,14 @@ class Trial:
             hook.remove()
         self._hooks = []
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Trial:
-        """For the hooks of a copied model: one that never has an open batch, and so does nothing."""
-        twin = object.__new__(Trial)
-        twin.__dict__ |= self.__dict__ | {"_grouping": None, "_stack": [], "_calls": [], "_kept": None}
-        return twin
+    def __reduce__(self) -> Any:
+        """What goes along with the hooks of a copied model: one that never has an open batch, and so does nothing."""
+        return _leftover, ()
+
+    @property
+    def is_leftover(self) -> bool:
+        """Whether this came along with a copy of an attached model."""
+        return not hasattr(self, "_model")
 
     def open(self, grouping: Grouping, sharded: bool) -> AbstractContextManager[Any]:
         """Begin a micro-batch.
@@ -119,11 +123,18 @@ class Trial:
             if sharded:
                 if self._kept is None or (call.due and not self.is_due()):
                     self._kept = call, self._codes()
-            elif call.due:
-                codes = self._codes()
-                ready = self._ready(call, codes)
-                if ready is not None:
-                    self._run(call, codes, *ready)
+            elif call.due and not self._try(call, self._codes()):
+                self._waiting.append((call, self._codes()))
+
+    def settle_step(self) -> None:
+        """Try out what had no backward yet when its micro-batch ended; before the step is resolved.
+
+        Raises:
+            CaptureError: Names a layer whose rows are not the batch's.
+        """
+        waiting, self._waiting = self._waiting, []
+        for call, codes in waiting:
+            self._try(call, codes)
 
     def is_due(self) -> bool:
         """Whether something new waits for the other ranks."""
@@ -218,6 +229,13 @@ class Trial:
         half |= any(level.autocast.dtype == torch.float16 for call in self._calls for level in call.levels)
         return Codes(self._grouping, HALF_SPAN if half else SPAN, by_task)
 
+    def _try(self, call: Call, codes: Codes) -> bool:
+        """Try a call out; False where no gradient came back so far."""
+        ready = self._ready(call, codes)
+        if ready is not None:
+            self._run(call, codes, *ready)
+        return any(level.gradients for level in call.levels)
+
     def _ready(self, call: Call, codes: Codes) -> tuple[Level, dict[int, Tensor]] | None:
         """The module to run twice, and its outputs' gradients; None where there is nothing to learn now."""
         found = call.rows_of(lambda shape: codes.of_output(shape) is not None)
@@ -285,3 +303,18 @@ class Trial:
         self._unseen_losses += 1
         if self._unseen_losses > 1:
             raise messages.loss_unclear(self._count(), found)
+
+
+def _leftover() -> Trial:
+    left = object.__new__(Trial)
+    left._grouping, left._stack = None, []
+    return left
+
+
+def remove_leftover_trials(module: nn.Module) -> None:
+    """Remove what came along with a copy of an attached model."""
+    for hooks in (module._forward_pre_hooks, module._forward_hooks):
+        for key, hook in list(hooks.items()):
+            owner = getattr(hook, "__self__", None)
+            if isinstance(owner, Trial) and owner.is_leftover:
+                del hooks[key]

@@ -84,14 +84,13 @@ def run_along(model: nn.Module, level: Level, current: CurrentBatch, device: tor
 
 @contextmanager
 def _unattended(current: CurrentBatch) -> Iterator[None]:
-    """Outside of any batch for a while."""
-    grouping, current.grouping = current.grouping, None
+    """Without anybody who takes notes of what runs."""
     note, current.note = current.note, None
     try:
         yield
     finally:
         current.trying = None
-        current.grouping, current.note = grouping, note
+        current.note = note
 
 
 def _given(codes: Codes, gradient: Tensor, coded: bool) -> Tensor:
