@@ -86,12 +86,12 @@ class Slot:
         Returns:
             The ordinary gradient of this micro-batch `[d, k]`: the sum over the tasks.
         """
-        self.captures += 1
         into = self._fresh_view(grouping)
         products = grouping.task_products(delta, x, self.matrix.name, out=into)
         if into is None:
             self._add(grouping, products)
         self.group.touched[self.row] = True
+        self.captures += 1
         if len(products) > 1:
             return products.sum(0)
         # Never the buffer itself: autograd would keep it as `.grad` and accumulate into both.

@@ -100,6 +100,11 @@ class Call:
     counts: dict[Slot, int] = field(default_factory=dict)
     before: dict[Slot, int] = field(default_factory=dict)
 
+    @property
+    def returned_nothing(self) -> bool:
+        """Whether no tensor was found in what it returned that a gradient could come back to."""
+        return not any(level.outputs for level in self.levels)
+
     def captured(self, slot: Slot) -> bool:
         """Whether the matrix was captured since it ran."""
         return slot.captures > self.before[slot]

@@ -241,7 +241,9 @@ class Trial:
         found = call.rows_of(lambda shape: codes.of_output(shape) is not None)
         if found is None:
             captured = next((slot for slot in call.due.values() if call.captured(slot)), None)
-            if captured is not None:
+            # Of a call among several, whose outputs got no gradient, another one may have been captured.
+            alone = self._count() == 1 or call.returned_nothing or any(level.gradients for level in call.levels)
+            if captured is not None and alone:
                 raise messages.no_rows(captured.matrix, call)
             return None  # no backward so far
         gradients = found[1].values()
