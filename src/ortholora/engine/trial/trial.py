@@ -97,7 +97,8 @@ class Trial:
         if self._batches in AGAIN_AFTER:
             self._tried, self._attempts, self._most_calls = set(), {}, 1
         self._looking = not self._tried or self._unseen_losses > 0
-        return before_backward(self._look_at_loss) if self._looking else nullcontext()
+        # With FSDP2 a gradient of the outputs alone would start the model's backward, and collectives.
+        return before_backward(self._look_at_loss) if self._looking and not sharded else nullcontext()
 
     def close(self) -> None:
         """End the micro-batch, and forget it."""
@@ -118,7 +119,8 @@ class Trial:
             if slot.captures > before:
                 raise messages.outside(slot.matrix)
         if self._count() > self._most_calls:
-            self._miss_loss("a backward that was not seen (torch.autograd.backward, say)")
+            unseen = "a backward that was not seen (torch.autograd.backward, say)"
+            self._miss_loss("parameters that FSDP2 holds" if sharded else unseen)
         for call in self._calls:
             if sharded:
                 if self._kept is None or (call.due and not self.is_due()):
@@ -285,8 +287,9 @@ class Trial:
             for output in call.outputs_with_rows(lambda shape: codes.of_output(shape) is not None)
             if (coded := codes.of_output(output.shape)) is not None
         ]
-        if count == 1 and sum(output.numel() for output, _ in pairs) > CHEAP:
+        if not pairs or (count == 1 and sum(output.numel() for output, _ in pairs) > CHEAP):
             return
+        came_back = [(level, dict(level.gradients)) for call in self._calls for level in call.levels]
         try:
             mixed = mixes_rows(loss, pairs)
         except RuntimeError as error:
@@ -295,6 +298,9 @@ class Trial:
             if count == 1:
                 return
             raise messages.loss_unclear(count, str(error).splitlines()[0]) from error
+        finally:
+            for level, gradients in came_back:  # what was just computed came by the same hooks
+                level.gradients = gradients
         if mixed:
             raise messages.loss_mixes_rows(count)
         if count > self._most_calls:
