@@ -26,6 +26,7 @@ from ortholora.engine.early_step import EarlySteps
 from ortholora.engine.fused import FusedLayer, why_not_fused
 from ortholora.engine.grouping import Grouping
 from ortholora.engine.layers import find_matrices
+from ortholora.engine.others import OtherAdapters
 from ortholora.engine.sharded import is_sharded, refuse_layouts, sharding_modules
 from ortholora.engine.summary import capture_summary
 from ortholora.engine.trial import Trial, remove_leftover_trials
@@ -68,7 +69,8 @@ class Attachment:
         self._not_fused: dict[str, str] = {}  # layers with one-pass matrices, and why
         self._watch = Watch(model, self.matrices)
         self._guard = StepGuard(self.groups, self._current.behind)
-        self._early = EarlySteps(self.groups)
+        self._others = OtherAdapters(model, self.matrices)
+        self._early = EarlySteps(self.groups, self._others)
         self._marks: OutputMarks | None = None
         self._trial = Trial(model, self.matrices, self._current) if try_out else None
 
@@ -203,6 +205,7 @@ class Attachment:
         """
         self._guard.check()
         self._early.check()
+        self._others.check()
         self._watch.check(thoroughly)
         check_something_captured(self.groups)
         incomplete = [group for group in self.groups if not all(group.touched)]  # in most steps none
