@@ -186,12 +186,16 @@ class FusedLayer:
         Without gradients, too: reentrant checkpointing runs the layer once without and once with them, and both
         must draw the same dropout mask.
         """
+        if self._current.trying is not None:
+            return type(self._layer).forward(self._layer, x, *args, **kwargs)
         grouping = self._current.now
         dtype = self._dtype(x)
         if grouping is None or args or kwargs or dtype is None or is_unusual(x) or not self._is_plain():
             if grouping is None and self._layer.training and torch.is_grad_enabled() and in_backward():
                 raise outside_batch(self._slots[0].matrix.name)  # a recomputation that is not what it recomputes
             return type(self._layer).forward(self._layer, x, *args, **kwargs)
+        if self._current.note is not None:
+            self._current.note(self._slots[0], x)
         base, a, b, dropout = self._parts
         if torch.is_grad_enabled():
             for slot in self._slots:
