@@ -102,7 +102,7 @@ class _FusedLora(torch.autograd.Function):
                 weight = base.to(dtype).T if pair.transposed else base.to(dtype)
                 d_x = _input_gradient(torch.mm(rows, weight), inner, a.to(dtype), mask, pair.dropout).view(x.shape)
             dropped = x if mask is None else _drop(x.reshape(-1, x.shape[-1]), mask, pair.dropout).view(x.shape)
-            of_a, of_b = ctx.next_functions[1][0], ctx.next_functions[2][0]
+            _, (of_a, _), (of_b, _), *_ = ctx.next_functions
             inner, scaled = inner.view(*lead, len(a)), (reduced * pair.scaling).view(*lead, len(a))
             d_a = weight_gradient(pair.slot_a, ctx.grouping, inner, dropped, of_a, a.dtype)
             d_b = weight_gradient(pair.slot_b, ctx.grouping, delta, scaled, of_b, b.dtype)
