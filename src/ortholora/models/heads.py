@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from ortholora.data.encoded import EncodedSplit
@@ -34,9 +35,11 @@ class HeadSpec(TaskSpec):
     """
 
     shift: float = 0.0
-    scale: float = 1.0
+    scale: Annotated[float, Field(gt=0)] = 1.0
     metric: str | None = None
-    num_texts: int = 1
+    num_texts: Annotated[int, Field(ge=1, le=2)] = 1
+
+    needed: ClassVar[tuple[str, ...]] = ("labels", "shift", "scale", "num_texts")
 
     @classmethod
     def of(cls, task: TaskData) -> Self:
@@ -48,6 +51,13 @@ class HeadSpec(TaskSpec):
             shift, scale = float(values.mean()), float(values.std())
         num_texts = len(task.train.texts[0]) if len(task.train) else len(spec.columns[0])
         return cls(task.name, spec.kind, task.labels, shift, scale, spec.metric, num_texts)
+
+    def check(self) -> None:
+        """Also: classes have names, and a number has none."""
+        super().check()
+        wants_labels = {"classification": True, "regression": False}.get(self.kind)
+        if wants_labels is not None and wants_labels != (self.labels is not None):
+            raise ValueError(f"task `{self.name}` of kind {self.kind} with{'out' * wants_labels} labels")
 
     @property
     def num_outputs(self) -> int:

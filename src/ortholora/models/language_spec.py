@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import Field
 
 from ortholora.data.encoded import EncodedSplit
 from ortholora.metrics.table import METRICS
@@ -26,7 +28,7 @@ class LanguageSpec(TaskSpec):
     """
 
     metric: str | None = None
-    max_new_tokens: int = 64
+    max_new_tokens: Annotated[int, Field(gt=0)] = 64
     turns: Literal["all", "last"] = "all"
 
     reads_json: ClassVar[bool] = True

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import Field, TypeAdapter
 
 from ortholora.config.file import dump_config, load_config
 from ortholora.config.schema import Config
+from ortholora.config.stored import Stored, read_stored
 from ortholora.errors import UserError
 from ortholora.files import write_json, write_text
 from ortholora.runs.differences import differences
 from ortholora.runs.provenance import fingerprint
 from ortholora.runs.record import RESULT_FILE
 from ortholora.runs.run import Run
-from ortholora.runs.stored import problem_of
 from ortholora.runs.workspace import Workspace
 from ortholora.trainers import checkpoints
 
@@ -24,7 +24,7 @@ RUN_FILE = "run.json"
 CONFIG_FILE = "config.yaml"
 
 
-class RunFile(BaseModel):
+class RunFile(Stored):
     """What `run.json` holds.
 
     Attributes:
@@ -33,11 +33,9 @@ class RunFile(BaseModel):
         jobs: The most runs that shared the machine, over all the sittings it takes to finish.
     """
 
-    model_config = ConfigDict(strict=True, frozen=True)
-
-    fingerprint: str
-    data_base: str | None = None
-    jobs: int = 1
+    fingerprint: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    data_base: Annotated[str, Field(pattern=r"^[^\x00]+$")] | None = None
+    jobs: Annotated[int, Field(gt=0)] = 1
 
 
 def check_claim(run: Run, workspace: Workspace) -> str:
@@ -120,19 +118,16 @@ def _read(folder: Path, needed: bool) -> RunFile | None:
     path = folder / RUN_FILE
     if not path.is_file():
         return None
+    todo = (
+        f"delete only {path}, and start the same `train` or `compare` again: checkpoints and results are kept, and the "
+        f"file is written anew if {CONFIG_FILE} has the same settings"
+    )
     try:
-        return RunFile.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        if not needed:
-            return None
-        expected, found = problem_of(error)
-        raise UserError(
-            f"{path} is damaged",
-            expected=expected,
-            found=found,
-            todo=f"delete only {path}, and start the same `train` or `compare` again: checkpoints and results are "
-            f"kept, and the file is written anew if {CONFIG_FILE} has the same settings",
-        ) from None
+        return read_stored(path, TypeAdapter(RunFile), "whose run this is", todo)
+    except UserError:
+        if needed:
+            raise
+        return None
 
 
 def _has_work(folder: Path) -> bool:
