@@ -146,7 +146,7 @@ def test_logs_and_checkpoints_carry_the_conflicts(tmp_path: Path) -> None:
     made = trainer(tmp_path, "disabled", logging_steps=2, **changes)
     made.train()
     logs = [entry for entry in made.state.log_history if "loss" in entry]
-    keys = {"conflict/removed", "conflict/negative_share", "conflict/copy~count/cosine", "rewards/margins"}
+    keys = {"conflict/removed", "conflict/negative_share", "conflict/copy-count", "rewards/margins"}
     assert [keys <= entry.keys() for entry in logs] == [True, True]
     assert made.conflicts.report()["steps"] == 4
     resumed = trainer(tmp_path, "disabled", logging_steps=2, **changes)

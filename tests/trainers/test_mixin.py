@@ -95,7 +95,7 @@ def test_a_tasks_loss_is_the_mean_over_its_rows(tmp_path: Path) -> None:
     (entry,) = logs(made)
     for index, task in enumerate(TASKS):
         assert math.isclose(entry[f"loss/{task}"], float(losses[ids == index].mean()), rel_tol=1e-5)
-    assert {"conflict/removed", "conflict/long~rare/cosine"} <= entry.keys()
+    assert {"conflict/removed", "conflict/long-rare"} <= entry.keys()
 
 
 def test_an_evaluation_counts_for_nothing(tmp_path: Path) -> None:
@@ -112,8 +112,8 @@ def test_logs_of_a_resumed_run_are_those_of_the_uninterrupted_one(tmp_path: Path
     resumed = trainer(tmp_path)
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
     found, expected = logs(resumed)[-1], logs(whole)[-1]
-    own = {key for key in expected if key.startswith(("loss/", "conflict/"))}
-    assert len(own) == 3 + 2 + 3
+    own = {key for key in expected if key.startswith(("loss/", "conflict", "size/", "pace/"))}
+    assert len(own) == 3 + 2 + 2 * 3 + 3 + 3
     assert {key: found[key] for key in own} == pytest.approx({key: expected[key] for key in own}, rel=1e-5)
     assert resumed.conflicts.report()["steps"] == 4
 
@@ -131,4 +131,4 @@ def test_without_a_rule_there_are_losses_and_no_conflicts(tmp_path: Path) -> Non
     made.ortho = None
     made.train()
     assert all(f"loss/{task}" in entry for entry in logs(made) for task in TASKS)
-    assert not any(key.startswith("conflict/") for entry in logs(made) for key in entry)
+    assert not any(key.startswith(("conflict", "size/")) for entry in logs(made) for key in entry)

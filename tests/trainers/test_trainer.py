@@ -195,8 +195,11 @@ def test_logs_hold_task_losses_and_conflicts(tmp_path: Path) -> None:
     for entry in logs:
         assert math.isclose(entry["loss"], sum(entry[f"loss/{name}"] for name in TASKS), rel_tol=1e-4)
         assert 0 <= entry["conflict/negative_share"] <= 1
-        assert -1 <= entry["conflict/topic~pair/cosine"] <= 1
+        assert -1 <= entry["conflict/topic-pair"] <= 1
         assert entry["conflict/removed"] >= 0
+        assert math.isclose(math.prod(entry[f"size/{name}"] for name in TASKS), 1, rel_tol=1e-5)
+    assert all(entry["conflict_error/topic-pair"] > 0 for entry in logs[1:])
+    assert all(math.isclose(sum(e[f"pace/{name}"] for name in TASKS), 3, rel_tol=1e-6) for e in logs[1:])
 
 
 def test_tensorboard_gets_them_too(tmp_path: Path) -> None:

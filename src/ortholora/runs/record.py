@@ -17,6 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from ortholora.config.stored import problem_of
 from ortholora.errors import UserError
 from ortholora.files import replace_file, write_json
+from ortholora.runs.arrays import UNREADABLE, load_arrays
 
 RESULT_FILE = "result.json"
 PREDICTIONS_FILE = "predictions.npz"
@@ -181,11 +182,10 @@ def _check_values(path: Path, name: str, values: np.ndarray, classes: int | None
 
 def _load(path: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}
+        return load_arrays(path)
     except FileNotFoundError:
         raise unreadable(path, "the predictions of the run", "no such file") from None
-    except Exception as error:  # of zip, zlib, struct, numpy's headers: a damaged file fails anywhere
+    except UNREADABLE as error:
         raise unreadable(path, "an .npz file of arrays", str(error) or type(error).__name__) from None
 
 

@@ -12,6 +12,7 @@ from ortholora.models.loading import check_files
 from ortholora.models.saving import save_model
 from ortholora.runs.build import build_trainer
 from ortholora.runs.folder import check_claim, claim, disclaim, is_claimed
+from ortholora.runs.history import write_history
 from ortholora.runs.lock import check_unlocked, lock
 from ortholora.runs.measure import measure
 from ortholora.runs.progress import Progress, Silent, Stopped
@@ -33,6 +34,7 @@ def check_folder(run: Run, workspace: Workspace) -> None:
         check_unlocked(run.folder)
     if run.finished:
         _record_of(run)
+        read_history(run.folder)
         check_files(run.folder)
 
 
@@ -117,6 +119,8 @@ def train_run(run: Run, workspace: Workspace, progress: Progress | None = None, 
     record = measure(run, trainer, config, jobs)
     with checkpoints.staging(run.folder, "The model", kept_in=run.checkpoints) as stage:
         save_model(stage, trainer._bare_model(), trainer.card)
+        if history := trainer.conflicts.history():
+            write_history(stage, history)
         publish_files(stage, run.folder)
     if trainer.ortho is not None:
         trainer.ortho.detach()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ortholora.engine import OrthoLora, StepStats
 from ortholora.trainers.conflicts import ConflictTracker
+from ortholora.trainers.pace import Pace
 from ortholora.trainers.resume import read_state, write_state
 from ortholora.trainers.task_losses import TaskLosses
 
@@ -23,12 +24,13 @@ class ResolveMixin:
 
     Batches must carry `task_ids` (a list of ints or a CPU tensor; see `OrthoLora.batch`). `training_step`
     is the place: callbacks before the optimizer run after clipping, which would clip the wrong gradient.
-    Logs get `conflict/...`. Checkpoints carry the state of all this, so that a resumed run is the uninterrupted one.
+    Logs get `conflict/...` and `size/<task>`. Checkpoints carry the state of all this, so that a resumed run is the
+    uninterrupted one.
 
     Attributes:
         ortho: Resolves conflicts. None: plain training.
         task_losses: Set it too, and add each task's losses in `compute_loss`, before any task weight: logs then get
-            `loss/<task>`, and rules that look at losses get them.
+            `loss/<task>` and `pace/<task>`, and rules that look at losses get them.
     """
 
     ortho: OrthoLora | None = None
@@ -38,6 +40,11 @@ class ResolveMixin:
     def conflicts(self) -> ConflictTracker:
         """How the tasks of `self.ortho` conflicted; empty without it."""
         return ConflictTracker([] if self.ortho is None else list(self.ortho.tasks))
+
+    @cached_property
+    def pace(self) -> Pace:
+        """How far each task has come; without `task_losses` nothing is known of it."""
+        return Pace()
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
@@ -89,10 +96,12 @@ class ResolveMixin:
         """Called with what happened in each step."""
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Add what happened since the last log to the logs of training: task losses and conflict figures."""
+        """Add to the logs of training: losses, pace, conflicts and sizes (`ConflictTracker.take_recent`)."""
         if "loss" in logs:
             if self.task_losses is not None:
-                logs |= {f"loss/{name}": mean for name, mean in self.task_losses.take().items()}
+                losses = self.task_losses.take()
+                logs |= {f"loss/{name}": mean for name, mean in losses.items()}
+                logs |= {f"pace/{name}": pace for name, pace in self.pace.of(losses).items()}
             if self.ortho is not None:
                 logs |= self.conflicts.take_recent()
         super().log(logs, *args, **kwargs)  # type: ignore[misc]
@@ -103,6 +112,7 @@ class ResolveMixin:
             "ortho": None if self.ortho is None else self.ortho.state_dict(),
             "conflicts": None if self.ortho is None else self.conflicts.state_dict(),
             "task_losses": None if self.task_losses is None else self.task_losses.state_dict(),
+            "pace": self.pace.first,
         }
 
     def load_resume_state(self, state: dict[str, Any]) -> None:
@@ -116,6 +126,7 @@ class ResolveMixin:
                     self.conflicts.load_state_dict(state["conflicts"])
         if self.task_losses is not None and state.get("task_losses") is not None:
             self.task_losses.load_state_dict(state["task_losses"])
+        self.pace.first = dict(state.get("pace") or {})
 
     def _save_rng_state(self, output_dir: str) -> None:
         # Part of every checkpoint that can be resumed, and before trainer_state.json, which makes it complete.

@@ -69,4 +69,8 @@ def _merge(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
         # Steps of one run are not independent; the spread over seeds tells what they hide.
         error = max(error, statistics.stdev(cosines) / math.sqrt(len(parts)))
     negative = sum(part["negative_share"] for part in parts) / len(parts)
-    return {"cosine": cosine, "standard_error": error, "negative_share": negative, "verdict": verdict(cosine, error)}
+    windows = None
+    if all("windows" in part for part in parts):  # earlier versions counted none
+        windows = 1 + sum(part["windows"] - 1 for part in parts)
+    word = verdict(cosine, error, windows)
+    return {"cosine": cosine, "standard_error": error, "negative_share": negative, "verdict": word}

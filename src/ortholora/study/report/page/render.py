@@ -1,0 +1,45 @@
+"""Write a page as one HTML file."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from ortholora.files import write_text
+from ortholora.study.report.page.parts import Page
+
+
+def write_page(path: Path, page: Page) -> None:
+    """Write a page, whole or not at all.
+
+    Args:
+        path: The HTML file; its folder must exist.
+        page: The page.
+    """
+    write_text(path, render(page))
+
+
+def render(page: Page) -> str:
+    """The page as HTML. The same page gives the same text."""
+    return _environment().get_template("page.html.j2").render(page=page)
+
+
+@cache
+def _environment() -> Environment:
+    # Autoescape: names of tasks, paths and settings come from files of any origin.
+    environment = Environment(
+        loader=PackageLoader("ortholora.study.report.page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["heat"] = _heat
+    return environment
+
+
+def _heat(value: float, full: float) -> str:
+    """How strong a cell's colour is, in percent."""
+    return f"{100 * min(1.0, abs(value) / full) if full else 0:.0f}"
