@@ -209,7 +209,7 @@ def test_the_examples_are_valid(name):
 def test_the_page_of_keys_is_current():
     page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
     assert page == render(), "run: python -m ortholora.config.docs"
-    assert "| `steps` | integer, > 0 | `600` | Optimizer steps. |" in page
+    assert "| `steps` | integer, > 0, ≤ 10,000,000 | `600` | Optimizer steps. |" in page
 
 
 def test_the_page_of_keys_is_written_wherever_one_stands(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,14 +89,12 @@ def _path_of(name: str) -> Path:
 
 
 def _seeds(text: str) -> list[int]:
-    try:
-        seeds = [int(part) for part in text.split(",")]
-    except ValueError:
-        seeds = []
-    if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
+    parts = [part.strip() for part in text.split(",")]
+    seeds = [int(part) for part in parts if re.fullmatch("[0-9]{1,10}", part)]
+    if len(seeds) < len(parts) or len(set(seeds)) != len(seeds) or max(seeds) >= 2**32:
         raise UserError(
             "--seeds cannot be read",
-            expected="different whole numbers from 0 on, separated by commas, such as 0,1,2",
+            expected="different whole numbers from 0 on and below 2^32, separated by commas, such as 0,1,2",
             found=text or "nothing",
             todo="correct the option",
         )

@@ -12,6 +12,7 @@ from torch import nn
 
 from ortholora.config.stored import Name, Stored
 from ortholora.errors import UserError
+from ortholora.models.passed_on import check_types
 
 _Names = str | list[Name]
 
@@ -57,17 +58,18 @@ def add_lora(
         UserError: The target modules match nothing, or an option does not exist.
     """
     options = {"task_type": task_type, **options}
+    check_types("lora.options", options, LoraConfig)
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = get_peft_model(encoder, LoraConfig(**options))
-    except (ValueError, TypeError, NotImplementedError) as error:
+    except Exception as error:  # PEFT fails in dozens of ways over its options
         linear = sorted({n.rsplit(".", 1)[-1] for n, m in encoder.named_modules() if isinstance(m, nn.Linear)})
         raise UserError(
             "The LoRA adapter could not be put on the backbone",
             expected=f"`lora.target_modules` that name modules of {type(encoder).__name__}, such as "
             f"{', '.join(linear[:8])}, or all-linear; and options that peft.LoraConfig has",
-            found=f"target_modules = {options.get('target_modules')!r}: {str(error).splitlines()[0]}",
+            found=f"target_modules = {options.get('target_modules')!r}: {type(error).__name__}: {str(error)[:300]}",
             todo="correct `lora:` in the configuration",
         ) from error
     assert isinstance(model, PeftModel)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
+from ortholora.config.bounds import is_text
 from ortholora.errors import UserError
 from ortholora.models.adapted import AdaptedModel
 from ortholora.models.language_spec import LanguageSpec
@@ -137,10 +138,10 @@ def as_questions(spec: LanguageSpec, texts: Any) -> list[Row]:
 
 
 def _check_question(number: int, text: Any, kind: str) -> None:
-    is_text = isinstance(text, str) and bool(text.strip())
-    is_chat = isinstance(text, list) and bool(text) and all(isinstance(m, dict) and "content" in m for m in text)
+    is_one = _is_content(text) and bool(text.strip())
+    is_chat = isinstance(text, list) and bool(text) and all(map(_is_message, text))
     # An answer to the assistant's own message was never trained.
-    is_open = is_text or (is_chat and kind == "chat" and text[-1].get("role") != "assistant")
+    is_open = is_one or (is_chat and kind == "chat" and text[-1].get("role") != "assistant")
     if not is_open:
         chat = ", or a list of messages with `role` and `content`, the last not from the assistant"
         raise UserError(
@@ -149,3 +150,11 @@ def _check_question(number: int, text: Any, kind: str) -> None:
             found=repr(text)[:200],
             todo="remove or correct it",
         )
+
+
+def _is_content(value: Any) -> bool:
+    return isinstance(value, str) and is_text(value)
+
+
+def _is_message(value: Any) -> bool:
+    return isinstance(value, Mapping) and _is_content(value.get("content")) and _is_content(value.get("role"))

@@ -12,7 +12,7 @@ from ortholora.models.loading import check_files
 from ortholora.models.saving import save_model
 from ortholora.runs.build import build_trainer
 from ortholora.runs.folder import check_claim, claim, disclaim, is_claimed
-from ortholora.runs.history import write_history
+from ortholora.runs.history import read_history, write_history
 from ortholora.runs.lock import check_unlocked, lock
 from ortholora.runs.measure import measure
 from ortholora.runs.progress import Progress, Silent, Stopped
