@@ -23,6 +23,7 @@ from ortholora.engine.capture import CurrentBatch, exactly, not_compiled
 from ortholora.engine.grouping import THIN, Grouping
 from ortholora.engine.layers import Matrix
 from ortholora.engine.sharded import is_sharded
+from ortholora.errors import CaptureError
 
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -64,19 +65,25 @@ class _FusedLora(torch.autograd.Function):
         dtype = x.dtype
         with exactly(dtype, x.device.type):
             weight = base.to(dtype) if pair.transposed else base.to(dtype).T
-            out = torch.mm(rows, weight) if bias is None else torch.addmm(bias.to(dtype), rows, weight)
+            # What is returned must be no view, or the model could not change it in place (`nn.ReLU(inplace=True)`).
+            out = x.new_empty(*x.shape[:-1], weight.shape[1])
+            flat = out.view(-1, weight.shape[1])
+            if bias is None:
+                torch.mm(rows, weight, out=flat)
+            else:
+                torch.addmm(bias.to(dtype), rows, weight, out=flat)
             mask = _draw_mask(rows, pair.dropout)
             reduced = torch.mm(_drop(rows, mask, pair.dropout), a.to(dtype).T)
-            out.addmm_(reduced, b.to(dtype).T, alpha=pair.scaling)
+            flat.addmm_(reduced, b.to(dtype).T, alpha=pair.scaling)
         ctx.save_for_backward(x, reduced, a, b, base, mask)
         ctx.pair, ctx.grouping = pair, grouping
-        return out.view(*x.shape[:-1], out.shape[-1])
+        return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, delta: Tensor) -> tuple[Tensor | None, ...]:
-        x, reduced, a, b, base, mask = ctx.saved_tensors
         pair: _Pair = ctx.pair
+        x, reduced, a, b, base, mask = _saved(ctx, pair.slot_a.matrix.name)
         lead, dtype = x.shape[:-1], x.dtype
         with exactly(dtype, x.device.type):
             rows = delta.reshape(-1, delta.shape[-1])
@@ -86,9 +93,30 @@ class _FusedLora(torch.autograd.Function):
                 weight = base.to(dtype).T if pair.transposed else base.to(dtype)
                 d_x = _input_gradient(torch.mm(rows, weight), inner, a.to(dtype), mask, pair.dropout).view(x.shape)
             dropped = x if mask is None else _drop(x.reshape(-1, x.shape[-1]), mask, pair.dropout).view(x.shape)
-            d_a = pair.slot_a.capture(ctx.grouping, inner.view(*lead, -1), dropped).to(a.dtype)
-            d_b = pair.slot_b.capture(ctx.grouping, delta, (reduced * pair.scaling).view(*lead, -1)).to(b.dtype)
+            d_a = pair.slot_a.capture(ctx.grouping, inner.view(*lead, len(a)), dropped).to(a.dtype)
+            scaled = (reduced * pair.scaling).view(*lead, len(a))
+            d_b = pair.slot_b.capture(ctx.grouping, delta, scaled).to(b.dtype)
         return d_x, d_a, d_b, None, None, None, None
+
+
+def _saved(ctx: Any, name: str) -> tuple[Any, ...]:
+    """What the forward kept.
+
+    Raises:
+        CaptureError: The layer's input was changed in place since.
+    """
+    try:
+        return ctx.saved_tensors  # type: ignore[no-any-return]
+    except RuntimeError as error:
+        if "inplace" not in str(error):
+            raise
+        raise CaptureError(
+            f"The input of the layer of {name} was changed in place after the layer had read it",
+            expected="an input that stays as it is until the backward: the fused path keeps it, and no copy",
+            found=str(error).split("; expected")[0],
+            todo="change a copy of it (`x = x + y` for `x += y`), or build OrthoLora with fused=False, which keeps "
+            "what PEFT keeps",
+        ) from error
 
 
 def _through(rows: Tensor, b: Tensor) -> Tensor:

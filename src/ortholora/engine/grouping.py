@@ -68,6 +68,8 @@ class Grouping:
         if self.pure:
             _product(delta.reshape(-1, delta.shape[-1]), x.reshape(-1, x.shape[-1]), out[0])
             return out
+        if x.numel() == 0:  # an expert without tokens
+            return out.zero_()
         level = self._level(x, where)
         delta, x = level._by_unit(delta), level._by_unit(x)
         if level._equal_runs:
