@@ -78,6 +78,9 @@ def read(config: Config, base: Path, data_dir: Path | None, show: bool = True) -
         tasks = read_tasks(config, base=base, data_dir=data_dir)
     for task in tasks if show else ():
         rows = f"{len(task.train):,} training and {len(task.dev):,} dev rows"
+        if task.dropped:
+            left_out = ", ".join(f"{len(bad):,} of {part}" for part, bad in task.dropped.items())
+            rows += f" (bad rows left out: {left_out}; listed in dropped_rows.json)"
         console.print(f"[bold]{task.name}[/bold]: {rows}, {task.spec.metric}", highlight=False)
     return tasks
 

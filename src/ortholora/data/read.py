@@ -7,11 +7,13 @@ import json
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ortholora.config.schema import Config
 from ortholora.config.tasks.union import TaskConfig
+from ortholora.data.bad_rows import without_bad_rows
 from ortholora.data.dialogues import answer_indices, check_dialogues
 from ortholora.data.files import read_file
 from ortholora.data.hub import read_hub
@@ -43,7 +45,7 @@ def read_tasks(config: Config, *, base: Path, data_dir: Path | None) -> list[Tas
 
 def split_config(config: Config, *, base: Path, data_dir: Path | None) -> Config:
     """Replace tasks whose `split_by` column holds several tasks by those; see `split_tasks`."""
-    return split_tasks(config, lambda spec: _tables(spec, base, data_dir))
+    return split_tasks(config, lambda spec: _good_tables(spec, base, data_dir))
 
 
 def read_task(
@@ -77,15 +79,17 @@ def read_task(
     read = read or _Shared(base, data_dir)
     tables = [only_rows(table, spec) for table in read(spec)]
     labels, whole = _dialogues(spec, tables) if spec.is_language else _texts(spec, tables)
-    splits, sources = {}, {}
+    splits, sources, dropped = {}, {}, {}
     limits = (spec.max_train_rows, spec.max_dev_rows)
     for part, table, rows, limit in zip(_PARTS, tables, whole, limits, strict=True):
         kept = _draw(len(rows), limit, [seed, zlib.crc32(spec.name.encode()), _PARTS[part]])
         splits[part] = Split([rows.texts[i] for i in kept], [rows.targets[i] for i in kept])
+        if table.dropped:
+            dropped[part] = table.dropped
         sources[part] = f"{table.source} sha256:{hash_rows(splits[part], labels)}"
     if not spec.is_language or labels is not None:
         check_learnable(spec, splits["train"].targets, tables[0].shown, len(whole[0]))
-    return TaskData(spec, labels, splits["train"], splits["dev"], sources)
+    return TaskData(spec, labels, splits["train"], splits["dev"], sources, dropped=dropped)
 
 
 #: Class names (None where there are none), and the rows of both parts.
@@ -127,10 +131,22 @@ def _tables(spec: TaskConfig, base: Path, data_dir: Path | None) -> tuple[Table,
     assert spec.dev is not None
     root, (text, label) = data_dir or base, spec.columns
     train, dev = (
-        read_file(root, name, text=text, label=label, also=spec.split_by, tsv_quotes=spec.tsv_quotes)
+        read_file(
+            root,
+            name,
+            text=text,
+            label=label,
+            also=spec.split_by,
+            tsv_quotes=spec.tsv_quotes,
+            drop=spec.bad_rows == "drop",
+        )
         for name in (spec.train, spec.dev)
     )
     return train, dev
+
+
+def _good_tables(spec: TaskConfig, base: Path, data_dir: Path | None) -> Any:
+    return tuple(without_bad_rows(table, spec) for table in _tables(spec, base, data_dir))
 
 
 class _Shared:
@@ -142,11 +158,11 @@ class _Shared:
 
     def __call__(self, spec: TaskConfig) -> tuple[Table, Table]:
         if spec.split_by is None:
-            return _tables(spec, self._base, self._data_dir)
+            return _good_tables(spec, self._base, self._data_dir)
         # All but what chooses among the rows, or is of no concern to a reader.
         source = spec.model_copy(update={"name": "any", "only": None}).model_dump_json()
         if source not in self._kept:
-            self._kept[source] = _tables(spec, self._base, self._data_dir)
+            self._kept[source] = _good_tables(spec, self._base, self._data_dir)
         return self._kept[source]
 
 

@@ -34,6 +34,7 @@ class TaskData:
         train: Rows to learn from.
         dev: Rows to evaluate on.
         sources: Where each split came from and a SHA-256 of its rows, for the provenance of a result.
+        dropped: Part → rows of its source that were left out (`bad_rows: drop`): number and reason.
     """
 
     spec: TaskConfig
@@ -41,6 +42,7 @@ class TaskData:
     train: Split
     dev: Split
     sources: dict[str, str] = field(default_factory=dict)
+    dropped: dict[str, tuple[tuple[int, str], ...]] = field(default_factory=dict, kw_only=True)
 
     @property
     def name(self) -> str:

@@ -22,6 +22,8 @@ from ortholora.trainers import checkpoints
 
 RUN_FILE = "run.json"
 CONFIG_FILE = "config.yaml"
+#: Rows of the data that were left out (`bad_rows: drop`).
+DROPPED_FILE = "dropped_rows.json"
 
 
 class RunFile(Stored):
@@ -83,8 +85,20 @@ def claim(run: Run, workspace: Workspace, base: Path | None = None, jobs: int = 
         content["jobs"] = jobs
     run.folder.mkdir(parents=True, exist_ok=True)
     write_text(run.folder / CONFIG_FILE, dump_config(run.own_config(workspace.config)))
+    _list_dropped(run, workspace)
     write_json(run.folder / RUN_FILE, content)
     return jobs
+
+
+def _list_dropped(run: Run, workspace: Workspace) -> None:
+    """Say which rows of the run's data were left out, if any."""
+    dropped = {task.name: task.dropped for task in workspace.tasks if task.name in run.tasks and task.dropped}
+    if dropped:
+        listed = {
+            name: {part: [{"row": row, "problem": problem} for row, problem in rows] for part, rows in parts.items()}
+            for name, parts in dropped.items()
+        }
+        write_json(run.folder / DROPPED_FILE, listed)
 
 
 def is_claimed(folder: Path) -> bool:
@@ -96,7 +110,7 @@ def disclaim(folder: Path) -> None:
     """Take back `claim` for a run that was refused; not where something was trained."""
     if _has_work(folder):
         return
-    for name in (RUN_FILE, CONFIG_FILE):
+    for name in (RUN_FILE, CONFIG_FILE, DROPPED_FILE):
         (folder / name).unlink(missing_ok=True)
     for empty in (folder / "checkpoints", folder):
         with suppress(OSError):  # not there, or not empty

@@ -31,9 +31,16 @@ def provenance(config: Config, tasks: Sequence[TaskData]) -> dict[str, Any]:
         "versions": versions(),
         "commit": commit(),
         "hardware": hardware(),
-        "data": {task.name: {**task.sources, "rows": [len(task.train), len(task.dev)]} for task in tasks},
+        "data": {task.name: _data(task) for task in tasks},
         "config": {**config.model_dump(mode="json"), "tasks": [recorded(task) for task in config.tasks]},
     }
+
+
+def _data(task: TaskData) -> dict[str, Any]:
+    found: dict[str, Any] = {**task.sources, "rows": [len(task.train), len(task.dev)]}
+    if task.dropped:
+        found["dropped"] = {part: len(rows) for part, rows in task.dropped.items()}
+    return found
 
 
 def fingerprint(config: Config, tasks: Sequence[TaskData], extra: dict[str, Any]) -> str:
@@ -53,7 +60,7 @@ def _no_places(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 #: Where rows come from does not matter to a run; their hash does.
-_PLACES = {"train", "dev", "hub", "package"}
+_PLACES = {"train", "dev", "hub", "package", "bad_rows", "max_bad_rows"}
 
 
 def sha256_of(data: Any) -> str:

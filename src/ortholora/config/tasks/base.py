@@ -88,6 +88,15 @@ class Task(Strict):
     max_dev_rows: int | None = Field(
         None, gt=0, le=10**12, description="Keep only this many evaluation rows (seeded draw)."
     )
+    bad_rows: Literal["error", "drop"] = Field(
+        "error",
+        description="What to do with rows that cannot be used: another number of fields than the first line, no JSON, "
+        "an empty text or label, no number, no chat. `error` refuses the data. `drop` leaves them out, counts them, "
+        "and lists them in `dropped_rows.json` of every run.",
+    )
+    max_bad_rows: float = Field(
+        0.05, gt=0, lt=1, description="Share of a file's rows that `bad_rows: drop` may leave out; more are refused."
+    )
     tsv_quotes: bool = Field(
         False, description="Treat double quotes in a .tsv file as CSV quotes (default: as plain characters)."
     )
