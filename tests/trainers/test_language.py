@@ -18,6 +18,7 @@ from ortholora.models.language import LanguageModel
 from ortholora.runs.progress import Silent, Stopped
 from ortholora.runs.run import Run
 from ortholora.runs.train import train_run
+from ortholora.text.completion import Completion
 from ortholora.trainers.trainer import OrthoTrainer
 from tiny_language import TASKS
 from workspaces import JOINT, ORTHO, SUM, weights
@@ -202,7 +203,7 @@ def test_plain_peft_generates_the_same_in_a_fresh_process(tmp_path: Path) -> Non
     # Its tokenizer has no part in this: `load` finds the backbone by its folder.
     predictor = ortholora.load(tmp_path, "cpu")
     spec = predictor.model.specs[1]
-    own = predictor.model.asking(predictor.reading()).write(spec, [("sky in day colour :", "")])[0]
+    own = predictor.model.asking(predictor.reading()).write(spec, [Completion.asking("sky in day colour :")])[0]
     base = language_workspaces.folder() / "llama"
     run = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", SCRIPT, str(base), str(tmp_path)],

@@ -50,7 +50,7 @@ def train(choices: Choices) -> None:
     seeds = start.seeds or [start.config.seed]
     with show_progress(console) as progress:
         results = train_seeds(start.config, start.tasks, start.out, seeds, progress, start.data)
-    showing.show_trained(results, heads=not start.config.is_language)
+    showing.show_trained(results)
 
 
 @app.command()

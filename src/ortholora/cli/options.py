@@ -10,8 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
-from ortholora.config.bounds import MOST_STEPS, is_text
+from ortholora.config.bounds import MOST_STEPS
 from ortholora.errors import UserError
+from ortholora.files import is_text
 
 ConfigArgument = Annotated[
     str, typer.Argument(metavar="CONFIG", help="YAML configuration; `demo` is the embedded one (extra `[demo]`).")
@@ -94,7 +95,6 @@ def takes_choices(command: Callable[..., None]) -> Callable[..., None]:
     _, *own = inspect.signature(command, eval_str=True).parameters.values()
 
     def called(**words: Any) -> None:
-        check_words(words)
         choices = Choices(**{name: words.pop(name) for name in shared})
         command(choices, **words)
 

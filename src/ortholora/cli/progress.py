@@ -72,7 +72,7 @@ class TerminalProgress:
         """Replace the run's bar by its result."""
         self._own.finish(label, metrics)
 
-    def share(self, label: str) -> int:
+    def work_of(self, label: str) -> int:
         """How much of the planned work a run is."""
         return self._planned.get(label, 1)
 
@@ -111,12 +111,12 @@ class _Line:
     def __init__(self, display: TerminalProgress) -> None:
         self._display = display
         self._bar: Any = None
-        self._steps, self._at, self._share = 1, 0, 1
+        self._steps, self._at, self._work = 1, 0, 1
 
     def start(self, label: str, steps: int, done: int) -> None:
         """Show a new run."""
         display = self._display
-        self._steps, self._at, self._share = steps, done, display.share(label)
+        self._steps, self._at, self._work = steps, done, display.work_of(label)
         self._bar = display.bars.add_task(label, total=steps, completed=done, left="")
         if done:
             display.console.print(f"{label}: going on from the checkpoint of step {done}.")
@@ -125,7 +125,7 @@ class _Line:
 
     def step(self, done: int) -> None:
         """Move the bar."""
-        self._display.add_work((done - self._at) * self._share / self._steps)
+        self._display.add_work((done - self._at) * self._work / self._steps)
         self._at = done
         self._display.bars.update(self._bar, completed=done)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ortholora.cli.console import console, errors
-from ortholora.cli.options import Choices
+from ortholora.cli.options import Choices, check_words
 from ortholora.config.choose import with_steps, with_tasks, without_hub
 from ortholora.config.file import load_config
 from ortholora.config.schema import Config
@@ -45,6 +45,7 @@ def prepare(choices: Choices) -> Start:
     Raises:
         UserError: An option, the configuration or some data is wrong.
     """
+    check_words(vars(choices))
     # A script has its own folder on the path, not the one the user stands in with a rule of their own.
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())

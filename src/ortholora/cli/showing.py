@@ -14,8 +14,10 @@ from rich.table import Table
 from ortholora.cli.console import console, say
 
 
-def show_trained(results: dict[Path, Any], heads: bool) -> None:
+def show_trained(results: dict[Path, Any]) -> None:
     """Show the runs of `train`: dev results, how the steps were computed, and what to do next."""
+    from ortholora.models.saving import HEADS
+
     table = Table("run", "task", "metric", "value", title="Dev results")
     for path, result in results.items():
         for task, value in result.metrics.items():
@@ -25,7 +27,8 @@ def show_trained(results: dict[Path, Any], heads: bool) -> None:
     first, record = next(iter(results.items()))
     _say_how(record)
     saved = ", ".join(str(where) for where in results)
-    say(f"Saved in {saved}: a plain PEFT adapter{', with the task heads beside it' if heads else ''}.")
+    heads = ", with the task heads beside it" if (first / HEADS).is_file() else ""
+    say(f"Saved in {saved}: a plain PEFT adapter{heads}.")
     _suggest_predict(first)
 
 

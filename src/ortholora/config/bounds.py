@@ -1,9 +1,8 @@
-"""Bounds of what is read, where there is no natural one: how long, how many, and what is text at all."""
+"""Bounds of what is read, where there is no natural one: how long, and how many."""
 
 from __future__ import annotations
 
 import errno
-import re
 import stat
 from pathlib import Path
 
@@ -11,14 +10,6 @@ from pathlib import Path
 MOST_STEPS = 10_000_000
 #: Most letters of a name that becomes the name of a folder and of an array.
 LONGEST_NAME = 100
-
-# Halves of characters, which no file in UTF-8 holds: what Python makes of other bytes, and JSON of "\ud800".
-_HALVES = re.compile(r"[\ud800-\udfff]")
-
-
-def is_text(text: str) -> bool:
-    """Whether a text can be written in UTF-8."""
-    return text.isascii() or not _HALVES.search(text)
 
 
 def read_text(path: Path, most: int) -> str:

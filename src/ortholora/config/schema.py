@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from ortholora.config.sections import CaptureSection, LoraSection, MixingSection, StudySection, TrainingSection
 from ortholora.config.strict import Revision, Seed, Strict, wrong
-from ortholora.config.tasks.union import TaskConfig
+from ortholora.config.tasks.union import KINDS, TaskConfig
 
 
 class Config(Strict):
@@ -68,27 +68,17 @@ class Config(Strict):
         self._check_kinds()
         return self
 
-    @property
-    def is_language(self) -> bool:
-        """Whether the backbone is a language model that writes the answers (or an encoder with heads)."""
-        return self.tasks[0].is_language
-
     def _check_kinds(self) -> None:
-        kinds = {task.is_language: task.kind for task in self.tasks}
-        if len(kinds) > 1:
+        found = {task.learner: task.kind for task in self.tasks}
+        if len(found) > 1:
+            kinds = {learner: [kind for kind, cls in KINDS.items() if cls.learner == learner] for learner in found}
             raise wrong(
-                "tasks that are all for an encoder (classification, regression) or all for a language model "
-                "(completion, chat)",
-                f"both {kinds[False]} and {kinds[True]}",
+                "tasks that are all for "
+                + " or all for ".join(f"{learner} ({', '.join(names)})" for learner, names in kinds.items()),
+                f"both {' and '.join(found.values())}",
                 "put the classes into words (`kind: completion` with `labels`), or train two adapters",
             )
-        if not self.is_language:
-            return
-        idle = {"pooling": "mean", "head_dropout": 0.1}
-        named = [key for key, default in idle.items() if getattr(self, key) != default]
-        named += ["training.head_learning_rate"] if self.training.head_learning_rate is not None else []
-        if named:
-            raise wrong("no settings of task heads: a language model has none", f"`{named[0]}`", f"remove `{named[0]}`")
+        self.tasks[0].check_settings(self)
 
     @property
     def task_names(self) -> list[str]:

@@ -29,7 +29,8 @@ class Strict(BaseModel):
             for entry in value if isinstance(value, list) else [value]:
                 if isinstance(entry, bool):
                     raise wrong("a number", _shown(value), "write a number; yes, no, on and off are true and false")
-        for part in _parts(value):
+        has_sections = any(isinstance(kind, type) and issubclass(kind, BaseModel) for kind in kinds)
+        for part in _parts(value, into_keys=not has_sections):  # a section looks after its own
             if isinstance(part, str) and _NO_TEXT.search(part):
                 raise wrong("text without control characters", _shown(part), "remove them, or correct the encoding")
             if not isinstance(part, str | int | float | bool | None | BaseModel) and part is not value:
@@ -62,15 +63,14 @@ def _kinds(annotation: Any) -> Iterator[Any]:
         yield from _kinds(argument)
 
 
-def _parts(value: Any) -> Iterator[Any]:
+def _parts(value: Any, into_keys: bool) -> Iterator[Any]:
     """What is in a value, keys included: all but the lists and mappings themselves."""
     if isinstance(value, dict):
-        for key, entry in value.items():
-            yield from _parts(key)
-            yield from _parts(entry)
+        for entry in (*value.keys(), *value.values()) if into_keys else ():
+            yield from _parts(entry, into_keys)
     elif isinstance(value, list):
         for entry in value:
-            yield from _parts(entry)
+            yield from _parts(entry, into_keys)
     else:
         yield value
 

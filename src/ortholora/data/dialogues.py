@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
-from ortholora.config.bounds import is_text
 from ortholora.config.tasks.union import TaskConfig
 from ortholora.data.table import DROP, Table, check_texts, require_columns, row_numbers
 from ortholora.errors import UserError, did_you_mean, listing
-from ortholora.text.prompts import Row, answer_of, dump_messages
+from ortholora.files import is_text
+from ortholora.text.chat import Chat
+from ortholora.text.completion import Completion
+from ortholora.text.dialogue import Dialogue
 
 
-def check_dialogues(spec: TaskConfig, table: Table) -> list[Row]:
+def check_completions(table: Table) -> list[Completion]:
     """Check a table's columns and turn them into rows.
 
     Raises:
-        UserError: A column is missing, there are no rows, or a prompt, an answer or a message is not as it should be.
+        UserError: A column is missing, there are no rows, or a prompt or a completion is empty.
     """
-    if spec.kind == "completion":
-        require_columns(table, [("prompt", table.text[0]), ("completion", table.label)])
-        prompts = check_texts(table, table.text[0], "prompt")
-        return list(zip(prompts, check_texts(table, table.label, "completion"), strict=True))
+    require_columns(table, [("prompt", table.text[0]), ("completion", table.label)])
+    prompts = check_texts(table, table.text[0], "prompt")
+    completions = check_texts(table, table.label, "completion")
+    return [Completion(*pair) for pair in zip(prompts, completions, strict=True)]
+
+
+def check_chats(table: Table) -> list[Chat]:
+    """Check a table's column of messages and turn it into rows.
+
+    Raises:
+        UserError: The column is missing, there are no rows, or one is no chat that ends with an answer.
+    """
     require_columns(table, [("messages", table.text[0])])
     chats = table.columns[table.text[0]]
     problems = [chat_problem(chat) for chat in chats]
@@ -33,10 +44,10 @@ def check_dialogues(spec: TaskConfig, table: Table) -> list[Row]:
             found=f"{problems[bad[0]]} in {row_numbers(table, bad, len(chats))}",
             todo=f"correct these rows, or point the task's `messages` to another column, {DROP}",
         )
-    return [(dump_messages([_without_nulls(message) for message in chat]),) for chat in chats]  # type: ignore[attr-defined]
+    return [Chat(tuple(map(_without_nulls, chat))) for chat in chats]  # type: ignore[call-overload]
 
 
-def answer_indices(spec: TaskConfig, table: Table, rows: list[Row]) -> list[int]:
+def answer_indices(spec: TaskConfig, table: Table, rows: Sequence[Dialogue]) -> list[int]:
     """Index of every row's answer in the closed set; zeros for open answers.
 
     Raises:
@@ -44,7 +55,7 @@ def answer_indices(spec: TaskConfig, table: Table, rows: list[Row]) -> list[int]
     """
     if spec.labels is None:
         return [0] * len(rows)
-    answers = [answer_of(spec.kind, row) for row in rows]
+    answers = [row.answer for row in rows]
     index = {label: i for i, label in enumerate(spec.labels)}
     unknown = [i for i, answer in enumerate(answers) if answer not in index]
     if unknown:

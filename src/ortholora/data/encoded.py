@@ -33,7 +33,7 @@ class EncodedSplit:
     """Tokenised rows of one task.
 
     Attributes:
-        texts: The rows as they were read.
+        texts: The rows as they were read; see `Split`.
         features: Tokenizer key → one list of ints a row.
         targets: Class indices or regression targets.
         lengths: Tokens of each row.
@@ -41,7 +41,7 @@ class EncodedSplit:
         cut: Number of rows that were longer than `max_length`.
     """
 
-    texts: Sequence[tuple[str, ...]]
+    texts: Sequence[Any]
     features: dict[str, list[list[int]]]
     targets: Sequence[int] | Sequence[float]
     lengths: list[int]

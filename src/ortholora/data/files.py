@@ -62,22 +62,17 @@ def read_file(
         UserError: The file is missing, of an unknown format, or damaged.
     """
     path = root / _at_home(name)
-    readers: dict[str, Callable[[Path, Sequence[str]], _Columns]] = {
-        ".tsv": _read_quoted_tsv if tsv_quotes else _read_tsv,
-        ".csv": _read_csv,
-        ".jsonl": _read_jsonl,
-        ".parquet": _read_parquet,
-    }
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
+    ending = path.suffix.lower()
+    if ending not in READERS:
         raise UserError(
             f"{path}: unknown format",
-            expected=f"a file that ends in {listing(readers)}",
+            expected=f"a file that ends in {listing(READERS)}",
             found=f"`{path.suffix}`" if path.suffix else "no ending",
             todo="convert the file, or rename it if it is one of these",
         )
     if not path.is_file():
-        raise _missing(path, tuple(readers))
+        raise _missing(path, tuple(READERS))
+    reader = _read_quoted_tsv if tsv_quotes and ending == ".tsv" else READERS[ending]
     wanted = dict.fromkeys([*text, label, *([also] if also is not None else [])])
     read = reader(path, list(wanted))
     if read.bad and not drop:
@@ -184,6 +179,16 @@ def _at_home(name: str) -> Path:
         return Path(name).expanduser()
     except RuntimeError:  # `~` of nobody
         return Path(name)
+
+
+#: The formats, by the ending of a file's name. A new one is a reader above and a line here; a reader takes the path and
+#: the columns that are wanted.
+READERS: dict[str, Callable[[Path, Sequence[str]], _Columns]] = {
+    ".tsv": _read_tsv,
+    ".csv": _read_csv,
+    ".jsonl": _read_jsonl,
+    ".parquet": _read_parquet,
+}
 
 
 def _decode(path: Path) -> str:

@@ -104,8 +104,8 @@ class Planner:
     def _by_length(self, padded: np.ndarray, rows: np.ndarray) -> list[list[int]]:
         order = rows[np.argsort(padded[rows], kind="stable")]
         if self.micro_batches is None:
-            launch = LAUNCH_TOKENS if self.launch_tokens is None else self.launch_tokens
-            stops = cheapest_cut(padded[order], self.max_tokens, launch)
+            cost = LAUNCH_TOKENS if self.launch_tokens is None else self.launch_tokens
+            stops = cheapest_cut(padded[order], self.max_tokens, cost)
         else:
             stops = cut_into(padded[order], self.micro_batches, self.max_tokens)
         if not stops:

@@ -14,13 +14,13 @@ import numpy as np
 from ortholora.config.schema import Config
 from ortholora.config.tasks.union import TaskConfig
 from ortholora.data.bad_rows import without_bad_rows
-from ortholora.data.dialogues import answer_indices, check_dialogues
 from ortholora.data.files import read_file
+from ortholora.data.forms import FORMS
 from ortholora.data.hub import read_hub
-from ortholora.data.labels import check_learnable, class_indices, class_names, regression_targets
+from ortholora.data.labels import check_learnable
 from ortholora.data.packages import read_package
 from ortholora.data.split_by import Reader, only_rows, split_tasks
-from ortholora.data.table import Table, check_rows
+from ortholora.data.table import Table
 from ortholora.data.task import Split, TaskData
 from ortholora.errors import UserError
 
@@ -78,7 +78,7 @@ def read_task(
         )
     read = read or _Shared(base, data_dir)
     tables = [only_rows(table, spec) for table in read(spec)]
-    labels, whole = _dialogues(spec, tables) if spec.is_language else _texts(spec, tables)
+    labels, whole = FORMS[spec.form](spec, tables)
     splits, sources, dropped = {}, {}, {}
     limits = (spec.max_train_rows, spec.max_dev_rows)
     for part, table, rows, limit in zip(_PARTS, tables, whole, limits, strict=True):
@@ -87,36 +87,17 @@ def read_task(
         if table.dropped:
             dropped[part] = table.dropped
         sources[part] = f"{table.source} sha256:{hash_rows(splits[part], labels)}"
-    if not spec.is_language or labels is not None:
+    if spec.has_targets:
         check_learnable(spec, splits["train"].targets, tables[0].shown, len(whole[0]))
     return TaskData(spec, labels, splits["train"], splits["dev"], sources, dropped=dropped)
-
-
-#: Class names (None where there are none), and the rows of both parts.
-_Parts = tuple[tuple[str, ...] | None, list[Split]]
-
-
-def _texts(spec: TaskConfig, tables: Sequence[Table]) -> _Parts:
-    """Rows of texts with a class or a number."""
-    parts = [check_rows(table) for table in tables]
-    labels = class_names(spec, parts[0]) if spec.kind == "classification" else None
-    targets = [regression_targets(rows) if labels is None else class_indices(rows, labels) for rows in parts]
-    return labels, [Split(rows.texts, of_rows) for rows, of_rows in zip(parts, targets, strict=True)]
-
-
-def _dialogues(spec: TaskConfig, tables: Sequence[Table]) -> _Parts:
-    """Rows of prompts and answers."""
-    labels = None if spec.labels is None else tuple(spec.labels)
-    parts = [check_dialogues(spec, table) for table in tables]
-    return labels, [Split(rows, answer_indices(spec, table, rows)) for table, rows in zip(tables, parts, strict=True)]
 
 
 def hash_rows(split: Split, labels: Sequence[str] | None) -> str:
     """Return the SHA-256 of a split's rows, the same whatever file, hub or machine they came from."""
     digest = hashlib.sha256()
-    for texts, target in zip(split.texts, split.targets, strict=True):
+    for row, target in zip(split.texts, split.targets, strict=True):
         shown = labels[int(target)] if labels is not None else repr(float(target))
-        digest.update(json.dumps([*texts, shown]).encode("ascii") + b"\n")
+        digest.update(json.dumps([*row.serialised(), shown]).encode("ascii") + b"\n")
     return digest.hexdigest()
 
 

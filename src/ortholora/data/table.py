@@ -6,8 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ortholora.config.bounds import is_text
 from ortholora.errors import UserError, did_you_mean, listing
+from ortholora.files import is_text
+from ortholora.text.texts import Texts
 
 #: What a message about a row says besides.
 DROP = "or leave such rows out: `bad_rows: drop`"
@@ -50,12 +51,12 @@ class Rows:
 
     Attributes:
         table: Where they come from, for messages.
-        texts: One tuple a row.
+        texts: The texts of each row.
         labels: One text a row, also for regression.
     """
 
     table: Table
-    texts: list[tuple[str, ...]]
+    texts: list[Texts]
     labels: list[str]
 
     def __len__(self) -> int:
@@ -71,7 +72,7 @@ def check_rows(table: Table) -> Rows:
     require_columns(table, [*(("text", name) for name in table.text), ("label", table.label)])
     texts = [check_texts(table, column, "text") for column in table.text]
     labels = [label.strip() for label in check_texts(table, table.label, "label")]
-    return Rows(table, list(zip(*texts, strict=True)), labels)
+    return Rows(table, [Texts(row) for row in zip(*texts, strict=True)], labels)
 
 
 def require_columns(table: Table, wanted: Sequence[tuple[str, str]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from ortholora.config.tasks.union import TaskConfig
 
@@ -13,11 +14,11 @@ class Split:
     """The rows of one split.
 
     Attributes:
-        texts: One tuple a row: `(sentence,)` or `(sentence, pair)`.
+        texts: The rows, all of one class of the room `text`: `Texts`, `Completion`, `Chat`.
         targets: Class indices (int) or regression targets (float), same length.
     """
 
-    texts: Sequence[tuple[str, ...]]
+    texts: Sequence[Any]
     targets: Sequence[int] | Sequence[float]
 
     def __len__(self) -> int:

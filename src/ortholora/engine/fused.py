@@ -106,7 +106,7 @@ def _saved(ctx: Any, name: str) -> tuple[Any, ...]:
         CaptureError: The layer's input was changed in place since.
     """
     try:
-        return ctx.saved_tensors  # type: ignore[no-any-return]
+        return ctx.saved_tensors
     except RuntimeError as error:
         if "inplace" not in str(error):
             raise

@@ -30,8 +30,8 @@ from ortholora.engine.rules.base import (
     state_of,
 )
 from ortholora.engine.sharded import local, part_of
-from ortholora.engine.shares import check_weights, shares
 from ortholora.engine.stats import StepStats
+from ortholora.engine.task_weights import check_weights, weight_factors
 from ortholora.errors import RuleError
 
 #: Steps at whose end captured gradients are compared with `.grad` (one host synchronisation each): the
@@ -244,7 +244,7 @@ class OrthoLora:
             check_weights_are_finite(gram, answer, self.rule)
         if self._weights is not None:
             self._weights = self._weights.to(gram.device)  # copied, and waited for, once
-            answer = answer * shares(self._weights, gram, answer.dim())
+            answer = answer * weight_factors(self._weights, gram, answer.dim())
         blocks, width, _ = gram.shape
         count = len(self.tasks)
         if answer.shape == (blocks, count, width):

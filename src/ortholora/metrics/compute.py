@@ -55,16 +55,10 @@ def resampled(
     return METRICS[metric].implementation().resampled(targets, predictions, num_labels, counts)
 
 
-def details(
-    kind: str,
-    targets: np.ndarray,
-    predictions: np.ndarray,
-    num_labels: int | None,
-) -> dict[str, float]:
+def details(targets: np.ndarray, predictions: np.ndarray, num_labels: int | None) -> dict[str, float]:
     """Compute every metric that fits the task.
 
     Args:
-        kind: `"classification"` or `"regression"`.
         targets: Class indices or regression targets, `[rows]`.
         predictions: Predicted class indices or values, `[rows]`.
         num_labels: Number of classes; `None` for regression.
@@ -72,7 +66,7 @@ def details(
     Returns:
         Name of the metric → fraction. F1 of the positive class is there for two labels only.
     """
-    names = fitting("values" if kind == "regression" else "classes")
+    names = fitting("values" if num_labels is None else "classes")
     return {
         name: compute(name, targets, predictions, num_labels)
         for name in names

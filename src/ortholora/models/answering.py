@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
-from ortholora.config.bounds import is_text
 from ortholora.errors import UserError
 from ortholora.models.adapted import AdaptedModel
 from ortholora.models.language_spec import LanguageSpec
+from ortholora.text.dialogue import Dialogue
 from ortholora.text.padding import Features, pad_left
-from ortholora.text.prompts import Marked, Row, answer_of, ask, ends, mark, prompt_ids, with_answer
+from ortholora.text.prompts import Marked, ends, mark, prompt_ids
 
 
 @dataclass(frozen=True)
@@ -45,21 +45,21 @@ class Answering:
             result[chosen] = self.model(inputs).double().cpu().numpy()
         return result
 
-    def choose(self, spec: LanguageSpec, rows: Sequence[Row]) -> np.ndarray:
+    def choose(self, spec: LanguageSpec, rows: Sequence[Dialogue]) -> np.ndarray:
         """Log-likelihood of each of the task's answers, its end included, `[rows, answers]`.
 
         Every answer is followed by the token that ends it, so that none is ahead for being another's beginning.
         """
         assert spec.labels is not None
-        asked = [marked for row in rows for marked in self._with_each(spec, row, spec.labels)]
+        asked = [marked for row in rows for marked in self._with_each(row, spec.labels)]
         return -self.losses([{"input_ids": row.ids, "labels": row.labels} for row in asked]).reshape(
             len(rows), len(spec.labels)
         )
 
     @torch.inference_mode()
-    def write(self, spec: LanguageSpec, rows: Sequence[Row]) -> list[str]:
+    def write(self, spec: LanguageSpec, rows: Sequence[Dialogue]) -> list[str]:
         """Answers, written greedily: the likeliest token each time, up to the end or `max_new_tokens`."""
-        prompts = [prompt_ids(self.tokenizer, spec.kind, row, self.max_length, spec.max_new_tokens) for row in rows]
+        prompts = [prompt_ids(self.tokenizer, row, self.max_length, spec.max_new_tokens) for row in rows]
         answers = [""] * len(rows)
         for chosen in self._batches([len(ids) + spec.max_new_tokens for ids in prompts]):
             inputs = self._pad([{"input_ids": prompts[i], "labels": prompts[i]} for i in chosen])
@@ -70,23 +70,19 @@ class Answering:
                 answers[i] = text
         return answers
 
-    def wanted(self, spec: LanguageSpec, rows: Sequence[Row]) -> list[str]:
-        """The rows' own answers."""
-        return [answer_of(spec.kind, row) for row in rows]
-
-    def _with_each(self, spec: LanguageSpec, row: Row, answers: Sequence[str]) -> list[Marked]:
+    def _with_each(self, row: Dialogue, answers: Sequence[str]) -> list[Marked]:
         """The row with each of the answers; a long prompt is cut for the longest of them, so alike for all."""
-        whole = [self._mark(spec, with_answer(spec.kind, row, answer), sys.maxsize) for answer in answers]
+        whole = [self._mark(row.with_answer(answer), sys.maxsize) for answer in answers]
         longest = max(len(marked.ids) for marked in whole)
         if longest <= self.max_length:
             return whole
         lengths = [self.max_length - longest + len(marked.ids) for marked in whole]
         pairs = zip(answers, lengths, strict=True)
-        return [self._mark(spec, with_answer(spec.kind, row, answer), max(length, 2)) for answer, length in pairs]
+        return [self._mark(row.with_answer(answer), max(length, 2)) for answer, length in pairs]
 
-    def _mark(self, spec: LanguageSpec, row: Row, max_length: int) -> Marked:
+    def _mark(self, row: Dialogue, max_length: int) -> Marked:
         # The last turn is the answer, also of a task that learned from all turns.
-        return mark(self.tokenizer, spec.kind, row, max_length, turns="last")
+        return mark(self.tokenizer, row, max_length, turns="last")
 
     def _generate(self, given: dict[str, Tensor], spec: LanguageSpec) -> Tensor:
         base: Any = self.model.peft_model.get_base_model()
@@ -99,7 +95,7 @@ class Answering:
             greedy = GenerationConfig(
                 do_sample=False,
                 max_new_tokens=spec.max_new_tokens,
-                eos_token_id=sorted({*stops, *ends(self.tokenizer, spec.kind)}) or None,
+                eos_token_id=sorted({*stops, *ends(self.tokenizer, spec.rows)}) or None,
                 pad_token_id=self.tokenizer.pad_token_id,
             )
             return self.model.peft_model.generate(**given, generation_config=greedy)
@@ -122,7 +118,7 @@ class Answering:
         return {key: value.to(device) for key, value in pad_left(features, self.tokenizer.pad_token_id).items()}
 
 
-def as_questions(spec: LanguageSpec, texts: Any) -> list[Row]:
+def as_questions(spec: LanguageSpec, texts: Any) -> list[Dialogue]:
     """Rows without an answer, from what a user asks: one question or several.
 
     Raises:
@@ -133,28 +129,11 @@ def as_questions(spec: LanguageSpec, texts: Any) -> list[Row]:
         text[0] if isinstance(text, tuple) and len(text) == 1 else text for text in ([texts] if one else texts)
     ]
     for i, question in enumerate(questions):
-        _check_question(i, question, spec.kind)
-    return [ask(spec.kind, question) for question in questions]
-
-
-def _check_question(number: int, text: Any, kind: str) -> None:
-    is_one = _is_content(text) and bool(text.strip())
-    is_chat = isinstance(text, list) and bool(text) and all(map(_is_message, text))
-    # An answer to the assistant's own message was never trained.
-    is_open = is_one or (is_chat and kind == "chat" and text[-1].get("role") != "assistant")
-    if not is_open:
-        chat = ", or a list of messages with `role` and `content`, the last not from the assistant"
-        raise UserError(
-            f"Text {number + 1} cannot be answered",
-            expected="a text that is not empty" + (chat if kind == "chat" else ""),
-            found=repr(text)[:200],
-            todo="remove or correct it",
-        )
-
-
-def _is_content(value: Any) -> bool:
-    return isinstance(value, str) and is_text(value)
-
-
-def _is_message(value: Any) -> bool:
-    return isinstance(value, Mapping) and _is_content(value.get("content")) and _is_content(value.get("role"))
+        if not spec.rows.can_ask(question):
+            raise UserError(
+                f"Text {i + 1} cannot be answered",
+                expected=spec.rows.expects,
+                found=repr(question)[:200],
+                todo="remove or correct it",
+            )
+    return [spec.rows.asking(question) for question in questions]

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import Field
-
-from ortholora.config.stored import Name
 from ortholora.errors import UserError, did_you_mean
 from ortholora.models.spec import TaskSpec
 
@@ -30,11 +27,11 @@ class ModelCard:
         tasks: The tasks, in the order of the task ids.
     """
 
-    backbone: Name
-    revision: Name | None
+    backbone: str
+    revision: str | None
     dtype: Literal["float32", "bfloat16"]
     pooling: Pooling
-    max_length: Annotated[int, Field(gt=0)]
+    max_length: int
     tasks: tuple[TaskSpec, ...]
 
     def index_of(self, task: str) -> int:

@@ -7,14 +7,14 @@ from typing import Annotated, Any, Literal, Union, get_type_hints
 
 from pydantic import ConfigDict, Discriminator, Field, Tag, TypeAdapter, create_model
 
-from ortholora.config.stored import Stored
+from ortholora.config.stored import Name, Stored
 from ortholora.data.encoded import EncodedTask
 from ortholora.data.task import TaskData
 from ortholora.models.adapted import AdaptedModel
 from ortholora.models.card import FORMAT, ModelCard
 from ortholora.models.heads import HeadSpec
 from ortholora.models.language import LanguageModel
-from ortholora.models.language_spec import LanguageSpec
+from ortholora.models.language_spec import ChatSpec, CompletionSpec
 from ortholora.models.multitask import MultiTaskModel
 from ortholora.models.spec import TaskSpec
 
@@ -36,8 +36,8 @@ class Kind:
 KINDS: dict[str, Kind] = {
     "classification": Kind(HeadSpec, MultiTaskModel),
     "regression": Kind(HeadSpec, MultiTaskModel),
-    "completion": Kind(LanguageSpec, LanguageModel),
-    "chat": Kind(LanguageSpec, LanguageModel),
+    "completion": Kind(CompletionSpec, LanguageModel),
+    "chat": Kind(ChatSpec, LanguageModel),
 }
 
 
@@ -82,6 +82,19 @@ def card_from_file(content: Any) -> ModelCard:
     return ModelCard(**{**{key: value for key, value in content if key != "format"}, "tasks": tasks})
 
 
+#: Where not every value of a field's type will do. Not in the dataclasses, which are of use without pydantic.
+_STRICTER: dict[str, Any] = {
+    "backbone": Name,
+    "revision": Name | None,
+    "name": Name,
+    "max_length": Annotated[int, Field(gt=0)],
+    "labels": Annotated[tuple[str, ...], Field(min_length=2)] | None,
+    "scale": Annotated[float, Field(gt=0)],
+    "num_texts": Annotated[int, Field(ge=1, le=2)],
+    "max_new_tokens": Annotated[int, Field(gt=0)],
+}
+
+
 class _StoredTask(Stored):
     """A key that is none of a task's is damage (a name that lost a letter), not something to pass over."""
 
@@ -90,7 +103,9 @@ class _StoredTask(Stored):
 
 def _stored(cls: Any, base: type[Stored], **more: Any) -> type[Stored]:
     """A dataclass as a file holds it."""
-    hints = get_type_hints(cls, include_extras=True)
+    hints = get_type_hints(cls, include_extras=True) | {
+        name: stricter for name, stricter in _STRICTER.items() if name in cls.__dataclass_fields__
+    }
     needed = getattr(cls, "needed", ())
     keys: dict[str, Any] = {
         entry.name: (hints[entry.name], ... if entry.default is MISSING or entry.name in needed else entry.default)

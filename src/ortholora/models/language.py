@@ -141,7 +141,7 @@ class LanguageModel(AdaptedModel):
             losses = asking.losses([rows.row(i) for i in range(len(rows))])
         if not write:
             return Answers(predictions, losses)
-        return Answers(predictions, losses, asking.wanted(spec, rows.texts), asking.write(spec, rows.texts))
+        return Answers(predictions, losses, [row.answer for row in rows.texts], asking.write(spec, rows.texts))
 
     @torch.inference_mode()
     def predict(self, task: int, texts: Any, reading: Reading) -> list[Prediction]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from pydantic import Field
-
+from ortholora.config.tasks.language import LanguageTask
 from ortholora.data.encoded import EncodedSplit
 from ortholora.metrics.table import METRICS
 from ortholora.models.spec import TaskSpec
+from ortholora.text.chat import Chat
+from ortholora.text.completion import Completion
+from ortholora.text.dialogue import Dialogue
 from ortholora.text.prompts import longest_answered, mark
 
 if TYPE_CHECKING:
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LanguageSpec(TaskSpec):
-    """What a language model has to know of a task of `kind: completion` or `chat`.
+    """What a language model has to know of a task. What its rows are is said by the subclasses.
 
     Attributes:
         labels: The closed set of answers; None for open ones.
@@ -28,16 +30,18 @@ class LanguageSpec(TaskSpec):
     """
 
     metric: str | None = None
-    max_new_tokens: Annotated[int, Field(gt=0)] = 64
+    max_new_tokens: int = 64
     turns: Literal["all", "last"] = "all"
 
     reads_json: ClassVar[bool] = True
+    #: The class of the rows.
+    rows: ClassVar[type[Dialogue]]
 
     @classmethod
     def of(cls, task: TaskData) -> Self:
         """What a language model needs to know of a task."""
         spec = task.spec
-        assert spec.kind in ("completion", "chat")
+        assert isinstance(spec, LanguageTask)
         return cls(task.name, spec.kind, task.labels, spec.metric, spec.max_new_tokens, spec.turns)
 
     @property
@@ -49,7 +53,7 @@ class LanguageSpec(TaskSpec):
     @property
     def learns_last_only(self) -> bool:
         """Whether a row's last answer is all that is learned from it."""
-        return self.kind == "completion" or self.turns == "last"
+        return self.turns == "last"
 
     def longest_row(self, max_length: int) -> int:
         """Tokens of the longest prompt with the longest answer to generate."""
@@ -57,7 +61,24 @@ class LanguageSpec(TaskSpec):
 
     def encode(self, split: Split, tokenizer: Any, max_length: int) -> EncodedSplit:
         """Tokens with their answers marked; a row counts its target tokens in its task's mean loss."""
-        rows = [mark(tokenizer, self.kind, row, max_length, self.turns) for row in split.texts]
-        features = {"input_ids": [row.ids for row in rows], "labels": [row.labels for row in rows]}
-        lengths, cut = [len(row.ids) for row in rows], sum(row.was_cut for row in rows)
-        return EncodedSplit(split.texts, features, split.targets, lengths, [row.targets for row in rows], cut)
+        marked = [mark(tokenizer, row, max_length, self.turns) for row in split.texts]
+        features = {"input_ids": [row.ids for row in marked], "labels": [row.labels for row in marked]}
+        lengths, cut = [len(row.ids) for row in marked], sum(row.was_cut for row in marked)
+        return EncodedSplit(split.texts, features, split.targets, lengths, [row.targets for row in marked], cut)
+
+
+class CompletionSpec(LanguageSpec):
+    """A task of `kind: completion`."""
+
+    rows = Completion
+
+    @property
+    def learns_last_only(self) -> bool:
+        """A completion is one answer."""
+        return True
+
+
+class ChatSpec(LanguageSpec):
+    """A task of `kind: chat`."""
+
+    rows = Chat

@@ -10,8 +10,8 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
-from ortholora.config.bounds import is_text
 from ortholora.errors import UserError
+from ortholora.files import is_text
 from ortholora.models.adapted import AdaptedModel, Reading
 from ortholora.models.answers import Answers, Prediction
 from ortholora.models.backbone import load_encoder

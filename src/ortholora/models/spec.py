@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
-
-from pydantic import Field
-
-from ortholora.config.stored import Name
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 if TYPE_CHECKING:
     from ortholora.data.encoded import EncodedSplit
@@ -26,9 +22,9 @@ class TaskSpec:
         labels: Class names, or the closed set of answers; None where there are none.
     """
 
-    name: Name
+    name: str
     kind: str
-    labels: Annotated[tuple[str, ...], Field(min_length=2)] | None = None
+    labels: tuple[str, ...] | None = None
 
     #: What a saved task must say of itself: the default would be a guess.
     needed: ClassVar[tuple[str, ...]] = ("labels",)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import Trainer, TrainingArguments, get_scheduler
@@ -92,7 +92,7 @@ def _try_out(arguments: TrainingArguments) -> None:
         optimizer,
         arguments.get_warmup_steps(arguments.max_steps),
         arguments.max_steps,
-        dict(arguments.lr_scheduler_kwargs or {}),
+        cast("dict[str, Any]", arguments.lr_scheduler_kwargs or {}),
     )
 
 

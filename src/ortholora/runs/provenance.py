@@ -31,16 +31,12 @@ def provenance(config: Config, tasks: Sequence[TaskData]) -> dict[str, Any]:
         "versions": versions(),
         "commit": commit(),
         "hardware": hardware(),
-        "data": {task.name: _data(task) for task in tasks},
+        "data": {task.name: {**task.sources, "rows": [len(task.train), len(task.dev)]} for task in tasks},
+        "dropped_rows": {
+            task.name: {part: len(rows) for part, rows in task.dropped.items()} for task in tasks if task.dropped
+        },
         "config": {**config.model_dump(mode="json"), "tasks": [recorded(task) for task in config.tasks]},
     }
-
-
-def _data(task: TaskData) -> dict[str, Any]:
-    found: dict[str, Any] = {**task.sources, "rows": [len(task.train), len(task.dev)]}
-    if task.dropped:
-        found["dropped"] = {part: len(rows) for part, rows in task.dropped.items()}
-    return found
 
 
 def fingerprint(config: Config, tasks: Sequence[TaskData], extra: dict[str, Any]) -> str:

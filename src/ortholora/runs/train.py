@@ -11,6 +11,7 @@ from ortholora.files import publish_files
 from ortholora.models.loading import check_files
 from ortholora.models.saving import save_model
 from ortholora.runs.build import build_trainer
+from ortholora.runs.conflict_form import conflict_problem
 from ortholora.runs.folder import check_claim, claim, disclaim, is_claimed
 from ortholora.runs.history import read_history, write_history
 from ortholora.runs.lock import check_unlocked, lock
@@ -78,6 +79,8 @@ def _record_of(run: Run) -> RunRecord:
             "the result of {} with seed {}, of {}".format(*expected[:2], ", ".join(run.tasks)),
             f"{record.method} with seed {record.seed}, of {', '.join(record.tasks)}",
         )
+    if problem := conflict_problem(record.conflict):
+        raise unreadable(run.folder / RESULT_FILE, *problem)
     return record
 
 

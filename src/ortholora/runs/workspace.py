@@ -12,7 +12,6 @@ from ortholora.data.task import TaskData
 from ortholora.metrics.table import METRICS
 from ortholora.models.backbone import load_tokenizer
 from ortholora.models.kinds import KINDS, encode_task
-from ortholora.text.prompts import answer_of
 
 
 class Workspace:
@@ -32,7 +31,7 @@ class Workspace:
             assert task.spec.metric is not None
             metric = METRICS[task.spec.metric]
             if metric.generates:
-                metric.implementation().check([answer_of(task.spec.kind, row) for row in task.dev.texts])
+                metric.implementation().check([row.answer for row in task.dev.texts])
         self.tokenizer = load_tokenizer(config.backbone, config.revision)
         self._encoded: dict[str, EncodedTask] = {}
 

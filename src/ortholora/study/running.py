@@ -114,7 +114,7 @@ def do_runs(runs: Sequence[Run], means: Means, workspaces: Workspaces, progress:
     if means.jobs > 1:
         items = {number: run.label for number, run in enumerate(runs) if not run.done}
         shares = divide_this_machine(means.jobs)
-        if left := work_off(items, _Share(means, tuple(runs)), shares, progress):
+        if left := work_off(items, _StudyWork(means, tuple(runs)), shares, progress):
             raise Stopped(", ".join(left[: means.jobs]))
     return [_do(run, workspaces, progress, means.base) for run in runs]
 
@@ -140,7 +140,7 @@ def _do(run: Run, workspaces: Workspaces, progress: Progress, base: Path | None,
 
 
 @dataclass(frozen=True)
-class _Share:
+class _StudyWork:
     """What a worker process needs to do runs of a study; called there, it reads and checks nothing again."""
 
     means: Means

@@ -1,1 +1,1 @@
-"""Rows of text and tokens: prompts, tokens, padding."""
+"""Rows as they are read, and their tokens: texts, completions, chats; cutting, marking answers, padding."""

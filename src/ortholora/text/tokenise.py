@@ -1,4 +1,4 @@
-"""Rows of text → token ids. Used for training and for prediction, so that both cut alike."""
+"""Texts → token ids. Used for training and for prediction, so that both cut alike."""
 
 from __future__ import annotations
 
@@ -21,3 +21,13 @@ def count_cut(tokenizer: Any, rows: Sequence[tuple[str, ...]], lengths: Sequence
     """Number of rows that `encode` cut, of those that came out `lengths` long."""
     full = [row for row, length in zip(rows, lengths, strict=True) if length == max_length]
     return sum(len(ids) > max_length for ids in encode(tokenizer, full, 10**9)["input_ids"]) if full else 0
+
+
+def plain_tokens(tokenizer: Any, text: str) -> list[int]:
+    """The tokens of a text, without those that start or end one."""
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def special_tokens(tokenizer: Any) -> set[int]:
+    """Tokens that no text is made of."""
+    return {*tokenizer.all_special_ids} - {tokenizer.unk_token_id}

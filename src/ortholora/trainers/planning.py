@@ -35,10 +35,10 @@ def complete(planner: Planner, model: AdaptedModel, device: str) -> Planner:
             layout = "by-task"
         elif device != "cpu" and has_flash_attention(model.backbone):
             layout = "padding-free"
-    launch = planner.launch_tokens
-    if launch is None:
-        launch = launch_tokens(model, device)
-    return replace(planner, layout=layout, launch_tokens=launch, multiple=padding_multiple(device))
+    cost = planner.launch_tokens
+    if cost is None:
+        cost = launch_tokens(model, device)
+    return replace(planner, layout=layout, launch_tokens=cost, multiple=padding_multiple(device))
 
 
 def padding_multiple(device: str) -> int:

@@ -72,12 +72,11 @@ def score(
     scores: dict[str, float] = {}
     if found.predictions is not None:
         labels = model.specs[index].labels
-        kind, dtype = ("regression", np.float64) if labels is None else ("classification", np.int64)
-        classes = None if labels is None else len(labels)
+        dtype, classes = (np.float64, None) if labels is None else (np.int64, len(labels))
         own = np.asarray(rows.targets, dtype=dtype), whole(found.predictions).astype(dtype)
         if metric.compares != "answers":
             scores["main"] = metrics.compute(task.metric, *own, classes)
-        scores |= metrics.details(kind, *own, classes)
+        scores |= metrics.details(*own, classes)
     by_row: dict[str, Pair] = {}
     if found.losses is not None:
         tokens, losses = np.asarray(rows.weights, dtype=np.float64), whole(found.losses)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -19,6 +19,8 @@ else:
 
 #: Names of the text columns and of the label column.
 Columns = tuple[tuple[str, ...], str]
+#: What the data of a task hold: texts with a class or a number, prompts with completions, chats.
+Form = Literal["classes", "values", "completions", "chats"]
 #: Packaged data sets whose rows are chats; those of the others are texts with a label.
 CHAT_PACKAGES = frozenset({"bbc-headline-writing"})
 
@@ -44,8 +46,10 @@ class HubSource(Strict):
 class Task(Strict):
     """One task: a named data set, its loss and its metric."""
 
-    #: Whether a language model learns the task.
-    is_language: ClassVar[bool]
+    #: What learns the task; the tasks of a configuration have one in common.
+    learner: ClassVar[str]
+    #: What its data hold.
+    form: ClassVar[Form]
 
     name: str = Field(
         description="Name of the task, unique; used in tables, logs and `predict --task`.",
@@ -112,6 +116,11 @@ class Task(Strict):
         """What the metrics that fit the task compare; the task's default metric is that of the first."""
 
     @property
+    def has_targets(self) -> bool:
+        """Whether rows have a class or a number; open answers have neither."""
+        return self.compares[0] != "answers"
+
+    @property
     def fitting_metrics(self) -> list[str]:
         """Names of the metrics that fit the task."""
         return table.fitting(*self.compares)
@@ -120,6 +129,10 @@ class Task(Strict):
     def shown(self) -> str:
         """The task in a message about its metric."""
         return self.kind
+
+    @classmethod
+    def check_settings(cls, settings: Any) -> None:
+        """Refuse settings of the whole configuration (a `Config`) that have no effect on such tasks."""
 
     @model_validator(mode="after")
     def _check_source(self) -> Task:
@@ -131,7 +144,7 @@ class Task(Strict):
             raise wrong(
                 "the task's data", "neither files nor `hub` nor `package`", "add `train:` and `dev:` (files), or `hub:`"
             )
-        if self.package is not None and (self.package in CHAT_PACKAGES) != (self.kind == "chat"):
+        if self.package is not None and (self.package in CHAT_PACKAGES) != (self.form == "chats"):
             fits = "chat" if self.package in CHAT_PACKAGES else "classification"
             raise wrong(f"`kind: {fits}` with `package: {self.package}`", f"`kind: {self.kind}`", "correct `kind`")
         if self.only is not None and self.split_by is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -15,6 +15,7 @@ class ChatTask(LanguageTask):
     """Messages through the tokenizer's chat template, for a language model, with the loss on the answers only."""
 
     kind: Literal["chat"] = "chat"
+    form: ClassVar = "chats"
 
     messages: str = Field(
         "messages",

@@ -13,4 +13,5 @@ class ClassificationTask(LabelledTask, EncoderTask):
     """A class for a text or a pair, by a head on an encoder (cross-entropy)."""
 
     kind: Literal["classification"] = "classification"
+    form: ClassVar = "classes"
     compares: ClassVar[tuple[Compares, ...]] = ("classes",)

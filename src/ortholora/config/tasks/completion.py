@@ -14,6 +14,7 @@ class CompletionTask(LanguageTask):
     """A prompt and its completion, for a language model, with the loss on the completion only."""
 
     kind: Literal["completion"] = "completion"
+    form: ClassVar = "completions"
     #: A completion has one turn.
     turns: ClassVar[Literal["all"]] = "all"
 

@@ -13,7 +13,7 @@ from ortholora.config.tasks.base import Columns, Task
 class EncoderTask(Task):
     """A task that is learned with a head on an encoder."""
 
-    is_language: ClassVar = False
+    learner: ClassVar = "an encoder"
 
     text: str | list[str] = Field("text", description="Text column, or a list of two for sentence pairs.")
     label: str = Field("label", description="Label column.")

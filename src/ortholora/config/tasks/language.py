@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from operator import attrgetter
+from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
 
@@ -14,7 +15,7 @@ from ortholora.metrics.table import Compares
 class LanguageTask(LabelledTask):
     """A task that a language model learns."""
 
-    is_language: ClassVar = True
+    learner: ClassVar = "a language model"
 
     labels: list[str] | None = Field(
         None,
@@ -32,6 +33,14 @@ class LanguageTask(LabelledTask):
     def shown(self) -> str:
         """With or without a closed set of answers."""
         return f"{self.kind} with{'' if self.labels else 'out'} `labels`"
+
+    @classmethod
+    def check_settings(cls, settings: Any) -> None:
+        """Settings of heads change nothing."""
+        without = {"pooling": "mean", "head_dropout": 0.1, "training.head_learning_rate": None}
+        for key, default in without.items():
+            if attrgetter(key)(settings) != default:
+                raise wrong(f"no settings of task heads: {cls.learner} has none", f"`{key}`", f"remove `{key}`")
 
     @model_validator(mode="after")
     def _check_hub_text(self) -> LanguageTask:

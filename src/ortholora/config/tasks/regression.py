@@ -12,6 +12,7 @@ class RegressionTask(EncoderTask):
     """A number for a text or a pair, by a head on an encoder (squared error)."""
 
     kind: Literal["regression"] = "regression"
+    form: ClassVar = "values"
     compares: ClassVar[tuple[Compares, ...]] = ("values",)
     #: A number has no classes.
     labels: ClassVar[None] = None

@@ -126,12 +126,7 @@ def _cut_rows(grid: Grid) -> dict[str, int]:
 
 def _dropped_rows(grid: Grid) -> dict[str, dict[str, int]]:
     """Bad rows of every task that were left out, by part; only tasks that had some."""
-    found: dict[str, dict[str, int]] = {}
-    for record in grid.records:
-        for task, data in record.provenance.get("data", {}).items():
-            if dropped := data.get("dropped"):
-                found[task] = dropped
-    return found
+    return {task: parts for r in grid.records for task, parts in r.provenance.get("dropped_rows", {}).items()}
 
 
 def _rule(grid: Grid, compare: _Comparison, rule: str, gap: dict[str, Any], swept: Set[str]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ def check_weights(weights: Sequence[float] | None, tasks: int) -> Tensor | None:
     return torch.tensor(values) if len(set(values)) > 1 else None
 
 
-def shares(weights: Tensor, gram: Tensor, dim: int) -> Tensor:
+def weight_factors(weights: Tensor, gram: Tensor, dim: int) -> Tensor:
     """What a rule's answer is multiplied by: `w_t` over the mean weight of the tasks with a gradient in the block.
 
     Over the mean, so that weights shift the balance and leave the length of the update alone: a single task keeps

@@ -1,0 +1,54 @@
+"""The forms of data: how the tables of a task become rows with targets. A new form is a function and a line below."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ortholora.config.tasks.base import Form
+from ortholora.data.dialogues import answer_indices, check_chats, check_completions
+from ortholora.data.labels import class_indices, class_names, regression_targets
+from ortholora.data.table import Table, check_rows
+from ortholora.data.task import Split
+from ortholora.text.dialogue import Dialogue
+
+#: Class names (None where there are none), and the rows of each table.
+_Parts = tuple[tuple[str, ...] | None, list[Split]]
+
+
+def _classes(spec: Any, tables: Sequence[Table]) -> _Parts:
+    """Texts, each with a class."""
+    parts = [check_rows(table) for table in tables]
+    labels = class_names(spec, parts[0])
+    return labels, [Split(rows.texts, class_indices(rows, labels)) for rows in parts]
+
+
+def _values(spec: Any, tables: Sequence[Table]) -> _Parts:
+    """Texts, each with a number."""
+    parts = [check_rows(table) for table in tables]
+    return None, [Split(rows.texts, regression_targets(rows)) for rows in parts]
+
+
+def _completions(spec: Any, tables: Sequence[Table]) -> _Parts:
+    """Prompts, each with its completion."""
+    return _answered(spec, tables, check_completions)
+
+
+def _chats(spec: Any, tables: Sequence[Table]) -> _Parts:
+    """Messages, the last one from the assistant."""
+    return _answered(spec, tables, check_chats)
+
+
+def _answered(spec: Any, tables: Sequence[Table], check: Callable[[Table], Sequence[Dialogue]]) -> _Parts:
+    labels = None if spec.labels is None else tuple(spec.labels)
+    parts = [check(table) for table in tables]
+    return labels, [Split(rows, answer_indices(spec, table, rows)) for table, rows in zip(tables, parts, strict=True)]
+
+
+#: What reads each form that a kind of task may name; it raises a `UserError` where the data make no sense.
+FORMS: dict[Form, Callable[[Any, Sequence[Table]], _Parts]] = {
+    "classes": _classes,
+    "values": _values,
+    "completions": _completions,
+    "chats": _chats,
+}

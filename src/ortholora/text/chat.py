@@ -1,0 +1,122 @@
+"""A chat: messages, the last one from the assistant."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+from ortholora.errors import UserError
+from ortholora.files import is_text
+from ortholora.text.dialogue import Dialogue, Piece
+from ortholora.text.tokenise import plain_tokens, special_tokens
+
+#: A `role`, a `content`, and what else the chat template reads.
+Message = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Chat(Dialogue):
+    """Messages, which the tokenizer's chat template writes out.
+
+    Attributes:
+        messages: In their order; the last one is the (last) answer.
+    """
+
+    messages: tuple[Message, ...]
+
+    expects: ClassVar[str] = (
+        "a text that is not empty, or a list of messages with `role` and `content`, the last not from the assistant"
+    )
+
+    @classmethod
+    def can_ask(cls, question: Any) -> bool:
+        """A text that is not empty, or messages. An answer to the assistant's own message was never trained."""
+        if isinstance(question, str):
+            return bool(question.strip()) and is_text(question)
+        is_chat = isinstance(question, list) and all(map(_is_message, question))
+        return is_chat and bool(question) and question[-1].get("role") != "assistant"
+
+    @classmethod
+    def asking(cls, question: str | Sequence[Message]) -> Self:
+        """A message of the user's, or the messages so far, and an empty answer."""
+        asked = [{"role": "user", "content": question}] if isinstance(question, str) else question
+        return cls((*map(dict, asked), {"role": "assistant", "content": ""}))
+
+    @property
+    def answer(self) -> str:
+        """The last message."""
+        return str(self.messages[-1]["content"])
+
+    def with_answer(self, answer: str) -> Self:
+        """The chat with another last message."""
+        return type(self)((*self.messages[:-1], {"role": "assistant", "content": answer}))
+
+    def prompt_tokens(self, tokenizer: Any) -> list[int]:
+        """All messages but the last, and what the template puts before an answer."""
+        return plain_tokens(tokenizer, _render(tokenizer, self.messages[:-1], prompt=True))
+
+    def pieces(self, tokenizer: Any, turns: str) -> Iterator[Piece]:
+        """Each answer that is a target, after all that stands before it."""
+        # A chat that the assistant opens: there is nothing yet that it could answer.
+        answers = [i for i, message in enumerate(self.messages) if i and message["role"] == "assistant"]
+        done = ""
+        for i in answers if turns == "all" else answers[-1:]:
+            before = _render(tokenizer, self.messages[:i], prompt=True)
+            after = _render(tokenizer, self.messages[: i + 1], prompt=False)
+            if not (before.startswith(done) and after.startswith(before)):
+                raise _rewrites(before if not before.startswith(done) else after, turns)
+            yield plain_tokens(tokenizer, before[len(done) :]), 0
+            answer = plain_tokens(tokenizer, after[len(before) :])
+            targets = _until_end(tokenizer, answer)
+            if i == answers[-1]:
+                answer = answer[:targets]  # a line break after the end of the last turn is of no use
+            yield answer, targets
+            done = after
+
+    def serialised(self) -> list[str]:
+        """The messages as one text in JSON."""
+        return [json.dumps(list(self.messages), ensure_ascii=False, default=str)]
+
+
+def _until_end(tokenizer: Any, answer: list[int]) -> int:
+    """Number of tokens up to the one that ends the turn; all if the template has none."""
+    special = [i for i, token in enumerate(answer) if token in special_tokens(tokenizer)]
+    return special[-1] + 1 if special else len(answer)
+
+
+def _render(tokenizer: Any, messages: Sequence[Message], prompt: bool) -> str:
+    if not getattr(tokenizer, "chat_template", None):
+        raise UserError(
+            "The tokenizer has no chat template",
+            expected="a tokenizer with a chat template for tasks of `kind: chat`",
+            found=f"{type(tokenizer).__name__} of {getattr(tokenizer, 'name_or_path', '') or 'this backbone'} without",
+            todo="use the instruction-tuned model, or `kind: completion`",
+        )
+    try:
+        return tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=prompt)
+    except Exception as error:  # a template is a program, which raises what it likes
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            "The chat template refuses these messages",
+            expected="messages in the roles and the order that the backbone's chat template takes",
+            found=f"{reason}; roles {[message.get('role') for message in messages]}",
+            todo="correct the rows, or use another backbone",
+        ) from error
+
+
+def _rewrites(text: str, turns: str) -> UserError:
+    return UserError(
+        "The chat template rewrites earlier messages",
+        expected="a template that renders the first messages alike, whatever follows them",
+        found=f"another beginning as the chat goes on: …{text[-80:]!r}",
+        todo="set `turns: last`, to learn from the last answer only"
+        if turns == "all"
+        else "use another backbone, or put the chat into words with `kind: completion`",
+    )
+
+
+def _is_message(value: Any) -> bool:
+    parts = (value.get("role"), value.get("content")) if isinstance(value, dict) else (None,)
+    return all(isinstance(part, str) and is_text(part) for part in parts)
