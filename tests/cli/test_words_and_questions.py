@@ -19,7 +19,7 @@ from ortholora.errors import UserError
         ["train", "tiny.yaml", "--tasks", "\udc80"],
         ["train", "tiny.yaml", "--set", "seed=\udc80"],
         ["train", "\udc80.yaml"],
-        ["compare", "tiny.yaml", "--data-dir", "a\0b"],
+        ["compare", "tiny.yaml", "--out", "\udc80"],
         ["evaluate", "\udcff"],
         ["predict", "run", "--task", "\udc80", "x"],
         ["predict", "run", "--task", "topic", "\udcc3"],
