@@ -18,7 +18,9 @@ from ortholora.cli.options import (
     JobsOption,
     JsonLinesOption,
     JsonOption,
+    ReportOption,
     RunArgument,
+    StudiesArgument,
     TaskOption,
     TextsArgument,
     check_words,
@@ -69,6 +71,16 @@ def compare(choices: Choices, jobs: JobsOption = 1) -> None:
     with show_progress(console) as progress:
         summary = run_study(start.config, start.tasks, start.out, progress, start.data, jobs, quiet)
     showing.show_study(start.out, summary)
+
+
+@app.command()
+@user_errors()
+def report(folders: StudiesArgument, out: ReportOption = None) -> None:
+    """Write what a study found as one page of HTML. Of several studies: a page with all of them."""
+    from ortholora.study.report.door import report_on
+
+    path = report_on(folders, out)
+    say(f"Wrote {path}: open it in a browser.")
 
 
 @app.command()
