@@ -246,7 +246,8 @@ class TestKinds:
         task = load_config(write(with_task(f"kind: {kind}"))).tasks[0]
         idle = yaml.safe_load("{" + self.IDLE + "}")
         assert {key: recorded(task)[key] for key in idle} == idle
-        assert set(recorded(task)) - set(idle) == set(Task.model_fields) - {"test", "max_test_rows"}
+        later = {"test", "max_test_rows", "bad_rows", "max_bad_rows"}
+        assert set(recorded(task)) - set(idle) == set(Task.model_fields) - later
         with_test = task.model_copy(update={"test": "test.tsv"})
         assert recorded(with_test) == recorded(task) | {"test": "test.tsv"}
 
