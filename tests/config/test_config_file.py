@@ -246,7 +246,9 @@ class TestKinds:
         task = load_config(write(with_task(f"kind: {kind}"))).tasks[0]
         idle = yaml.safe_load("{" + self.IDLE + "}")
         assert {key: recorded(task)[key] for key in idle} == idle
-        assert set(recorded(task)) - set(idle) == set(Task.model_fields)
+        assert set(recorded(task)) - set(idle) == set(Task.model_fields) - {"test", "max_test_rows"}
+        with_test = task.model_copy(update={"test": "test.tsv"})
+        assert recorded(with_test) == recorded(task) | {"test": "test.tsv"}
 
     @pytest.mark.parametrize(
         ("line", "parts"),

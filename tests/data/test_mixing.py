@@ -86,6 +86,27 @@ def test_weights_are_those_of_the_whole_step_on_every_rank(ranks: int) -> None:
         assert len(rows) == len(set(rows)) == 7
 
 
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+@pytest.mark.parametrize("layout", ["mixed", "by-length", "by-task", "padding-free"])
+def test_a_rows_half_depends_on_its_place_in_the_step_alone(layout: Any, ranks: int) -> None:
+    expected = {row: task_place % 2 for row, task_place in zip(*_in_order(), strict=True)}
+    found = {}
+    for rank in range(ranks):
+        planner = Planner(layout, None if layout == "by-task" else 2)
+        for cut in StepSampler(["a", "b", "c"], LENGTHS, [2, 1, 4], 0, planner, 1, rank, ranks).step(2):
+            found |= dict(zip(cut.rows, cut.halves, strict=True))
+    assert found == expected
+
+
+def _in_order() -> tuple[list[tuple[int, int]], list[int]]:
+    """The rows of step 2 and each one's place among its task's."""
+    rows, places = [], []
+    for task, (name, quota) in enumerate(zip("abc", [2, 1, 4], strict=True)):
+        rows += [(task, row) for row in RowStream(name, len(LENGTHS[task]), 0).take(2 * quota, quota)]
+        places += range(quota)
+    return rows, places
+
+
 def test_epochs_follow_each_other() -> None:
     steps = sampler()
     assert len(steps) == steps.steps_per_epoch == 3  # 18 rows, 7 a step

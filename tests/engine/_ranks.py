@@ -108,7 +108,10 @@ def train(
                 row = rows.stop
                 if rank not in mine:
                     continue
-                with sync(model, k == len(parts) - 1), ortho.batch(torch.tensor(ids)):
+                with (
+                    sync(model, k == len(parts) - 1),
+                    ortho.batch(torch.tensor(ids), torch.arange(rows.start, rows.stop) % 2),
+                ):
                     (models.token_losses(model, sample.rows(rows)).sum() / (ranks if len(mine) > 1 else 1)).backward()
         with around_resolve():
             stats = ortho.resolve()

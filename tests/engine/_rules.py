@@ -56,4 +56,19 @@ class Means:
         return weights
 
 
+class Halved:
+    """The plain sum; remembers the Grams of the halves and their units."""
+
+    halves = True
+
+    def __init__(self) -> None:
+        self.grams: list[Tensor] = []
+        self.units: list[Any] = []
+
+    def __call__(self, gram: Tensor, context: RuleContext) -> Tensor:
+        self.grams.append(gram.clone())
+        self.units.append(context.halves)
+        return gram.new_ones(len(gram), len(context.tasks))
+
+
 not_a_rule = 3

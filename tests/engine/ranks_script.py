@@ -222,6 +222,8 @@ def results(world: int) -> dict[str, Any]:
         found |= {
             "all": steps_of(ranks.Case(block="all"), wrap=ddp, sync=sync_ddp),
             "fsdp all": steps_of(ranks.Case(block="all"), wrap=sharded, sync=sync_fsdp),
+            "halves": steps_of(ranks.Case(rule="balanced-signal"), wrap=ddp, sync=sync_ddp),
+            "fsdp halves": steps_of(ranks.Case(rule="balanced-signal"), wrap=sharded, sync=sync_fsdp),
             "sum": steps_of(ranks.Case(rule="sum"), wrap=ddp, sync=sync_ddp),
             "bfloat16": steps_of(ranks.Case(buffer_dtype=torch.bfloat16), wrap=ddp, sync=sync_ddp),
             "memory": with_memory(ranks.Case(rule="engine._rules:Means")),

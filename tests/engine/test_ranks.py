@@ -101,9 +101,12 @@ def test_ranks_are_one_rank_on_the_joined_batch(of_ranks: Any, world: int, way: 
         ("all", {"block": "all"}, 1e-4),
         ("fsdp all", {"block": "all"}, 1e-4),
         ("sum", {"rule": "sum"}, 1e-4),
+        ("halves", {"rule": "balanced-signal"}, 1e-4),
+        ("fsdp halves", {"rule": "balanced-signal"}, 1e-4),
         ("bfloat16", {"buffer_dtype": torch.bfloat16}, 3e-2),
     ],
 )
+@pytest.mark.filterwarnings("ignore:The rule compares two halves")
 def test_other_settings(of_ranks: Any, way: str, settings: dict[str, Any], tolerance: float) -> None:
     found = [rank[way] for rank in of_ranks(2)]
     for steps in found:

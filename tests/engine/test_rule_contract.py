@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from typing import Any
 
@@ -14,14 +15,17 @@ from ortholora.engine.gram import unit_trace
 from ortholora.engine.precondition import preconditioner_of
 from ortholora.engine.rules import RULES, Rule, get_rule
 from ortholora.engine.rules.base import factors_of, memory_of, needs_losses
-from ortholora.engine.rules.torchjd import WEIGHTINGS
+from ortholora.engine.rules.torchjd import WEIGHTINGS, TorchJD
 from ortholora.errors import UserError
 
 ALL = [*RULES, *(f"torchjd:{name}" for name in WEIGHTINGS)]
 
 # Promises beyond the contract: a new rule need not be in them.
 #: Tasks of equal lengths without conflict get exactly the plain sum.
-SUMS = {"sum", "ortho", "balanced", "balanced-ortho", "gradnorm", "famo", "adatask", "torchjd:PCGrad", "torchjd:Sum"}
+SUMS = {
+    *("sum", "ortho", "balanced", "balanced-ortho", "gradnorm", "famo", "adatask", "balanced-signal", "ortho-sure"),
+    *("gradvac", "plateau", "torchjd:PCGrad", "torchjd:Sum"),
+}
 # Exceptions from the contract: a new rule should not be in them.
 #: Tasks that cannot be told apart do not get equal weights: one is drawn, or one is chosen.
 UNEQUAL = {"torchjd:Random", "torchjd:Krum"}
@@ -70,14 +74,15 @@ def decide(
 ) -> Tensor:
     """Weights `[N, T]` for a stack of task gradients `[N, T, numel]`, as the engine asks for them.
 
-    A rule that looks at losses is asked once for every step of `losses [steps, T]`, and answers in the last. One with
-    a memory sees running means that began in this step; what it gives to them is added to the weights.
+    A rule that looks at losses is asked once for every step of `losses [steps, T]`, and answers in the last; one with
+    a state, so often. One with a memory sees running means that began in this step; what it gives to them is added to
+    the weights. One that compares halves sees the gradients plus and minus some of what is not in them.
     """
     count = stack.shape[1]
     generator = generator or torch.Generator().manual_seed(seed)
     present = stack.abs().amax((0, 2)) > 0
     if not needs_losses(rule):
-        losses = stack.new_ones(1, count)
+        losses = stack.new_ones(3 if remembers(rule) else 1, count)
     elif losses is None:
         losses = progress(count)
     for later, of_step in enumerate(losses):
@@ -87,6 +92,11 @@ def decide(
     return answer
 
 
+def remembers(rule: Rule) -> bool:
+    """Whether the answer to the same Gram depends on earlier ones. (TorchJD's have state for their own tests.)"""
+    return hasattr(rule, "state_dict") and not isinstance(rule, TorchJD)
+
+
 def asked(rule: Rule, stack: Tensor, context: RuleContext) -> Tensor:
     size = count = stack.shape[1]
     factor = torch.ones(count)
@@ -94,6 +104,10 @@ def asked(rule: Rule, stack: Tensor, context: RuleContext) -> Tensor:
         given = factors_of(rule, context)
         factor = factor if given is None else given
         stack, size = torch.cat([stack, factor[:, None] * stack], dim=1), 2 * count
+    if getattr(rule, "halves", False):
+        context = dataclasses.replace(context, halves=context.present.float().repeat(2, 1))
+        apart = 0.4 * stack.flip(2)  # of each task alone, and proportional to its gradient
+        stack = torch.cat([(stack + apart) / 2, (stack - apart) / 2], dim=1)
     answer = rule(unit_trace(stack @ stack.mT), context)
     assert answer.dtype == torch.float32
     assert answer.shape in ((len(stack), size), (len(stack), count, size))
@@ -148,7 +162,7 @@ def test_the_search_finds_rules_that_draw(name: str) -> None:
 
 def test_the_search_finds_what_rules_say_of_themselves() -> None:
     assert "db-mtl" in OF_LOGS
-    assert {"balanced", "balanced-ortho", "gradnorm", "famo", "db-mtl"} <= set(SCALED)
+    assert {"balanced", "balanced-ortho", "gradnorm", "plateau", "famo", "db-mtl"} <= set(SCALED)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -181,7 +195,7 @@ def test_zero_gradients_are_legal(name: str) -> None:
 @pytest.mark.parametrize("absent", [0, 1, 2])
 def test_an_absent_task_changes_nothing_for_the_others(name: str, absent: int) -> None:
     """Where visits are drawn, two others: the order in which each of them visits one is always the same."""
-    for others in (2,) if name in DRAWN else (2, 4):
+    for others in (2,) if name in DRAWN else (2, 3, 4):
         stack = gradients(3, others)
         with_absent = torch.cat([stack[:, :absent], torch.zeros(3, 1, 24), stack[:, absent:]], dim=1)
         losses = progress(others)

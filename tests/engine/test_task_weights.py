@@ -14,14 +14,14 @@ from ortholora.engine.rules import RULES
 from . import _models as models
 from ._asserts import gradients, oracle
 
-IDS = torch.tensor([0, 1, 2, 0, 1, 1])
+IDS = torch.tensor([0, 1, 2, 0, 1, 1, 2])
 BALANCING = [name for name, rule in RULES.items() if getattr(rule, "scale_free_per_task", False)]
 
 
 def written(rule: str, weights: list[float], entering: list[float] | None = None, tasks: str = "abc") -> Any:
     """What a step writes when tasks enter the loss with some weights, and the engine is told of others."""
     torch.manual_seed(3)
-    sample = models.bert(6, 3)
+    sample = models.bert(len(IDS), 3)
     ids = IDS.clamp_max(len(tasks) - 1)
     raw = oracle(sample.fork(), [(sample, ids)], len(tasks))
     ortho = OrthoLora(sample.model, list(tasks), rule=rule, weights=weights)

@@ -12,6 +12,7 @@ from transformers import TrainingArguments
 from engine import _models as models
 from engine._rules import Means
 from ortholora.runs import arguments
+from ortholora.runs.method import Method
 from workspaces import JOINT, ORTHO
 
 from ._runs import Loop, Run, assert_same_run, train, trainer_of, trainer_run
@@ -39,6 +40,14 @@ def test_the_planner(tmp_path: Path, method: Any) -> None:
     found = train(cut)
     assert cut.tokens[2] == 12 * cut.state.global_step
     assert_same_run(found, whole)
+
+
+def test_the_halves_of_a_step(tmp_path: Path) -> None:
+    """They are the sampler's: by length the rows come in another order."""
+    method = Method("balanced-signal", "balanced-signal")
+    whole = trainer_run(tmp_path / "whole", method, mixing={"layout": "mixed", "micro_batches": 1})
+    cut = trainer_run(tmp_path / "cut", method, mixing={"layout": "by-length", "micro_batches": 12})
+    assert_same_run(cut, whole)
 
 
 @METHODS

@@ -215,3 +215,33 @@ def test_wording():
     assert mean_std({"mean": 0.5, "std": None}) == "50.00"
     assert mean_std({"mean": 0.5, "std": 0.0123}, 1) == "50.0 ± 1.2"
     assert [listed(names) for names in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == ["", "a", "a and b", "a, b and c"]
+
+
+TEST = {"scored_on": {"task0": "test", "task1": "test"}, "dev_metrics": {"task0": 0.5, "task1": 0.6}}
+BOTH = "so the dev rows serve for both"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said", "unsaid"),
+    [
+        ({}, ["All is scored on the dev rows. No task has a `test` file, " + BOTH], ["to choose by"]),
+        (TEST, ["All is scored on the test rows", "| on dev, to choose by | single | joint | ortho |"], [BOTH]),
+        (
+            {"scored_on": {"task0": "test"}, "dev_metrics": {"task0": 0.5}},
+            ["Scored on test rows: task0. Scored on dev rows: task1; there is no `test` file, " + BOTH],
+            [],
+        ),
+    ],
+)
+@pytest.mark.parametrize("selection", ["last", "best"])
+def test_it_says_on_which_rows_it_scored(changes, said, unsaid, selection):
+    provenance = {"provenance": {"config": {"training": {"selection": selection}}}}
+    summary = summary_of(lambda record: dataclasses.replace(record, **changes, **provenance))
+    text = to_markdown(summary)
+    assert all(part in text for part in said)
+    assert not any(part in text for part in unsaid)
+    flattered = "were chosen on the rows they are scored on" in text
+    assert flattered == (selection == "best" and len(changes.get("scored_on", ())) < 2)
+    if changes:
+        assert summary["on_dev"]["joint"]["task0"]["mean"] == 0.5
+        assert ("on task1 were chosen" in text) == (flattered and bool(changes))

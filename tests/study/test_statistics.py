@@ -75,7 +75,7 @@ def test_schema():
         assert {"difference", "recovered", "recovered_reason", "rule", "block"} <= set(rule)
     assert summary["recovered"] == summary["rules"]["ortho"]["recovered"]
     for task in summary["tasks"].values():
-        assert set(task) == {"metric", "rows", "gap", "difference"}
+        assert set(task) == {"metric", "rows", "scored_on", "gap", "difference"}
         assert set(task["difference"]) == {"ortho", "b"}
         assert task["rows"] == 400
     assert summary["seeds"] == [0, 1, 2]

@@ -103,7 +103,7 @@ def diagnose(
 @app.command()
 @user_errors()
 def evaluate(run: RunArgument, data_dir: DataOption = None, as_json: JsonOption = False) -> None:
-    """Evaluate a finished run on its tasks' dev data."""
+    """Evaluate a finished run on its tasks' dev data, or on their test data where they have some."""
     from ortholora.models.loading import load_card
     from ortholora.models.predictor import load
 
@@ -117,7 +117,8 @@ def evaluate(run: RunArgument, data_dir: DataOption = None, as_json: JsonOption 
     if as_json:
         print(json.dumps(scores, indent=2))
     else:
-        console.print(showing.scores_table(scores, {task.name: str(task.spec.metric) for task in tasks}))
+        parts = {task.name: task.scored_on for task in tasks}
+        console.print(showing.scores_table(scores, {task.name: str(task.spec.metric) for task in tasks}, parts))
 
 
 @app.command()

@@ -91,7 +91,9 @@ def read(config: Config, base: Path, data_dir: Path | None, show: bool = True) -
     with errors.status("Reading the tasks"):
         tasks = read_tasks(config, base=base, data_dir=data_dir)
     for task in tasks if show else ():
-        rows = f"{len(task.train):,} training and {len(task.dev):,} dev rows"
+        parts = {"training": task.train, "dev": task.dev, "test": task.test}
+        *most, last = (f"{len(split):,} {part}" for part, split in parts.items() if split is not None)
+        rows = f"{', '.join(most)} and {last} rows"
         console.print(f"[bold]{task.name}[/bold]: {rows}, {task.spec.metric}", highlight=False)
     return tasks
 

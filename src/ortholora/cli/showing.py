@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,10 @@ from ortholora.cli.console import console, say
 
 
 def show_trained(results: dict[Path, Any]) -> None:
-    """Show the runs of `train`: dev results, how the steps were computed, and what to do next."""
+    """Show the runs of `train`: results, how the steps were computed, and what to do next."""
     from ortholora.models.saving import HEADS
 
-    table = Table("run", "task", "metric", "value", title="Dev results")
+    table = Table("run", "task", "metric", "value", title=_title(next(iter(results.values())).scored_on))
     for path, result in results.items():
         for task, value in result.metrics.items():
             table.add_row(path.name, task, result.metric_names[task], f"{100 * value:.2f}")
@@ -63,9 +64,9 @@ def show_diagnosis(out: Path, found: dict[str, Any]) -> None:
     print(f"  {found['next'].replace('ortholora', _command(), 1)}")
 
 
-def scores_table(scores: dict[str, dict[str, float]], metrics: dict[str, str]) -> Table:
-    """Every score of every task, the task's own metric first and bold."""
-    table = Table("task", "metric", "value", title="Dev results, in points; bold: the task's metric")
+def scores_table(scores: dict[str, dict[str, float]], metrics: dict[str, str], parts: Mapping[str, str]) -> Table:
+    """Every score of every task, the task's own metric first and bold; `parts`: on which part each was scored."""
+    table = Table("task", "metric", "value", title=f"{_title(parts)}, in points; bold: the task's metric")
     for task, values in scores.items():
         main = metrics[task]
         table.add_row(task, f"[bold]{main}[/bold]", f"[bold]{100 * values['main']:.2f}[/bold]")
@@ -75,6 +76,14 @@ def scores_table(scores: dict[str, dict[str, float]], metrics: dict[str, str]) -
             elif name not in ("main", main):
                 table.add_row(task, name, f"{100 * value:.2f}")
     return table
+
+
+def _title(parts: Mapping[str, str]) -> str:
+    """Which rows results are of: task → `dev` or `test`."""
+    of_test = [task for task, part in parts.items() if part == "test"]
+    if len(of_test) < len(parts) and of_test:
+        return f"Dev results (test results: {', '.join(of_test)})"
+    return "Test results" if of_test else "Dev results"
 
 
 def to_json_line(question: Any, answer: Any) -> str:

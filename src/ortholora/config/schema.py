@@ -36,9 +36,8 @@ class Config(Strict):
     head_dropout: float = Field(0.1, ge=0, lt=1, description="Dropout before each task's head.")
     rule: str = Field(
         "ortho",
-        description="Rule of `train`: `ortho`, `balanced`, `balanced-ortho`, `sum` (joint), `gradnorm`, `famo`, "
-        "`db-mtl`, `torchjd:NAME`, or `module:attribute` of your own; with arguments as in `gradnorm(alpha=2)`; "
-        "see docs/rules.md.",
+        description="Rule of `train`: a name of docs/rules.md (`ortho` is the paper's, `sum` joint training), "
+        "`torchjd:NAME`, or `module:attribute` of your own; with arguments as in `gradnorm(alpha=2)`.",
     )
     block: Literal["matrix", "layer", "all"] = Field(
         "matrix", description="What conflict is judged on: each LoRA matrix (the paper), a layer's A and B, or all."

@@ -22,10 +22,13 @@ class MicroBatch:
         rows: The rows.
         weights: Summed weight of every task's rows in the whole step, all micro-batches and ranks, `[T]`: what each
             task's sum of losses is divided by.
+        halves: 0 or 1 for each of the rows, for rules that compare two halves of a step: the parity of its place
+            among its task's rows of the whole step, so that neither the cut nor the number of ranks matters.
     """
 
     rows: tuple[RowId, ...]
     weights: tuple[int, ...]
+    halves: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,17 @@ class EncodedTask:
     data: TaskData
     train: EncodedSplit
     dev: EncodedSplit
+    test: EncodedSplit | None = None
+
+    @property
+    def cut(self) -> int:
+        """Rows of all parts that were longer than `max_length`."""
+        return self.train.cut + self.dev.cut + (0 if self.test is None else self.test.cut)
+
+    @property
+    def rows(self) -> int:
+        """Rows of all parts."""
+        return len(self.train) + len(self.dev) + (0 if self.test is None else len(self.test))
 
 
 class MixedDataset(Dataset[dict[str, Any]]):
@@ -96,4 +110,5 @@ class MicroBatches(Dataset[dict[str, Any]]):
         return len(self.rows)
 
     def __getitem__(self, index: MicroBatch) -> dict[str, Any]:
-        return {"rows": [self.rows[i] for i in index.rows], "weights": index.weights}
+        rows = [self.rows[i] for i in index.rows]
+        return {"rows": rows, "weights": index.weights, "halves": index.halves}

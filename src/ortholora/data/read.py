@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from ortholora.config.schema import Config
+from ortholora.config.tasks.base import OF_PACKAGE
 from ortholora.config.tasks.union import TaskConfig
 from ortholora.data.files import read_file
 from ortholora.data.forms import FORMS
 from ortholora.data.hub import read_hub
-from ortholora.data.labels import check_learnable
+from ortholora.data.labels import check_labelled, check_learnable
 from ortholora.data.packages import read_package
 from ortholora.data.split_by import Reader, only_rows, split_tasks
 from ortholora.data.table import Table
@@ -23,7 +24,7 @@ from ortholora.data.task import Split, TaskData
 from ortholora.errors import UserError
 
 #: The parts of a task's data, and the number that seeds the draw of each.
-_PARTS = {"train": 0, "dev": 1}
+_PARTS = {"train": 0, "dev": 1, "test": 3}
 
 
 def read_tasks(config: Config, *, base: Path, data_dir: Path | None) -> list[TaskData]:
@@ -58,11 +59,11 @@ def read_task(
         spec: The task's configuration.
         base: Folder of the configuration file.
         data_dir: Folder of the local files, or `None`.
-        seed: Seed of the draws of `max_train_rows` and `max_dev_rows`.
+        seed: Seed of the draws of `max_train_rows`, `max_dev_rows` and `max_test_rows`.
         read: Reads the task's tables, instead of from the source.
 
     Returns:
-        Both splits with numbered labels and where they came from.
+        All splits with numbered labels and where they came from.
 
     Raises:
         UserError: The data cannot be read or makes no sense.
@@ -76,16 +77,18 @@ def read_task(
         )
     read = read or _Shared(base, data_dir)
     tables = [only_rows(table, spec) for table in read(spec)]
+    if len(tables) > 2:
+        check_labelled(spec, tables[2])
     labels, whole = FORMS[spec.form](spec, tables)
     splits, sources = {}, {}
-    limits = (spec.max_train_rows, spec.max_dev_rows)
-    for part, table, rows, limit in zip(_PARTS, tables, whole, limits, strict=True):
+    limits = (spec.max_train_rows, spec.max_dev_rows, spec.max_test_rows)
+    for part, table, rows, limit in zip(_PARTS, tables, whole, limits, strict=False):  # a test part or none
         kept = _draw(len(rows), limit, [seed, zlib.crc32(spec.name.encode()), _PARTS[part]])
         splits[part] = Split([rows.texts[i] for i in kept], [rows.targets[i] for i in kept])
         sources[part] = f"{table.source} sha256:{hash_rows(splits[part], labels)}"
     if spec.has_targets:
         check_learnable(spec, splits["train"].targets, tables[0].shown, len(whole[0]))
-    return TaskData(spec, labels, splits["train"], splits["dev"], sources)
+    return TaskData(spec, labels, splits["train"], splits["dev"], sources, splits.get("test"))
 
 
 def hash_rows(split: Split, labels: Sequence[str] | None) -> str:
@@ -97,21 +100,28 @@ def hash_rows(split: Split, labels: Sequence[str] | None) -> str:
     return digest.hexdigest()
 
 
-def _tables(spec: TaskConfig, base: Path, data_dir: Path | None) -> tuple[Table, Table]:
+def _tables(spec: TaskConfig, base: Path, data_dir: Path | None) -> tuple[Table, ...]:
+    """The tables of a task: training, dev and, where the task has one, test."""
+
+    def file(name: str, text: tuple[str, ...], label: str) -> Table:
+        root = data_dir or base
+        return read_file(root, name, text=text, label=label, also=spec.split_by, tsv_quotes=spec.tsv_quotes)
+
+    text, label = spec.columns
+    own = None if spec.test == OF_PACKAGE else spec.test
     has_files = spec.train is not None and spec.dev is not None
-    if not (data_dir is not None and has_files):
-        if spec.hub is not None:
-            return read_hub(spec, spec.hub.train_split), read_hub(spec, spec.hub.dev_split)
-        if spec.package is not None:
-            return read_package(spec.package)
-    assert spec.train is not None
-    assert spec.dev is not None
-    root, (text, label) = data_dir or base, spec.columns
-    train, dev = (
-        read_file(root, name, text=text, label=label, also=spec.split_by, tsv_quotes=spec.tsv_quotes)
-        for name in (spec.train, spec.dev)
-    )
-    return train, dev
+    found: list[Table]
+    if has_files and (data_dir is not None or (spec.hub is None and spec.package is None)):
+        found = [file(str(name), text, label) for name in (spec.train, spec.dev)]
+    elif spec.hub is not None:
+        splits = (spec.hub.train_split, spec.hub.dev_split, spec.hub.test_split)
+        found = [read_hub(spec, split) for split in splits if split is not None]
+        own = own if spec.hub.test_split is None else None
+    else:
+        assert spec.package is not None
+        found = list(read_package(spec.package, test=spec.test == OF_PACKAGE))
+        text, label = found[0].text, found[0].label
+    return *found, *([] if own is None else [file(own, text, label)])
 
 
 class _Shared:
@@ -119,9 +129,9 @@ class _Shared:
 
     def __init__(self, base: Path, data_dir: Path | None) -> None:
         self._base, self._data_dir = base, data_dir
-        self._kept: dict[str, tuple[Table, Table]] = {}
+        self._kept: dict[str, tuple[Table, ...]] = {}
 
-    def __call__(self, spec: TaskConfig) -> tuple[Table, Table]:
+    def __call__(self, spec: TaskConfig) -> tuple[Table, ...]:
         if spec.split_by is None:
             return _tables(spec, self._base, self._data_dir)
         # All but what chooses among the rows, or is of no concern to a reader.

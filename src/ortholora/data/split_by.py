@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 from ortholora.config.schema import Config
@@ -11,8 +11,8 @@ from ortholora.config.tasks.union import TaskConfig
 from ortholora.data.table import Table, check_texts, require_columns
 from ortholora.errors import UserError, did_you_mean, listing
 
-#: Reads a task's training and evaluation table.
-Reader = Callable[[TaskConfig], tuple[Table, Table]]
+#: Reads a task's training and evaluation table, and its test table where it has one.
+Reader = Callable[[TaskConfig], tuple[Table, ...]]
 
 
 def split_tasks(config: Config, read: Reader) -> Config:
@@ -49,7 +49,7 @@ def only_rows(table: Table, spec: TaskConfig) -> Table:
             f"{table.shown}: no row of task `{spec.name}`",
             expected=f"rows with `{spec.only}` in column `{spec.split_by}`",
             found=f"the values {listing(dict.fromkeys(values))}",
-            todo=did_you_mean(spec.only, set(values), "correct `only`, or give every task rows in both files"),
+            todo=did_you_mean(spec.only, set(values), "correct `only`, or give every task rows in all files"),
         )
     columns = {name: [column[i] for i in kept] for name, column in table.columns.items()}
     shown = f"{table.shown} (rows with {spec.split_by} = {spec.only})"
@@ -64,17 +64,11 @@ def _is_open(task: TaskConfig) -> bool:
 
 def _parts(task: TaskConfig, read: Reader) -> list[TaskConfig]:
     assert task.split_by is not None
-    train, dev = read(task)
+    train, *others = read(task)
     parts = []
     values = dict.fromkeys(_values(train, task.split_by))
-    untrained = [value for value in dict.fromkeys(_values(dev, task.split_by)) if value not in values]
-    if untrained:
-        raise UserError(
-            f"{dev.shown}, column `{task.split_by}`: tasks that no training row has",
-            expected=f"the values of {train.shown}: {listing(values)}",
-            found=listing(untrained),
-            todo="correct the rows, or list the tasks one by one with `split_by` and `only`",
-        )
+    for other in others:
+        _check_trained(other, train, task.split_by, values)
     for value in values:
         if not re.fullmatch(r"[A-Za-z0-9_.-]+", value):
             raise UserError(
@@ -85,6 +79,17 @@ def _parts(task: TaskConfig, read: Reader) -> list[TaskConfig]:
             )
         parts.append(task.model_copy(update={"name": f"{task.name}.{value}", "only": value}))
     return parts
+
+
+def _check_trained(other: Table, train: Table, column: str, values: Collection[str]) -> None:
+    untrained = [value for value in dict.fromkeys(_values(other, column)) if value not in values]
+    if untrained:
+        raise UserError(
+            f"{other.shown}, column `{column}`: tasks that no training row has",
+            expected=f"the values of {train.shown}: {listing(values)}",
+            found=listing(untrained),
+            todo="correct the rows, or list the tasks one by one with `split_by` and `only`",
+        )
 
 
 def _values(table: Table, column: str) -> Sequence[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from ortholora.config.tasks.union import TaskConfig
 
@@ -35,6 +35,7 @@ class TaskData:
         train: Rows to learn from.
         dev: Rows to evaluate on.
         sources: Where each split came from and a SHA-256 of its rows, for the provenance of a result.
+        test: Rows to score on, where the task has some: what is chosen is then chosen on `dev`.
     """
 
     spec: TaskConfig
@@ -42,8 +43,19 @@ class TaskData:
     train: Split
     dev: Split
     sources: dict[str, str] = field(default_factory=dict)
+    test: Split | None = None
 
     @property
     def name(self) -> str:
         """The task's name."""
         return self.spec.name
+
+    @property
+    def scored_on(self) -> Literal["dev", "test"]:
+        """The part that results are measured on."""
+        return "dev" if self.test is None else "test"
+
+    @property
+    def scored(self) -> Split:
+        """The rows that results are measured on."""
+        return self.dev if self.test is None else self.test

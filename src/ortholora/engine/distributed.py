@@ -30,7 +30,8 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def _rank() -> int:
+def rank() -> int:
+    """Which of them this process is; 0 without torch.distributed."""
     return dist.get_rank() if world_size() > 1 else 0
 
 
@@ -98,7 +99,7 @@ def reduce_mean(groups: Sequence[ShapeGroup], whole: bool) -> list[Share]:
     """
     ranks = world_size()
     whole = whole or ranks == 1 or dist.get_backend() in ALL_REDUCE_ONLY
-    shares = [share_of(len(group.matrices), 1 if whole else ranks, _rank()) for group in groups]
+    shares = [share_of(len(group.matrices), 1 if whole else ranks, rank()) for group in groups]
     if ranks > 1:
         for group, share in zip(groups, shares, strict=True):
             if share.spread:
@@ -148,7 +149,7 @@ class Reduced:
 def _own_gram(stack: Tensor, share: Share) -> Tensor:
     """The Gram of this rank's matrices, zero for the others'; what all ranks hold is brought in by the first."""
     gram = stack.new_zeros((share.count, stack.shape[1], stack.shape[1]), dtype=torch.float32)
-    for rows in share.held if _rank() == 0 else share.held[: int(share.spread > 0)]:
+    for rows in share.held if rank() == 0 else share.held[: int(share.spread > 0)]:
         gram[rows] = inner_products(stack[rows])
     return gram
 

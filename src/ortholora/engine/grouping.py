@@ -38,7 +38,7 @@ class Grouping:
     """
 
     def __init__(self, task_ids: TaskIds, num_tasks: int) -> None:
-        ids = _as_cpu_ids(task_ids, num_tasks)
+        ids = as_cpu_ids(task_ids, num_tasks)
         self.shape = tuple(ids.shape)
         self.tasks: list[int] = ids.unique().tolist()  # sorted
         self.pure = len(self.tasks) == 1
@@ -131,7 +131,12 @@ class Grouping:
         return self._index[key]
 
 
-def _as_cpu_ids(task_ids: TaskIds, num_tasks: int) -> Tensor:
+def as_cpu_ids(task_ids: TaskIds, num_tasks: int) -> Tensor:
+    """Task ids as a CPU tensor `[B]` or `[B, S]` of int64; one int as `[1]`.
+
+    Raises:
+        ValueError: A wrong dtype, dimension or range.
+    """
     ids = torch.as_tensor(task_ids).detach()
     if ids.dtype.is_floating_point or ids.dtype == torch.bool:
         raise ValueError(f"task_ids should be integers. Found dtype {ids.dtype}; pass ids.long().")

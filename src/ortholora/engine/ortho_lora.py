@@ -15,6 +15,7 @@ from ortholora.engine.checks import check_weights_are_finite
 from ortholora.engine.distributed import Reduced, agree, reduce_mean
 from ortholora.engine.gram import Block, Blocks, unit_trace
 from ortholora.engine.grouping import Grouping, TaskIds
+from ortholora.engine.halves import Halves, wants_halves, whole
 from ortholora.engine.layers import Matrix
 from ortholora.engine.losses import LossSums, check_losses, mean_losses
 from ortholora.engine.memory import RunningMeans
@@ -92,11 +93,15 @@ class OrthoLora:
         self.rule = get_rule(rule)
         self._preconditioner = preconditioner_of(self.rule)
         self._weights = check_weights(weights, len(self.tasks)) if loses_weights(self.rule) else None
-        self._attachment = Attachment(model, len(self.tasks), _check_dtype(buffer_dtype))
+        halved = wants_halves(self.rule)
+        self._columns = 2 * len(self.tasks) if halved else len(self.tasks)  # what the capture tells apart
+        self._attachment = Attachment(model, self._columns, _check_dtype(buffer_dtype))
+        pure = any(matrix.task_pure for matrix in self.matrices)
+        self._halves = Halves(self.tasks, whole_batches=pure) if halved else None
         self._blocks = Blocks(self._groups, [m.name for m in self.matrices], block)
         self._means = RunningMeans(self._groups, memory_of(self.rule))
         self._generator = torch.Generator().manual_seed(seed)
-        self._present = torch.zeros(len(self.tasks), dtype=torch.bool)
+        self._present = torch.zeros(self._columns, dtype=torch.bool)
         self._step = 0
         self._checks_left = CHECKED_STEPS  # from the attachment on, also in a resumed run
         self._attachment.install(fused)  # last: what is refused above leaves the model alone
@@ -111,7 +116,7 @@ class OrthoLora:
         return self._attachment.groups
 
     @contextmanager
-    def batch(self, task_ids: TaskIds) -> Iterator[None]:
+    def batch(self, task_ids: TaskIds, halves: TaskIds | None = None) -> Iterator[None]:
         """Say which task each row or token of the next micro-batch belongs to.
 
         Forward and backward belong inside. Call it once per micro-batch; several of them accumulate into
@@ -120,12 +125,15 @@ class OrthoLora:
         Args:
             task_ids: Row-level ids `[B]`, token-level ids `[B, S]` (packed: `[1, S]`), or one int: a
                 task-pure micro-batch. Keep tensors on the CPU to avoid a synchronisation.
+            halves: For rules that compare two halves of a step (`engine.halves`): 0 or 1 for each of the ids. None:
+                dealt out in turn. Other rules do not look at them.
 
         Raises:
             CaptureError: Rows are mixed but a layer needs task-pure micro-batches, or batches are nested.
             ValueError: Ids of a wrong dtype, dimension or range.
         """
-        grouping = Grouping(task_ids, len(self.tasks))
+        ids = task_ids if self._halves is None else self._halves.split(task_ids, halves)
+        grouping = Grouping(ids, self._columns)
         self._attachment.open(grouping)
         self._present[grouping.tasks] = True
         try:
@@ -157,14 +165,16 @@ class OrthoLora:
     def _resolve(self, losses: LossSums | None) -> StepStats:
         checked = self._check_due()
         self._attachment.reshard(search=checked)
-        present = agree(self._groups, self._present)
+        present, units = self._agree()
         self._attachment.check(thoroughly=checked)
         means = None if losses is None else mean_losses(losses, self.tasks, present, self._groups[0].buffer.device)
-        context = RuleContext(self.tasks, present, self._step, self._generator, means)
+        context = RuleContext(self.tasks, present, self._step, self._generator, means, units)
         reduced = self._reduce(context, checked)
         gram = self._blocks.gram(reduced.inner_products())
         weights, combination = self._decide(gram, context, checked)
-        self._write(reduced, weights)
+        if self._halves is not None:
+            gram = whole(gram)
+        self._write(reduced, weights if self._halves is None else weights.repeat(1, 2))
         self._finish_step()
         return self._stats(gram, weights, combination, present)
 
@@ -173,11 +183,19 @@ class OrthoLora:
         for group in self._groups:
             group.clear()
         self._present = torch.zeros_like(self._present)
+        if self._halves is not None:
+            self._halves.clear()
 
     def task_gradients(self) -> dict[str, Tensor]:
-        """What was captured since the last resolve, on this rank: name → `[T, *shape]` (a view)."""
+        """What was captured since the last resolve, on this rank: name → `[T, *shape]`.
+
+        A view; under a rule with halves, the sum of both.
+        """
+        count = len(self.tasks)
         return {
-            matrix.name: group.buffer[row].view(-1, *group.shape)
+            matrix.name: (
+                group.buffer[row] if self._halves is None else group.buffer[row, :count] + group.buffer[row, count:]
+            ).view(-1, *group.shape)
             for group in self._groups
             for row, matrix in enumerate(group.matrices)
             if group.touched[row]
@@ -224,6 +242,14 @@ class OrthoLora:
         """What a state must have been taken of to be loaded here."""
         return {"tasks": list(self.tasks), "rule": _name_of(self.rule), "block": self._blocks.block}
 
+    def _agree(self) -> tuple[Tensor, Tensor | None]:
+        """The tasks with rows on any rank `[T]`, and the units of their halves `[2, T]`."""
+        present = agree(self._groups, self._present)
+        if self._halves is None:
+            return present, None
+        present = present.view(2, -1).any(0)
+        return present, self._halves.take_step(present, self._groups[0].buffer.device)
+
     def _check_due(self) -> bool:
         return self._checks_left > 0 or self._step % CHECK_EVERY == 0
 
@@ -244,9 +270,10 @@ class OrthoLora:
             check_weights_are_finite(gram, answer, self.rule)
         if self._weights is not None:
             self._weights = self._weights.to(gram.device)  # copied, and waited for, once
-            answer = answer * weight_factors(self._weights, gram, answer.dim())
+            answer = answer * weight_factors(self._weights, gram, answer.dim())[..., : answer.shape[-1]]
         blocks, width, _ = gram.shape
         count = len(self.tasks)
+        width = count if self._halves is not None else width  # weights are for both halves of a task alike
         if answer.shape == (blocks, count, width):
             return answer.sum(1), answer
         if answer.shape == (blocks, width):

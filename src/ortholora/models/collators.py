@@ -41,10 +41,15 @@ class Collator:
         }
 
     def step(self, micro_batches: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """Build what the loader yields: `micro_batches`, a list of batches with the `weights` of the tasks `[T]`."""
-        weights = [torch.tensor(micro_batch["weights"], dtype=torch.float32) for micro_batch in micro_batches]
-        batches = [self(micro_batch["rows"]) for micro_batch in micro_batches]
-        return {"micro_batches": [batch | {"weights": w} for batch, w in zip(batches, weights, strict=True)]}
+        """Build what the loader yields: `micro_batches`, a list of batches.
+
+        Each with the `weights` of the tasks `[T]`, and with `halves`, a list of B ints on the host.
+        """
+        parts = []
+        for micro_batch in micro_batches:
+            weights = torch.tensor(micro_batch["weights"], dtype=torch.float32)
+            parts.append(self(micro_batch["rows"]) | {"weights": weights, "halves": list(micro_batch["halves"])})
+        return {"micro_batches": parts}
 
     def pad(self, features: Features) -> dict[str, Any]:
         """Tensors `[B, S]`, padded to the longest row."""

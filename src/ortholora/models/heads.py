@@ -27,8 +27,8 @@ class HeadSpec(TaskSpec):
     Attributes:
         labels: Class names in class order; None for regression.
         shift: Mean of the training targets (regression): the head predicts `(target − shift) / scale`,
-            so that a task's loss does not depend on the units of its target.
-        scale: Standard deviation of the training targets (regression).
+            so that a task's loss does not depend on the units of its target. 0 without `standardise`.
+        scale: Standard deviation of the training targets (regression). 1 without `standardise`.
         metric: Name of the task's metric, for whoever loads the adapter.
         num_texts: Texts in a row: 1, or 2 for pairs.
     """
@@ -43,7 +43,7 @@ class HeadSpec(TaskSpec):
         """The head a task needs."""
         spec = task.spec
         shift, scale = 0.0, 1.0
-        if task.labels is None:
+        if getattr(spec, "standardise", False):  # regression alone has it
             values = np.asarray(task.train.targets, dtype=np.float64)
             shift, scale = float(values.mean()), float(values.std())
         num_texts = len(task.train.texts[0]) if len(task.train) else len(spec.columns[0])

@@ -49,10 +49,10 @@ def model_of(card: ModelCard) -> type[AdaptedModel]:
 
 
 def encode_task(task: TaskData, tokenizer: Any, max_length: int) -> EncodedTask:
-    """Tokenise both splits of a task."""
+    """Tokenise all splits of a task."""
     spec = spec_of(task)
-    train, dev = (spec.encode(split, tokenizer, max_length) for split in (task.train, task.dev))
-    return EncodedTask(task, train, dev)
+    splits = [task.train, task.dev, *([] if task.test is None else [task.test])]
+    return EncodedTask(task, *(spec.encode(split, tokenizer, max_length) for split in splits))
 
 
 def card_from_json(data: dict[str, Any]) -> ModelCard:

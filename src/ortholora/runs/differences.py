@@ -17,8 +17,12 @@ def differences(there: Config, here: Config) -> str:
         return f"the tasks {', '.join(there.task_names)} there, {', '.join(here.task_names)} here"
     old, new = (_flat(config.model_dump(mode="json", exclude={"study"})) for config in (there, here))
     keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-    shown = [f"{key} = {old.get(key)!r} there, {new.get(key)!r} here" for key in keys[:4]]
+    shown = [f"{key} = {_shown(old.get(key))} there, {_shown(new.get(key))} here" for key in keys[:4]]
     return "; ".join(shown) + (f"; and {len(keys) - 4} more" if len(keys) > 4 else "")
+
+
+def _shown(value: Any) -> str:
+    return "nothing" if value is None else repr(value)
 
 
 def _flat(value: Any, key: str = "") -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Evaluate a saved run on its dev data, or on data elsewhere."""
+"""Evaluate a saved run on its dev or test data, or on data elsewhere."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ortholora.trainers.scoring import score
 
 
 def evaluate_run(predictor: Predictor, tasks: Sequence[TaskData]) -> dict[str, dict[str, float]]:
-    """Compute every metric that fits each task, on its dev rows.
+    """Compute every metric that fits each task, on its test rows where it has some, else on its dev rows.
 
     Args:
         predictor: The loaded run.
@@ -32,7 +32,7 @@ def evaluate_run(predictor: Predictor, tasks: Sequence[TaskData]) -> dict[str, d
 @torch.inference_mode()
 def _evaluate(predictor: Predictor, task: TaskData) -> dict[str, float]:
     spec = _spec_of(predictor, task)
-    rows = spec.encode(task.dev, predictor.tokenizer, predictor.card.max_length)
+    rows = spec.encode(task.scored, predictor.tokenizer, predictor.card.max_length)
     index = predictor.card.index_of(task.name)
     with predictor.precision():
         return score(predictor.model, index, task.spec, rows, predictor.reading()).scores

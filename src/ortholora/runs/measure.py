@@ -27,8 +27,11 @@ def measure(run: Run, trainer: OrthoTrainer, config: Config, jobs: int) -> RunRe
     """
     peak_memory = peak_memory_bytes() or 0  # of the training alone
     curves = curves_of(trainer.state.log_history, run.tasks)
-    scores = trainer.evaluate()
+    trainer.evaluate()
     data = [task.data for task in trainer.tasks]
+    on_dev = {name: found.scores["main"] for name, found in trainer.evaluations.items()}
+    trainer.evaluate_on_test()
+    found = trainer.evaluations
     real, padded, launches = (int(n) for n in trainer.tokens)
     return RunRecord(
         method=run.method.name,
@@ -36,16 +39,16 @@ def measure(run: Run, trainer: OrthoTrainer, config: Config, jobs: int) -> RunRe
         block=run.method.block if run.method.rule else None,
         seed=run.seed,
         tasks=run.tasks,
-        metrics={task.name: scores[f"eval_{task.name}"] for task in data},
+        metrics={name: evaluation.scores["main"] for name, evaluation in found.items()},
         metric_names={task.name: str(task.spec.metric) for task in data},
-        targets={name: found.targets for name, found in trainer.evaluations.items()},
-        predictions={name: found.predictions for name, found in trainer.evaluations.items()},
+        targets={name: evaluation.targets for name, evaluation in found.items()},
+        predictions={name: evaluation.predictions for name, evaluation in found.items()},
         num_labels={task.name: _num_labels(task) for task in data},
         step_seconds=trainer.timer.median,
         peak_memory_bytes=peak_memory,
         padding=1 - real / padded if padded else 0.0,
         micro_batches=launches / max(1, trainer.state.global_step),
-        details={task.name: _details(scores, task.name) for task in data},
+        details={name: _details(evaluation.scores) for name, evaluation in found.items()},
         conflict=trainer.conflicts.report(),
         provenance={
             **provenance(config, data),
@@ -54,6 +57,8 @@ def measure(run: Run, trainer: OrthoTrainer, config: Config, jobs: int) -> RunRe
             "jobs": jobs,
         },
         curves=curves,
+        scored_on={task.name: task.scored_on for task in data},
+        dev_metrics={task.name: on_dev[task.name] for task in data if task.test is not None},
     )
 
 
@@ -73,13 +78,12 @@ def curves_of(log_history: Iterable[Mapping[str, Any]], tasks: Sequence[str]) ->
 def _how(trainer: OrthoTrainer) -> dict[str, Any]:
     """How gradients were captured and steps cut: of interest beside the result, no part of what decides it."""
     capture = "none" if trainer.ortho is None else trainer.ortho.summary()
-    cut = {task.data.name: task.train.cut + task.dev.cut for task in trainer.tasks if task.train.cut + task.dev.cut}
+    cut = {task.data.name: task.cut for task in trainer.tasks if task.cut}
     return {"capture": capture.splitlines(), "micro_batches": asdict(trainer.planner), "cut_rows": cut}
 
 
-def _details(scores: dict[str, float], name: str) -> dict[str, float]:
-    prefix = f"eval_{name}/"
-    return {key.removeprefix(prefix): value for key, value in scores.items() if key.startswith(prefix)}
+def _details(scores: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in scores.items() if name != "main"}
 
 
 def _num_labels(data: TaskData) -> int | None:

@@ -31,7 +31,7 @@ def provenance(config: Config, tasks: Sequence[TaskData]) -> dict[str, Any]:
         "versions": versions(),
         "commit": commit(),
         "hardware": hardware(),
-        "data": {task.name: {**task.sources, "rows": [len(task.train), len(task.dev)]} for task in tasks},
+        "data": {task.name: {**task.sources, "rows": _rows(task)} for task in tasks},
         "config": {**config.model_dump(mode="json"), "tasks": [recorded(task) for task in config.tasks]},
     }
 
@@ -44,6 +44,11 @@ def fingerprint(config: Config, tasks: Sequence[TaskData], extra: dict[str, Any]
     return sha256_of({"settings": settings, "tasks": named, **extra})
 
 
+def _rows(task: TaskData) -> list[int]:
+    """Training, dev and, where there are some, test rows."""
+    return [len(split) for split in (task.train, task.dev, task.test) if split is not None]
+
+
 def _hashes(task: TaskData) -> dict[str, str]:
     return {part: source.rpartition("sha256:")[2] for part, source in task.sources.items()}
 
@@ -53,7 +58,7 @@ def _no_places(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 #: Where rows come from does not matter to a run; their hash does.
-_PLACES = {"train", "dev", "hub", "package"}
+_PLACES = {"train", "dev", "test", "hub", "package"}
 
 
 def sha256_of(data: Any) -> str:

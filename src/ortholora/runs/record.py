@@ -46,9 +46,9 @@ class RunRecord:
         block: What conflict was judged on; `None` with no rule.
         seed: Seed of the run.
         tasks: The tasks the run trained: one for `single`, all for every other method.
-        metrics: Task → its main metric on dev, as a fraction.
+        metrics: Task → its main metric, as a fraction, on test rows where the task has some, else on dev.
         metric_names: Task → name of that metric.
-        targets: Task → class indices or regression targets of the dev rows, `[rows]`.
+        targets: Task → class indices or regression targets of the same rows, `[rows]`.
         predictions: Task → predicted class indices or values, `[rows]`.
         num_labels: Task → number of classes; `None` for regression.
         step_seconds: Median time of an optimizer step, in seconds.
@@ -60,6 +60,8 @@ class RunRecord:
         provenance: Where the result came from: hardware, versions, data. Plain JSON data.
         curves: `loss`: task → its mean training loss between two logs. `metric`: task → its metric on dev at the
             evaluations during training.
+        scored_on: Task → `dev` or `test`, the rows that `metrics` are of. Missing: dev.
+        dev_metrics: Task with test rows → its main metric on dev, to choose by.
     """
 
     method: str
@@ -80,6 +82,8 @@ class RunRecord:
     conflict: dict[str, Any] | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
     curves: dict[str, dict[str, Curve]] = field(default_factory=dict, metadata={_LATER: True})
+    scored_on: dict[str, str] = field(default_factory=dict, metadata={_LATER: True})
+    dev_metrics: dict[str, Number] = field(default_factory=dict, metadata={_LATER: True})
 
 
 _ARRAYS = {entry.name: entry.metadata[_ARRAY] for entry in fields(RunRecord) if _ARRAY in entry.metadata}

@@ -31,7 +31,8 @@ class Workspace:
             assert task.spec.metric is not None
             metric = METRICS[task.spec.metric]
             if metric.generates:
-                metric.implementation().check([row.answer for row in task.dev.texts])
+                rows = [*task.dev.texts, *([] if task.test is None else task.test.texts)]
+                metric.implementation().check([row.answer for row in rows])
         self.tokenizer = load_tokenizer(config.backbone, config.revision)
         self._encoded: dict[str, EncodedTask] = {}
 
@@ -49,8 +50,8 @@ class Workspace:
         """A sentence for every task with rows that are longer than `max_length`."""
         found = []
         for task in self.tasks:
-            splits = self.encoded(task.name).train, self.encoded(task.name).dev
-            cut, total = sum(split.cut for split in splits), sum(map(len, splits))
+            encoded = self.encoded(task.name)
+            cut, total = encoded.cut, encoded.rows
             if cut:
                 count = f"all {total:,} rows are" if cut == total else f"{cut:,} of {total:,} rows are"
                 limit = f"longer than {self.config.max_length} tokens (`max_length`)"

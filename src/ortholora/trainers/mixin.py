@@ -67,7 +67,8 @@ class ResolveMixin:
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
     def _captured(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None) -> Tensor:
-        with nullcontext() if self.ortho is None else self.ortho.batch(self.task_ids_of(inputs)):
+        halves = self.halves_of(inputs)
+        with nullcontext() if self.ortho is None else self.ortho.batch(self.task_ids_of(inputs), halves):
             return super().training_step(model, inputs, num_items_in_batch)  # type: ignore[misc]
 
     def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
@@ -91,6 +92,10 @@ class ResolveMixin:
     def task_ids_of(self, inputs: dict[str, Any]) -> Any:
         """The task ids of a batch; removed from it, because model forwards do not know them."""
         return inputs.pop("task_ids")
+
+    def halves_of(self, inputs: dict[str, Any]) -> Any:
+        """The halves of a batch, for rules that compare two halves of a step; None: dealt out in turn."""
+        return None
 
     def on_resolved(self, stats: StepStats) -> None:
         """Called with what happened in each step."""

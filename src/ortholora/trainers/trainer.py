@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, DataLoader
 from transformers import TrainingArguments
 
-from ortholora.data.encoded import EncodedTask, MixedDataset
+from ortholora.data.encoded import EncodedSplit, EncodedTask, MixedDataset
 from ortholora.data.planner import Planner
 from ortholora.engine import OrthoLora, Rule
 from ortholora.engine.distributed import summed, world_size
@@ -138,10 +138,11 @@ class OrthoTrainer(SavingTrainer):
 
     def task_ids_of(self, inputs: dict[str, Any]) -> Any:
         """The batch's task ids, of tokens if it is packed; left in it, because the model needs them for its heads."""
-        ids = inputs["task_ids"]
-        if is_packed(inputs["inputs"]):
-            return torch.repeat_interleave(torch.tensor(ids), torch.tensor(inputs["inputs"]["lengths"]))[None]
-        return ids
+        return _of_units(inputs["task_ids"], inputs)
+
+    def halves_of(self, inputs: dict[str, Any]) -> Any:
+        """The halves that the sampler chose, laid out like the task ids."""
+        return _of_units(inputs["halves"], inputs)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """Count the step for the logs and the rule, with its last micro-batch."""
@@ -201,23 +202,42 @@ class OrthoTrainer(SavingTrainer):
             `{prefix}_{task}` (the task's metric), `{prefix}_{task}/{metric}` for all that fit it, and
             `{prefix}_average`. Targets and predictions stay in `self.evaluations`.
         """
-        result: dict[str, float] = {}
-        model = self._bare_model()
-        with evaluating(model):
-            for index, task in enumerate(self.tasks):
-                found = self._evaluation(model, index)
-                self.evaluations[task.data.name] = found
-                key = f"{metric_key_prefix}_{task.data.name}"
-                result[key] = found.scores["main"]
-                result |= {f"{key}/{name}": value for name, value in found.scores.items() if name != "main"}
+        result = self._ask(metric_key_prefix, [task.dev for task in self.tasks])
         main = [result[f"{metric_key_prefix}_{task.data.name}"] for task in self.tasks]
         result[f"{metric_key_prefix}_average"] = float(np.mean(main))
         self.log(dict(result))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, result)
         return result
 
+    def evaluate_on_test(self) -> dict[str, float]:
+        """Metric of every task on its test rows, for the tasks that have some; nothing is chosen by it.
+
+        Returns:
+            `test_{task}` and `test_{task}/{metric}`. Targets and predictions replace those of dev in
+            `self.evaluations`.
+        """
+        result = self._ask("test", [task.test for task in self.tasks])
+        if result:
+            self.log(dict(result))
+        return result
+
+    def _ask(self, prefix: str, parts: Sequence[EncodedSplit | None]) -> dict[str, float]:
+        """Let the model answer one part of each task; tasks without it are left out."""
+        result: dict[str, float] = {}
+        model = self._bare_model()
+        with evaluating(model):
+            for index, (task, rows) in enumerate(zip(self.tasks, parts, strict=True)):
+                if rows is None:
+                    continue
+                found = self._evaluation(model, index, rows)
+                self.evaluations[task.data.name] = found
+                key = f"{prefix}_{task.data.name}"
+                result[key] = found.scores["main"]
+                result |= {f"{key}/{name}": value for name, value in found.scores.items() if name != "main"}
+        return result
+
     @torch.no_grad()
-    def _evaluation(self, model: AdaptedModel, index: int) -> Evaluation:
+    def _evaluation(self, model: AdaptedModel, index: int, rows: EncodedSplit) -> Evaluation:
         task = self.tasks[index]
         reading = Reading(
             self.collator.tokenizer,
@@ -228,7 +248,7 @@ class OrthoTrainer(SavingTrainer):
         )
         share = slice(self.args.process_index, None, self.args.world_size)
         with self.compute_loss_context_manager(), self.accelerator.autocast():
-            return score(model, index, task.data.spec, task.dev, reading, share, self._gather)
+            return score(model, index, task.data.spec, rows, reading, share, self._gather)
 
     def _gather(self, values: np.ndarray) -> np.ndarray:
         """Every row was predicted by one rank; it is zero on the others."""
@@ -280,6 +300,13 @@ def _check_wrappers(args: TrainingArguments) -> None:
         )
     if args.n_gpu > 1:
         args._n_gpu = 1
+
+
+def _of_units(of_rows: list[int], inputs: dict[str, Any]) -> Any:
+    """What is known of each row; if the batch is packed, of each token `[1, S]`."""
+    if is_packed(inputs["inputs"]):
+        return torch.repeat_interleave(torch.tensor(of_rows), torch.tensor(inputs["inputs"]["lengths"]))[None]
+    return of_rows
 
 
 def _never_called(*args: Any, **kwargs: Any) -> Any:

@@ -18,6 +18,8 @@ else:
 
 #: Names of the text columns and of the label column.
 Columns = tuple[tuple[str, ...], str]
+#: What `test` says for a half of the dev rows of a packaged data set.
+OF_PACKAGE = "package"
 #: What the data of a task hold: texts with a class or a number, prompts with completions, chats.
 Form = Literal["classes", "values", "completions", "chats"]
 #: Packaged data sets whose rows are chats; those of the others are texts with a label.
@@ -32,6 +34,9 @@ class HubSource(Strict):
     revision: str | None = Field(None, description="Commit or tag of the data set; pin it for repeatable results.")
     train_split: str = Field("train", description="Name of the training split.")
     dev_split: str = Field("validation", description="Name of the split to evaluate on.")
+    test_split: str | None = Field(
+        None, description="Name of the split to score on, with labels; as the task's `test`."
+    )
     text: str | list[str] | None = Field(
         None,
         description="Text column, or two for a pair, where the hub's names differ from the task's `text` "
@@ -60,6 +65,11 @@ class Task(Strict):
         description="Training file (.tsv, .csv, .jsonl, .parquet), relative to `--data-dir` or to the configuration.",
     )
     dev: str | None = Field(None, description="File to evaluate on; same formats.")
+    test: str | None = Field(
+        None,
+        description="File to score on, with labels; same formats and columns. `dev` is then there to choose on. "
+        "`package` stands for a half of a packaged set's dev rows. Default: `dev` serves for both.",
+    )
     hub: HubSource | None = Field(
         None, description="Data set on the hub; used when no `--data-dir` is given (or no local file is named)."
     )
@@ -86,6 +96,7 @@ class Task(Strict):
     weight: float = Field(1.0, gt=0, description="Weight of the task's mean loss in the sum over tasks.")
     max_train_rows: int | None = Field(None, gt=0, description="Keep only this many training rows (seeded draw).")
     max_dev_rows: int | None = Field(None, gt=0, description="Keep only this many evaluation rows (seeded draw).")
+    max_test_rows: int | None = Field(None, gt=0, description="Keep only this many test rows (seeded draw).")
     tsv_quotes: bool = Field(
         False, description="Treat double quotes in a .tsv file as CSV quotes (default: as plain characters)."
     )
@@ -134,6 +145,23 @@ class Task(Strict):
             raise wrong(f"`kind: {fits}` with `package: {self.package}`", f"`kind: {self.kind}`", "correct `kind`")
         if self.only is not None and self.split_by is None:
             raise wrong("`split_by`, the column that holds it", f"only `only: {self.only}`", "add `split_by`")
+        return self
+
+    @model_validator(mode="after")
+    def _check_test(self) -> Task:
+        if self.test == OF_PACKAGE and (self.package is None or self.train is not None):
+            raise wrong("a file in `test`", f"`test: {OF_PACKAGE}` without `package` alone", "name a file with labels")
+        split = None if self.hub is None else self.hub.test_split
+        if self.hub is not None and self.train is not None and (self.test is None) != (split is None):
+            raise wrong(
+                "both `test` and `hub.test_split`, or neither, since the task names files and the hub",
+                f"only `{'test' if split is None else 'hub.test_split'}`",
+                "add the other one",
+            )
+        if self.train is None and self.test is not None and split is not None:
+            raise wrong("one test part", f"`test: {self.test}` and `hub.test_split: {split}`", "remove one of them")
+        if self.max_test_rows is not None and self.test is None and split is None:
+            raise wrong("`test` with `max_test_rows`", "no test part", "add `test`, or remove `max_test_rows`")
         return self
 
     @model_validator(mode="after")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+from pydantic import Field
+
 from ortholora.config.tasks.encoder import EncoderTask
 from ortholora.metrics.table import Compares
 
@@ -16,3 +18,9 @@ class RegressionTask(EncoderTask):
     compares: ClassVar[tuple[Compares, ...]] = ("values",)
     #: A number has no classes.
     labels: ClassVar[None] = None
+
+    standardise: bool = Field(
+        True,
+        description="Learn `(target − mean) / standard deviation` of the training targets, so that the loss does not "
+        "depend on the target's units. `false`: the squared error of the targets as they are.",
+    )

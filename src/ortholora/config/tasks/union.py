@@ -37,6 +37,10 @@ _ONCE_OF_ALL: dict[str, Any] = {
     "max_new_tokens": 64,
 }
 
+#: Settings that came later, and what they are by default: a task that does not use them is recorded as it was before
+#: there were any.
+_LATER: dict[str, Any] = {"test": None, "max_test_rows": None, "standardise": True}
+
 
 def kind_of(raw: Any) -> type[Task] | None:
     """The class of a task as read from YAML; None for a kind that does not exist."""
@@ -46,7 +50,8 @@ def kind_of(raw: Any) -> type[Task] | None:
 
 def recorded(task: Task) -> dict[str, Any]:
     """A task's settings as results and fingerprints hold them, so that those of earlier versions stay comparable."""
-    return _ONCE_OF_ALL | task.model_dump(mode="json")
+    found = _ONCE_OF_ALL | task.model_dump(mode="json")
+    return {key: value for key, value in found.items() if key not in _LATER or value != _LATER[key]}
 
 
 def _prepare(raw: Any) -> Any:

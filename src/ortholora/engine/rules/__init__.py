@@ -10,13 +10,19 @@ from typing import Any
 from ortholora.engine.rules.adatask import AdaTask as AdaTask
 from ortholora.engine.rules.balanced import Balanced as Balanced
 from ortholora.engine.rules.balanced import BalancedOrtho as BalancedOrtho
+from ortholora.engine.rules.balanced_signal import BalancedSignal as BalancedSignal
 from ortholora.engine.rules.base import Rule as Rule
 from ortholora.engine.rules.base import RuleContext as RuleContext
 from ortholora.engine.rules.db_mtl import DbMtl as DbMtl
 from ortholora.engine.rules.famo import Famo as Famo
 from ortholora.engine.rules.gradnorm import GradNorm as GradNorm
+from ortholora.engine.rules.gradvac import GradVac as GradVac
+from ortholora.engine.rules.moco import MoCo as MoCo
 from ortholora.engine.rules.named import built, split_arguments
 from ortholora.engine.rules.ortho import Ortho as Ortho
+from ortholora.engine.rules.ortho_sure import OrthoSure as OrthoSure
+from ortholora.engine.rules.plateau import Plateau as Plateau
+from ortholora.engine.rules.sdmgrad import SDMGrad as SDMGrad
 from ortholora.engine.rules.sum import Sum as Sum
 from ortholora.engine.rules.torchjd import PREFIX
 from ortholora.engine.rules.torchjd import TorchJD as TorchJD
@@ -28,9 +34,15 @@ RULES: dict[str, Callable[..., Rule]] = {
     "balanced": Balanced,
     "balanced-ortho": BalancedOrtho,
     "gradnorm": GradNorm,
+    "plateau": Plateau,
     "famo": Famo,
     "db-mtl": DbMtl,
     "adatask": AdaTask,
+    "balanced-signal": BalancedSignal,
+    "ortho-sure": OrthoSure,
+    "gradvac": GradVac,
+    "sdmgrad": SDMGrad,
+    "moco": MoCo,
 }
 
 

@@ -10,6 +10,8 @@ A rule may be a plain function `rule(gram, context) -> weights`, or an object th
   `[N, 2T, 2T]` over (current gradients, running means);
 * `memory_factors(context) -> [T]`, beside `memory`: what each task's gradient is multiplied by on its way into the
   running mean (1 / loss, say, for the mean of the gradients of log losses); called once a step, before the rule;
+* `halves = True`: ask for the rows of a step in two halves; the Gram is then `[N, 2T, 2T]` over (half a, half b), and
+  weights are those of both halves of a task; see `ortholora.engine.halves`;
 * `precondition`: an object that transforms the task gradients before the Gram, with state of its own; see
   `ortholora.engine.precondition`;
 * `state_dict()` / `load_state_dict(state)`: state across steps, saved and resumed with the run;
@@ -42,6 +44,8 @@ class RuleContext:
         losses: `[T]` float32 on the CPU: each task's mean loss in the whole step (all micro-batches, all ranks),
             before its weight; the same on all ranks, finite, and NaN for a task without a loss. None unless the
             rule `needs_losses`.
+        halves: `[2, T]` float32 on the CPU: the units (rows, mostly) in each half of a task's share of the step, over
+            all ranks. None unless the rule asks for `halves`.
     """
 
     tasks: tuple[str, ...]
@@ -49,6 +53,7 @@ class RuleContext:
     step: int
     generator: torch.Generator
     losses: Tensor | None = None
+    halves: Tensor | None = None
 
 
 @runtime_checkable
@@ -60,13 +65,13 @@ class Rule(Protocol):
 
         Args:
             gram: `[N, S, S]` float32 inner products, each block divided by its trace (rules are invariant
-                to scale). S = T, or 2T for a rule with `memory`. Rows of absent tasks are zero.
+                to scale). S = T, or 2T for a rule with `memory` or `halves`. Rows of absent tasks are zero.
             context: See `RuleContext`.
 
         Returns:
             Either weights `[N, S]` of the gradients in the update, or combinations `[N, T, S]`: row i is
             what replaces the gradient of task i, and the update is the sum of the rows. Combinations let
-            the statistics say what was removed per pair of tasks.
+            the statistics say what was removed per pair of tasks. With `halves`, `[N, T]` or `[N, T, T]`.
         """
         ...
 

@@ -6,10 +6,17 @@ Ortho-LoRA applies it to every LoRA matrix A and B on its own.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ortholora.engine.rules.base import RuleContext
+
+#: Bits of a task's index in a sort key: up to four billion tasks.
+INDEX_BITS = 32
+
+#: Inner products that are worked on at a time (1 MiB).
+CACHED_NUMBERS = 2**18
 
 
 class Ortho:
@@ -43,28 +50,44 @@ def visit_order(blocks: int, tasks: int, generator: torch.Generator) -> Tensor:
     """
     keys = torch.rand(blocks, tasks, tasks, generator=generator)
     keys.diagonal(dim1=1, dim2=2).fill_(2.0)  # above every draw: a task's own index comes last
-    return keys.argsort(dim=-1)[..., :-1]
+    # The bits of positive floats are in the order of their values; the index below them rides along and breaks ties.
+    # NumPy sorts whole numbers in a tenth of the time in which torch sorts floats with their places.
+    packed = (keys.view(torch.int32).long() << INDEX_BITS) | torch.arange(tasks)
+    return torch.from_numpy(np.sort(packed.numpy(), axis=-1))[..., :-1] & (2**INDEX_BITS - 1)
 
 
-def project(gram: Tensor, order: Tensor) -> Tensor:
+def project(gram: Tensor, order: Tensor, where: Tensor | None = None) -> Tensor:
     """Run the projections of all blocks and tasks at once.
 
     Args:
         gram: `[N, T, T]`.
         order: `[N, T, T - 1]`, on the same device.
+        where: `[N, T, T]` bool: whether task i may be projected off task j. None: always.
 
     Returns:
         Coefficients `[N, T, T]` of every `h_i`.
     """
+    # As many blocks at a time as stay in a CPU's cache: each visit passes over all of their inner products.
+    step = len(gram) if gram.is_cuda else max(1, CACHED_NUMBERS // gram[0].numel())
+    parts = [slice(start, start + step) for start in range(0, len(gram), step)]
+    pieces = [_projected(gram[p], order[p], None if where is None else where[p]) for p in parts]
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+
+def _projected(gram: Tensor, order: Tensor, where: Tensor | None) -> Tensor:
     blocks, tasks, _ = gram.shape
-    coefficients = torch.eye(tasks, dtype=gram.dtype, device=gram.device).repeat(blocks, 1, 1)
-    inner = gram.clone()  # inner[n, i, k] = ⟨h_i, g_k⟩
-    squared_norm = gram.diagonal(dim1=1, dim2=2)
-    for visit in range(order.shape[-1]):
-        j = order[..., visit]
-        dot = inner.gather(2, j.unsqueeze(2))
-        norm = squared_norm.gather(1, j).unsqueeze(2)
-        amount = torch.where((dot < 0) & (norm > 0), dot / norm, torch.zeros_like(dot))
-        coefficients.scatter_add_(2, j.unsqueeze(2), -amount)
-        inner -= amount * gram.gather(1, j.unsqueeze(2).expand(-1, -1, tasks))
-    return coefficients
+    rows = gram.reshape(blocks * tasks, tasks)
+    squared = gram.diagonal(dim1=1, dim2=2).flatten()
+    inverse = torch.where(squared > 0, 1 / squared, torch.zeros_like(squared))
+    first = torch.arange(0, blocks * tasks, tasks, device=gram.device).repeat_interleave(tasks)
+    coefficients = torch.eye(tasks, dtype=gram.dtype, device=gram.device).repeat(blocks, 1)
+    inner = rows.clone()  # row n T + i holds ⟨h_i, g_k⟩ of block n
+    allowed = None if where is None else where.reshape(blocks * tasks, tasks)
+    for j in order.reshape(blocks * tasks, -1).T.contiguous():  # [N T]: whom each task visits now
+        at, row = j.unsqueeze(1), first + j
+        amount = inner.gather(1, at).clamp_max_(0).mul_(inverse[row].unsqueeze(1))
+        if allowed is not None:
+            amount = torch.where(allowed.gather(1, at), amount, 0.0)
+        coefficients.scatter_(1, at, -amount)
+        inner.addcmul_(rows.index_select(0, row), amount, value=-1)
+    return coefficients.view(blocks, tasks, tasks)

@@ -32,6 +32,7 @@ def to_markdown(summary: dict[str, Any]) -> str:
         f"Metrics in points (hundredths), mean ± standard deviation over {_seeds(summary)}; differences with their "
         "95 % interval. **Bold**: the interval does not hold zero.",
         _results(summary),
+        *_on_dev(summary),
         "## Verdict",
         _list(summary["verdict"]),
         "## Gap",
@@ -114,6 +115,18 @@ def _results(summary: dict[str, Any]) -> str:
             row.append(f"**{difference(entry)}**" if sign(entry) else difference(entry))
         rows.append(row)
     return _table(header, rows, left=2)
+
+
+def _on_dev(summary: dict[str, Any]) -> list[str]:
+    """What to choose a method by, where the results above are of test rows."""
+    if "on_dev" not in summary:
+        return []
+    rows = [
+        [task, *(mean_std(entry[task]) for entry in summary["on_dev"].values())]
+        for task in [*summary["tasks"], "average"]
+    ]
+    table = _table(["on dev, to choose by", *summary["on_dev"]], rows, left=1)
+    return ["The results above are of test rows. Choose a method by those of the dev rows:", table]
 
 
 def _gap(summary: dict[str, Any]) -> str:

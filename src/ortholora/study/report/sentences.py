@@ -47,8 +47,8 @@ def notes(summary: dict[str, Any]) -> list[str]:
     drawn = "evaluation rows" if seeds == 1 else "seeds and evaluation rows"
     sentences = [
         f"Intervals: 95 %, percentile bootstrap over {drawn}, {summary['resamples']} resamples; methods are "
-        "compared on the same seeds and rows. “Surely” means that the interval, as written, does not hold zero. "
-        "All is measured on the dev rows."
+        "compared on the same seeds and rows. “Surely” means that the interval, as written, does not hold zero.",
+        _scored(summary["tasks"]),
     ]
     if seeds == 1:
         sentences.append("With one seed, the luck of a seed is in no interval: run more seeds before you decide.")
@@ -68,9 +68,11 @@ def notes(summary: dict[str, Any]) -> list[str]:
         if differing(summary["provenance"], key):
             sentences.append(f"The runs were not all made with the same {key}; the provenance lists them.")
     selection = summary["provenance"].get("config", {}).get("training", {}).get("selection")
-    if selection == "best":
+    on_dev = [task for task, entry in summary["tasks"].items() if _part(entry) == "dev"]
+    if selection == "best" and on_dev:
+        of = "" if len(on_dev) == len(summary["tasks"]) else f" on {listed(on_dev)}"
         sentences.append(
-            "Checkpoints were chosen on the rows they are scored on; this flatters single most, which chooses "
+            f"Checkpoints{of} were chosen on the rows they are scored on; this flatters single most, which chooses "
             "for each task by itself."
         )
     if summary["cut_rows"]:
@@ -81,6 +83,22 @@ def notes(summary: dict[str, Any]) -> list[str]:
             pairs = ", ".join(f"{key} = {value}" for key, value in rule["settings"].items())
             sentences.append(f"{name} ran with settings of its own ({pairs}): its difference is not the rule's alone.")
     return sentences
+
+
+def _part(entry: dict[str, Any]) -> str:
+    return entry.get("scored_on", "dev")
+
+
+def _scored(tasks: dict[str, Any]) -> str:
+    """On which rows the tasks are scored, and which choose."""
+    parts = {part: [task for task, entry in tasks.items() if _part(entry) == part] for part in ("test", "dev")}
+    if not parts["dev"]:
+        return "All is scored on the test rows; the dev rows were there to choose on."
+    both = "so the dev rows serve for both: what is chosen by looking at them is flattered by them"
+    if not parts["test"]:
+        return f"All is scored on the dev rows. No task has a `test` file, {both}."
+    on_test, on_dev = listed(parts["test"]), listed(parts["dev"])
+    return f"Scored on test rows: {on_test}. Scored on dev rows: {on_dev}; there is no `test` file, {both}."
 
 
 def _gap_sentence(gap: dict[str, Any]) -> str:

@@ -56,8 +56,12 @@ class Grid:
         """Return the task's number of classes; `None` for regression."""
         return self._any(task).num_labels[task]
 
+    def scored_on(self, task: str) -> str:
+        """Return the part that the task's rows are of, `dev` or `test`."""
+        return self._any(task).scored_on.get(task, "dev")
+
     def targets(self, task: str) -> np.ndarray:
-        """Return the task's dev targets, `[rows]`: the same in all records."""
+        """Return the task's targets, `[rows]`: the same in all records."""
         return self._any(task).targets[task]
 
     def predictions(self, method: str, seed: int, task: str) -> np.ndarray:

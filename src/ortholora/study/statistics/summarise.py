@@ -78,6 +78,8 @@ def summarise(
         "endings": compare_endings(grid),
         "provenance": merge([record.provenance for record in grid.records]),
     }
+    if any(grid.scored_on(task) == "test" for task in grid.tasks):
+        summary["on_dev"] = {method: _on_dev(grid, method) for method in grid.methods}
     summary["verdict"] = findings(summary) + curve_sentences(summary)
     summary["notes"] = notes(summary)
     return summary
@@ -118,7 +120,7 @@ class _Comparison:
 
 
 def _cut_rows(grid: Grid) -> dict[str, int]:
-    """Rows of every task that were longer than `max_length`, training and dev together; only tasks that have some."""
+    """Rows of every task that were longer than `max_length`, all parts together; only tasks that have some."""
     found = [record.provenance.get("cut_rows", {}) for record in grid.records]
     return {task: most for task in grid.tasks if (most := max(rows.get(task, 0) for rows in found))}
 
@@ -151,6 +153,18 @@ def _method(grid: Grid, method: str) -> dict[str, Any]:
     return {name: _over_seeds(column) for name, column in columns.items()}
 
 
+def _on_dev(grid: Grid, method: str) -> dict[str, Any]:
+    """The method's metrics on dev, to choose by, over seeds."""
+    rows = [[_dev_metric(grid.cells[method, seed, task], task) for task in grid.tasks] for seed in grid.seeds]
+    values = np.array(rows)
+    columns = {task: values[:, index] for index, task in enumerate(grid.tasks)} | {"average": values.mean(axis=1)}
+    return {name: _over_seeds(column) for name, column in columns.items()}
+
+
+def _dev_metric(record: RunRecord, task: str) -> float:
+    return record.dev_metrics.get(task, record.metrics[task])
+
+
 def _over_seeds(values: np.ndarray) -> dict[str, Any]:
     std = float(values.std(ddof=1)) if len(values) > 1 else None
     return {"mean": float(values.mean()), "std": std, "values": values.tolist()}
@@ -160,6 +174,7 @@ def _task(grid: Grid, compare: _Comparison, task: str) -> dict[str, Any]:
     return {
         "metric": grid.metric(task),
         "rows": len(grid.targets(task)),
+        "scored_on": grid.scored_on(task),
         "gap": compare.difference("single", "joint", task),
         "difference": {rule: compare.difference(rule, "joint", task) for rule in grid.rules},
     }

@@ -55,7 +55,8 @@ def _cut(task: TaskData, rows: int, seed: int) -> tuple[TaskData, TaskData]:
         return {part: f"{source} {words} sha256:{hash_rows(split, task.labels)}"}
 
     study = replace(task, train=rest, sources=task.sources | named("train", rest, f"without {count} rows"))
-    trial = replace(study, dev=cut, sources=study.sources | named("dev", cut, f"{count} rows cut off"))
+    trial = replace(study, dev=cut, test=None, sources=study.sources | named("dev", cut, f"{count} rows cut off"))
+    trial.sources.pop("test", None)  # what is chosen is chosen without it
     return study, trial
 
 
