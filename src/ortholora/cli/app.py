@@ -80,7 +80,7 @@ def compare(choices: Choices, jobs: JobsOption = 1) -> None:
 @user_errors()
 def diagnose(
     config: ConfigArgument,
-    steps: FewStepsOption = 50,
+    steps: FewStepsOption = None,
     rows: RowsOption = 192,
     out: DiagnosisOption = None,
     data_dir: DataOption = None,

@@ -44,7 +44,8 @@ JobsOption = Annotated[
     ),
 ]
 FewStepsOption = Annotated[
-    int, typer.Option("--steps", min=0, help="Steps to train before the measurement; 0: the start as it is.")
+    int | None,
+    typer.Option("--steps", min=0, help="Steps to train; default 50, or all that there are. 0: the start as it is."),
 ]
 RowsOption = Annotated[
     int, typer.Option("--rows", min=1, help="Rows of each task to measure on; taken from the training rows.")

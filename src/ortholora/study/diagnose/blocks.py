@@ -77,7 +77,7 @@ def _sizes(whole: np.ndarray, tasks: Sequence[str], rows: int) -> dict[str, Any]
 
 def _pairs(whole: np.ndarray, tasks: Sequence[str], rows: int, quota: Sequence[int]) -> dict[str, Any]:
     found, ratios, spreads = direction(whole), ratio(whole), spread(whole, rows)
-    first, second = np.triu_indices(len(tasks), 1)
+    first, second = (part.tolist() for part in np.triu_indices(len(tasks), 1))
     sure = surely(found.products.p[0, first, second])
     needed = spreads.rows_needed()
     pairs: dict[str, Any] = {}
@@ -99,7 +99,7 @@ def _pairs(whole: np.ndarray, tasks: Sequence[str], rows: int, quota: Sequence[i
 def _blocks(gram: np.ndarray, names: Sequence[str], tasks: Sequence[str]) -> dict[str, Any]:
     """Figures of every block, one list each; over all of them and all pairs the false discoveries are limited."""
     found = direction(gram)
-    first, second = np.triu_indices(len(tasks), 1)
+    first, second = (part.tolist() for part in np.triu_indices(len(tasks), 1))
     sure = surely(_judged(found)[:, first, second])
     lengths = np.sqrt(np.where(found.determined, found.squares.value, np.nan))
     pairs = {}

@@ -33,7 +33,7 @@ def diagnose(
     config: Config,
     tasks: Sequence[TaskData],
     out: Path,
-    steps: int = STEPS,
+    steps: int | None = None,
     rows: int = ROWS,
     progress: Progress | None = None,
     compare: Sequence[str] = ("ortholora", "compare", "CONFIG"),
@@ -44,7 +44,7 @@ def diagnose(
         config: The configuration.
         tasks: The data.
         out: Folder for the results; it must not be that of a run or a study.
-        steps: Steps of the joint training, and of each task alone.
+        steps: Steps of the joint training, and of each task alone; default 50, or as many as the training has.
         rows: Rows of each task that are measured on and not trained on.
         progress: Is told what happens.
         compare: The words of the `compare` command that the verdict ends with.
@@ -58,6 +58,7 @@ def diagnose(
     """
     progress = progress or Silent()
     config = plain(config)
+    steps = min(STEPS, config.training.steps) if steps is None else steps
     _check(config, steps)
     groups = deal(rows)
     workspace = Workspace(config, hold_out(tasks, groups, config.data_seed))

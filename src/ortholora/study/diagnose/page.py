@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -94,7 +95,7 @@ def _map(found: dict[str, Any]) -> HeatMap:
     pairs = sorted(pairs_of(found["tasks"]), key=lambda pair: last["pairs"][pair_name(*pair)]["p"])[:_MOST_PAIRS]
     matrices = last["matrices"]
     layers = _by_layer(matrices["blocks"])
-    rows = {
+    rows: dict[str, Sequence[tuple[float, bool] | None]] = {
         name: [
             None if (place := places.get(role)) is None else _cell(matrices["pairs"][pair_name(*pair)], place)
             for pair in pairs

@@ -101,7 +101,7 @@ def _hold_out(task: TaskData, groups: Groups, seed: int) -> TaskData:
     held, rest = order[: groups.total], np.sort(order[groups.total :])
     if task.labels is not None:
         _check_classes(task, [held[[row for k in half for row in groups.of(k)]] for half in groups.halves])
-    return replace(task, train=_some(task.train, rest), dev=_some(task.train, held))
+    return replace(task, train=_some(task.train, rest), dev=_some(task.train, held), test=None)
 
 
 def _check_classes(task: TaskData, halves: Sequence[np.ndarray]) -> None:

@@ -8,7 +8,7 @@ present state, but without the momentum of the steps before, which were joint on
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -60,7 +60,7 @@ def measure_transfer(held: HeldOut, halves: dict[str, Tensor]) -> Transfer:
 
 @contextmanager
 def _stepped(
-    trainer: OrthoTrainer, parameters: dict[str, Tensor], gradients: dict[str, Tensor]
+    trainer: OrthoTrainer, parameters: Mapping[str, Tensor], gradients: dict[str, Tensor]
 ) -> Iterator[dict[str, Tensor]]:
     """The model after one step with these gradients; yields how far each parameter moved, on the host."""
     optimizer = _innermost(trainer.optimizer)
