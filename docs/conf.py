@@ -34,6 +34,7 @@ PAGES = {
     "Use": [
         "docs/diagnose",
         "docs/compare",
+        "docs/report",
         "docs/configuration",
         "docs/language-models",
         "docs/trainers",

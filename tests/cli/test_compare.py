@@ -74,6 +74,11 @@ def test_what_is_printed_and_written(finished):
     assert "## Verdict" in text
     assert (home / "out" / "summary.png").read_bytes().startswith(b"\x89PNG")
     assert str(home) not in text.replace(str(home / "backbone"), "")
+    page = (home / "out" / "report.html").read_text(encoding="utf-8")
+    assert "Where tasks conflict" in page
+    assert 'class="heat"' in page
+    assert str(home) not in page.replace(str(home / "backbone"), "")
+    assert "report.html" in shown
 
 
 def test_settings_of_one_methods_own_are_stated(finished):

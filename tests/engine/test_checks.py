@@ -101,18 +101,6 @@ def test_backward_outside_batch_names_the_module(sample: models.Sample) -> None:
         loss.backward()
 
 
-def test_checkpointed_backward_outside_batch() -> None:
-    sample = models.bert(4, 3)
-    enable = getattr(sample.model, "activation_checkpointing_enable", None)
-    (enable or sample.model.gradient_checkpointing_enable)({"use_reentrant": True})
-    sample.model.enable_input_require_grads()
-    ortho = OrthoLora(sample.model, ["a", "b"])
-    with ortho.batch(IDS):
-        loss = models.token_losses(sample.model, sample).mean()
-    with pytest.raises(CaptureError, match="without task ids"):
-        loss.backward()
-
-
 def test_resolve_without_a_backward(sample: models.Sample) -> None:
     ortho = OrthoLora(sample.model, ["a", "b"])
     with pytest.raises(CaptureError, match="found no task gradient"):

@@ -85,6 +85,21 @@ def test_removed_is_what_the_projection_takes(rule: str) -> None:
         equal = (g * length.mean() / length[:, None]).sum(0)
         expected = float((equal - (stats.weights[n][:, None] * g).sum(0)).norm() / equal.norm())
         assert float(stats.removed[n]) == pytest.approx(expected, abs=2e-3)
+        assert float(stats.rescaled[n]) == pytest.approx(float((g.sum(0) - equal).norm() / g.sum(0).norm()), abs=2e-3)
+    assert bool((stats.rescaled > 0.01).any())
+
+
+@pytest.mark.parametrize("rule", ["sum", "ortho", "gradvac"])
+def test_projection_rescales_nothing(rule: str) -> None:
+    assert not bool(step(rule=rule)[0].rescaled.any())
+
+
+def test_what_a_rule_with_weights_alone_changes_is_scaling() -> None:
+    stats, blocks, _ = step(rule="engine._rules:first_task_only")
+    assert not bool(stats.removed.any())
+    for n, g in enumerate(blocks):
+        expected = float((g[1] + g[2]).norm() / g.sum(0).norm())
+        assert float(stats.rescaled[n]) == pytest.approx(expected, abs=2e-3)
 
 
 def test_removed_pairs() -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from matplotlib.axes import Axes
 
+from html_reader import Reader
 from ortholora.study.report.page import (
     Card,
     Cards,
@@ -31,7 +31,6 @@ from ortholora.study.report.page import parts as parts_module
 from ortholora.study.report.page.picture import COLOURS, short, svg
 
 HOSTILE = """<script>alert("x")</script> 'a' & "b" </style> $x^2$ {{ 1 + 1 }}"""
-VOID = {"meta", "link", "br"}
 
 
 def draw(axes: Axes) -> None:
@@ -53,31 +52,6 @@ def page(name: str = HOSTILE) -> Page:
         Folded(name, [Sentences([name])]),
     ]
     return Page(name, name, [Section(name, parts, name)] * 3, name, [name])
-
-
-class Reader(HTMLParser):
-    """What a browser takes for elements, and the text between them."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.words: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.words.append(data)
 
 
 def test_the_page_shows_every_kind_of_part() -> None:

@@ -21,9 +21,11 @@ from ortholora.cli.options import (
     JobsOption,
     JsonLinesOption,
     JsonOption,
+    ReportOption,
     RowsOption,
     RunArgument,
     SetOption,
+    StudiesArgument,
     TaskOption,
     TasksOption,
     TextsArgument,
@@ -98,6 +100,16 @@ def diagnose(
         words = ["ortholora", "compare", *words_of(choices)]
         found = run_diagnosis(start.config, start.tasks, start.out, steps, rows, progress, words)
     showing.show_diagnosis(start.out, found)
+
+
+@app.command()
+@user_errors()
+def report(folders: StudiesArgument, out: ReportOption = None) -> None:
+    """Write what a study found as one page of HTML. Of several studies: a page with all of them."""
+    from ortholora.study.report.door import report_on
+
+    path = report_on(folders, out)
+    say(f"Wrote {path}: open it in a browser.")
 
 
 @app.command()

@@ -14,6 +14,13 @@ ConfigArgument = Annotated[
     str, typer.Argument(metavar="CONFIG", help="YAML configuration; `demo` is the embedded one (extra `[demo]`).")
 ]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")]
+StudiesArgument = Annotated[
+    list[Path], typer.Argument(metavar="STUDY...", help="Folder of a study, finished or not; or several.")
+]
+ReportOption = Annotated[
+    Path | None,
+    typer.Option("--out", help="The HTML file; default `report.html` in the study's folder; of several studies, here."),
+]
 TextsArgument = Annotated[
     list[str] | None,
     typer.Argument(

@@ -50,7 +50,7 @@ def show_study(out: Path, summary: dict[str, Any]) -> None:
         console.print(f"• {sentence}", highlight=False)
     for note in summary.get("notes", []):
         console.print(f"[dim]• {note}[/dim]", highlight=False)
-    say(f"Wrote {out / 'summary.md'}, summary.json and summary.png")
+    say(f"Wrote {out / 'report.html'} (open it in a browser), summary.md, summary.json and summary.png")
     _suggest_predict(adapter_to_try(out, summary))
 
 

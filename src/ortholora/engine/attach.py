@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from ortholora.engine.abandoned import StepGuard
+from ortholora.engine.behind import OutputMarks, doors, remove_leftover_marks
 from ortholora.engine.buffers import group_by_shape
-from ortholora.engine.capture import CurrentBatch, PureHook, install, uninstall
+from ortholora.engine.capture import CurrentBatch, PureHook, install, is_leftover, uninstall
 from ortholora.engine.checks import (
     batch_norms,
     check_capture_is_complete,
@@ -17,6 +19,7 @@ from ortholora.engine.checks import (
     refuse_shared_storage,
     refuse_wrappers,
 )
+from ortholora.engine.early_step import EarlySteps
 from ortholora.engine.fused import FusedLayer, why_not_fused
 from ortholora.engine.grouping import Grouping
 from ortholora.engine.layers import find_matrices
@@ -59,6 +62,9 @@ class Attachment:
         self._fused: dict[str, FusedLayer] = {}
         self._not_fused: dict[str, str] = {}  # layers with one-pass matrices, and why
         self._watch = Watch(model, self.matrices)
+        self._guard = StepGuard(self.groups, self._current.behind)
+        self._early = EarlySteps(self.groups)
+        self._marks: OutputMarks | None = None
 
     def install(self, fused: bool) -> None:
         """Take the matrices over.
@@ -69,6 +75,7 @@ class Attachment:
         Raises:
             CaptureError: A matrix was taken over already, or cannot be captured. The model is as it was.
         """
+        _release_copied(self._model)
         try:
             self._install_matrices()
         except CaptureError:
@@ -79,6 +86,9 @@ class Attachment:
     def detach(self) -> None:
         """Give the model back exactly as it was."""
         self._watch.stop()
+        self._early.stop()
+        if self._marks is not None:
+            self._marks.remove()
         for module in self._captured:
             uninstall(module)
         for hook in self._hooks:
@@ -86,6 +96,10 @@ class Attachment:
         for layer in self._fused.values():
             layer.uninstall()
         self._captured, self._hooks, self._fused = [], [], {}
+
+    def was_abandoned(self) -> bool:
+        """Whether what was captured is of a step that was given up, and must be forgotten before the next batch."""
+        return self._guard.was_abandoned()
 
     def open(self, grouping: Grouping) -> None:
         """Begin a micro-batch.
@@ -105,11 +119,13 @@ class Attachment:
             check_rows_are_apart(self._norms)
         for hook in self._hooks:
             hook.renew()
+        self._guard.open()
         self._current.grouping = grouping
 
     def close(self) -> None:
         """End the micro-batch."""
         self._current.grouping = None
+        self._guard.close()
 
     def reshard(self, search: bool) -> None:
         """Let FSDP2's modules hold the matrices that the optimizer holds, and not the gathered ones.
@@ -135,6 +151,8 @@ class Attachment:
         Raises:
             CaptureError: Names a matrix that the capture did not see, or that would never train.
         """
+        self._guard.check()
+        self._early.check()
         self._watch.check(thoroughly)
         check_something_captured(self.groups)
         incomplete = [group for group in self.groups if not all(group.touched)]  # in most steps none
@@ -167,6 +185,8 @@ class Attachment:
                 assert isinstance(matrix.owner, nn.Linear)
                 install(matrix.owner, self._slots[i], self._current)
                 self._captured.append(matrix.owner)
+        layers = (self._model.get_submodule(m.layer) for m in self.matrices if m.task_pure)
+        self._marks = OutputMarks(doors(self._model, layers), self._current)
 
     def _fuse_layers(self, wanted: bool) -> None:
         members: dict[str, list[int]] = {}
@@ -194,3 +214,12 @@ class Attachment:
                 todo="accumulate one micro-batch per task (ortho.batch(task_index)), or leave the module out "
                 "of `target_modules`",
             )
+
+
+def _release_copied(model: nn.Module) -> None:
+    """Free a copy of an attached model from what came along with it."""
+    for module in model.modules():
+        forward = module.__dict__.get("forward")
+        if is_leftover(forward) or (isinstance(forward, FusedLayer) and forward.is_leftover):
+            del module.__dict__["forward"]
+        remove_leftover_marks(module)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ortholora.engine.grouping import Grouping
 from ortholora.engine.layers import Matrix
+from ortholora.engine.rounding import add
 
 
 class ShapeGroup:
@@ -32,6 +34,7 @@ class ShapeGroup:
         self.shape = tuple(self.matrices[0].parameter.shape)
         self.touched = [False] * len(self.matrices)  # got a task gradient in this step (on any rank)
         self.ran = [False] * len(self.matrices)  # was part of a recorded forward in this step
+        self.additions = [0] * len(self.matrices)  # to what was there already, in this step
         self._buffer: Tensor | None = None
 
     @property
@@ -51,6 +54,11 @@ class ShapeGroup:
         """Forget the step. Nothing is zeroed: the first write of the next step overwrites."""
         self.touched = [False] * len(self.matrices)
         self.ran = [False] * len(self.matrices)
+        self.additions = [0] * len(self.matrices)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy of the model takes along: not the task gradients."""
+        return {**self.__dict__, "_buffer": None, "touched": [False] * len(self.matrices)}
 
     def zero_untouched(self) -> None:
         """Make the rows of matrices without a gradient in this step zero."""
@@ -93,7 +101,7 @@ class Slot:
         if not self.group.touched[self.row]:
             target.zero_()
             self.group.touched[self.row] = True
-        target[task].add_(gradient.detach().flatten())
+        add(target[task], gradient.detach().flatten(), self._count())
 
     def _fresh_view(self, grouping: Grouping) -> Tensor | None:
         """The buffer itself as the output of the products, when nothing is in it and all tasks are there."""
@@ -107,11 +115,20 @@ class Slot:
         if not self.group.touched[self.row]:
             target.zero_()
         if len(grouping.tasks) == self.group.num_tasks:
-            target.add_(flat)
+            add(target, flat, self._count())
         elif grouping.pure:
-            target[grouping.tasks[0]].add_(flat[0])
+            add(target[grouping.tasks[0]], flat[0], self._count())
+        elif target.dtype == flat.dtype:
+            target.index_add_(0, grouping.task_index(target.device), flat)
         else:
-            target.index_add_(0, grouping.task_index(target.device), flat.to(target.dtype))
+            count = self._count()
+            for task, product in zip(grouping.tasks, flat, strict=True):
+                add(target[task], product, count)
+
+    def _count(self) -> int:
+        """How often this matrix was added to before, in this step."""
+        self.group.additions[self.row] += 1
+        return self.group.additions[self.row] - 1
 
 
 def group_by_shape(

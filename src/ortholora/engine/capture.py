@@ -14,9 +14,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
+from ortholora.engine.behind import Behind
 from ortholora.engine.buffers import Slot
+from ortholora.engine.destination import destination, destination_of, once
 from ortholora.engine.grouping import Grouping
 from ortholora.engine.sharded import refuse_task_pure
 from ortholora.errors import CaptureError
@@ -45,6 +46,22 @@ class CurrentBatch:
 
     def __init__(self) -> None:
         self.grouping: Grouping | None = None
+        self.behind = Behind()
+        self.is_copy = False  # of a copied model, to which nobody is attached
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy of the model takes along: nothing, and above all no open batch."""
+        return {}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Begin anew, in a copy."""
+        self.__init__()  # type: ignore[misc]
+        self.is_copy = True
+
+    @property
+    def now(self) -> Grouping | None:
+        """The grouping that a forward, or the gradient of a whole parameter, belongs to if it comes now."""
+        return self.behind.grouping(self.grouping)
 
 
 class _CaptureLinear(torch.autograd.Function):
@@ -59,16 +76,43 @@ class _CaptureLinear(torch.autograd.Function):
         return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx: Any, delta: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
         x, weight = ctx.saved_tensors
-        if ctx.grouping is None:
-            raise outside_batch(ctx.slot.matrix.name)
         with exactly(delta.dtype, delta.device.type):
             d_x = delta @ weight.to(delta.dtype) if ctx.needs_input_grad[0] else None
-            d_weight = ctx.slot.capture(ctx.grouping, delta, x).to(weight.dtype)
+            d_weight = weight_gradient(ctx.slot, ctx.grouping, delta, x, ctx.next_functions[1][0], weight.dtype)
             d_bias = delta.flatten(0, -2).sum(0).to(weight.dtype) if ctx.needs_input_grad[2] else None
         return d_x, d_weight, d_bias, None, None
+
+
+def weight_gradient(
+    slot: Slot, grouping: Grouping | None, delta: Tensor, x: Tensor, node: Any, dtype: torch.dtype
+) -> Tensor | None:
+    """The gradient of a matrix, captured on its way if `.grad` is where it goes.
+
+    Args:
+        slot: Where its task gradients go.
+        grouping: Tasks of the forward.
+        delta: Output gradients `[..., d]`.
+        x: Inputs `[..., k]`.
+        node: The parameter's `AccumulateGrad` node.
+        dtype: Precision of the parameter.
+
+    Returns:
+        `[d, k]`, or None where nobody asked for it.
+
+    Raises:
+        CaptureError: The forward ran outside any batch.
+    """
+    to = destination(node)
+    if to == "nobody":
+        return None
+    if to == "caller":
+        return (delta.flatten(0, -2).T @ x.flatten(0, -2)).to(dtype)
+    if grouping is None:
+        raise outside_batch(slot.matrix.name)
+    return slot.capture(grouping, delta, x).to(dtype)
 
 
 def install(module: nn.Linear, slot: Slot, current: CurrentBatch) -> None:
@@ -91,6 +135,11 @@ def _taken(name: str) -> CaptureError:
     )
 
 
+def is_leftover(forward: object) -> bool:
+    """Whether a module's replaced forward came along with a copy of an attached model."""
+    return isinstance(forward, functools.partial) and forward.func is _forward and forward.args[2].is_copy
+
+
 def uninstall(module: nn.Linear) -> None:
     """Give the module its own forward back."""
     module.__dict__.pop("forward", None)
@@ -100,15 +149,34 @@ def uninstall(module: nn.Linear) -> None:
 def _forward(module: nn.Linear, slot: Slot, current: CurrentBatch, x: Tensor) -> Tensor:
     weight, bias = module.weight, module.bias
     records = torch.is_grad_enabled() and weight.requires_grad
+    grouping = current.now if records else None
     # Outside a batch a training forward still runs (a reference forward, say), but its backward is an
     # error: those gradients would reach `.grad` and then be overwritten by resolve, in silence.
-    if not records or (current.grouping is None and not module.training):
+    if not records or (grouping is None and not module.training):
         return F.linear(x, weight, bias)
-    if torch.is_autocast_enabled(x.device.type):
+    if is_unusual(x):
+        raise _unusual(x, slot.matrix.name)
+    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:  # autocast leaves float64 alone
         x = x.to(torch.get_autocast_dtype(x.device.type))
-    if current.grouping is not None:
+    if grouping is not None:
         slot.group.ran[slot.row] = True
-    return _CaptureLinear.apply(x, weight, bias, slot, current.grouping)
+    return _CaptureLinear.apply(x, weight, bias, slot, grouping)
+
+
+def is_unusual(x: Tensor) -> bool:
+    """Whether no autograd Function can take this call: a jagged input, or a transform of `torch.func` at work."""
+    return x.is_nested or torch._C._are_functorch_transforms_active()
+
+
+def _unusual(x: Tensor, name: str) -> CaptureError:
+    jagged = "pass its values as one packed row [1, S], with token-level ids"
+    transform = "use loss.backward(); for other gradients call ortho.detach(), or model.eval() outside of the batch"
+    return CaptureError(
+        f"{name} cannot be captured in this call",
+        expected="an ordinary forward on plain tensors",
+        found="a nested (jagged) tensor" if x.is_nested else "a transform of torch.func (grad, vmap, jvp, ...)",
+        todo=jagged if x.is_nested else transform,
+    )
 
 
 def outside_batch(name: str) -> CaptureError:
@@ -116,9 +184,10 @@ def outside_batch(name: str) -> CaptureError:
     return CaptureError(
         f"A backward reached {name} without task ids",
         expected="forward and backward inside `with ortho.batch(task_ids):`",
-        found="no batch was open when the layer ran (with reentrant checkpointing: when it was recomputed)",
-        todo="put loss.backward() inside the same `with` block as the forward; use torch.no_grad() for "
-        "reference forwards, or ortho.detach() to train without task gradients",
+        found="no batch was open when the layer ran",
+        todo="put forward and backward inside one `with` block; use torch.no_grad() for "
+        "reference forwards, or ortho.detach() to train without task gradients. (A copy of an attached model wants an "
+        "OrthoLora of its own.)",
     )
 
 
@@ -158,9 +227,12 @@ class PureHook:
         self._parameter, self._handle = None, None
 
     def _take(self, gradient: Tensor) -> None:
-        grouping = self._current.grouping
+        if self._parameter is None or destination_of(self._parameter) != "grad":
+            return
+        grouping = self._current.now
         if grouping is None:
             raise outside_batch(self._slot.matrix.name)
+        assert grouping.pure  # mixed batches are refused before they run
         self._slot.add(grouping.tasks[0], gradient)
 
 

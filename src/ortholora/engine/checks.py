@@ -158,14 +158,16 @@ def check_rows_are_apart(norms: Sequence[tuple[str, nn.Module]]) -> None:
     """In a mixed batch no row's loss may depend on another task's rows.
 
     Raises:
-        CaptureError: Names the first BatchNorm in training mode.
+        CaptureError: Names the first BatchNorm that uses the batch's own statistics.
     """
-    name = next((name for name, module in norms if module.training), None)
-    if name is not None:
+    mixing = ((name, module) for name, module in norms if module.training or module.running_mean is None)
+    name, module = next(mixing, (None, None))
+    if module is not None:
         raise CaptureError(
             f"{name} mixes the rows of a batch: their gradients cannot be told apart by task",
             expected="task-pure micro-batches (all rows of one task), or BatchNorm in eval mode",
-            found="a micro-batch of several tasks and a BatchNorm in training mode",
+            found="a micro-batch of several tasks and a BatchNorm "
+            + ("in training mode" if module.training else "without running statistics (in eval mode, too)"),
             todo="accumulate one micro-batch per task (ortho.batch(task_index)), or keep the module in eval mode "
             "(override train() of the model: trainers call model.train() in every step)",
         )

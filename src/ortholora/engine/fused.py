@@ -16,10 +16,19 @@ from typing import Any
 import torch
 from peft.tuners.lora import layer as peft_lora
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+from torch.nn.modules.module import _has_any_global_hook
 
+from ortholora.engine.behind import in_backward
 from ortholora.engine.buffers import Slot
-from ortholora.engine.capture import CurrentBatch, exactly, not_compiled
+from ortholora.engine.capture import (
+    CurrentBatch,
+    exactly,
+    is_unusual,
+    not_compiled,
+    outside_batch,
+    weight_gradient,
+)
+from ortholora.engine.destination import once
 from ortholora.engine.grouping import THIN, Grouping
 from ortholora.engine.layers import Matrix
 from ortholora.engine.sharded import is_sharded
@@ -76,11 +85,11 @@ class _FusedLora(torch.autograd.Function):
             reduced = torch.mm(_drop(rows, mask, pair.dropout), a.to(dtype).T)
             flat.addmm_(reduced, b.to(dtype).T, alpha=pair.scaling)
         ctx.save_for_backward(x, reduced, a, b, base, mask)
-        ctx.pair, ctx.grouping = pair, grouping
+        ctx.pair, ctx.grouping, ctx.slot = pair, grouping, pair.slot_a
         return out
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx: Any, delta: Tensor) -> tuple[Tensor | None, ...]:
         pair: _Pair = ctx.pair
         x, reduced, a, b, base, mask = _saved(ctx, pair.slot_a.matrix.name)
@@ -93,9 +102,10 @@ class _FusedLora(torch.autograd.Function):
                 weight = base.to(dtype).T if pair.transposed else base.to(dtype)
                 d_x = _input_gradient(torch.mm(rows, weight), inner, a.to(dtype), mask, pair.dropout).view(x.shape)
             dropped = x if mask is None else _drop(x.reshape(-1, x.shape[-1]), mask, pair.dropout).view(x.shape)
-            d_a = pair.slot_a.capture(ctx.grouping, inner.view(*lead, len(a)), dropped).to(a.dtype)
-            scaled = (reduced * pair.scaling).view(*lead, len(a))
-            d_b = pair.slot_b.capture(ctx.grouping, delta, scaled).to(b.dtype)
+            of_a, of_b = ctx.next_functions[1][0], ctx.next_functions[2][0]
+            inner, scaled = inner.view(*lead, len(a)), (reduced * pair.scaling).view(*lead, len(a))
+            d_a = weight_gradient(pair.slot_a, ctx.grouping, inner, dropped, of_a, a.dtype)
+            d_b = weight_gradient(pair.slot_b, ctx.grouping, delta, scaled, of_b, b.dtype)
         return d_x, d_a, d_b, None, None, None, None
 
 
@@ -156,6 +166,11 @@ class FusedLayer:
         self._layer, self._adapter, self._slots, self._current = layer, adapter, slots, current
         self._parts = _parts_of(layer, adapter)
 
+    @property
+    def is_leftover(self) -> bool:
+        """Whether it came along with a copy of an attached model."""
+        return self._current.is_copy
+
     def install(self) -> None:
         """Replace the layer's forward."""
         self._layer.forward = self  # type: ignore[method-assign]
@@ -171,9 +186,11 @@ class FusedLayer:
         Without gradients, too: reentrant checkpointing runs the layer once without and once with them, and both
         must draw the same dropout mask.
         """
-        grouping = self._current.grouping
+        grouping = self._current.now
         dtype = self._dtype(x)
-        if grouping is None or args or kwargs or dtype is None or not self._is_plain():
+        if grouping is None or args or kwargs or dtype is None or is_unusual(x) or not self._is_plain():
+            if grouping is None and self._layer.training and torch.is_grad_enabled() and in_backward():
+                raise outside_batch(self._slots[0].matrix.name)  # a recomputation that is not what it recomputes
             return type(self._layer).forward(self._layer, x, *args, **kwargs)
         base, a, b, dropout = self._parts
         if torch.is_grad_enabled():
@@ -189,14 +206,16 @@ class FusedLayer:
 
     def _dtype(self, x: Tensor) -> torch.dtype | None:
         """The precision that PEFT's base product would run in; None where it would fail."""
-        if torch.is_autocast_enabled(x.device.type):
+        same = x.dtype == self._parts[0].weight.dtype
+        if torch.is_autocast_enabled(x.device.type) and torch.float64 not in (x.dtype, self._parts[0].weight.dtype):
             return torch.get_autocast_dtype(x.device.type)
-        return x.dtype if x.dtype == self._parts[0].weight.dtype else None
+        return x.dtype if same else None  # autocast leaves float64 alone
 
     def _is_plain(self) -> bool:
         layer = self._layer
         return (
             not layer.disable_adapters
+            and not _has_any_global_hook()  # the parts are not called as modules
             and not layer.merged
             and layer.active_adapters == [self._adapter]
             and _parts_of(layer, self._adapter) == self._parts  # none was replaced since (modules compare by identity)

@@ -64,11 +64,13 @@ def find_matrices(model: nn.Module) -> list[Matrix]:
     """List the trainable LoRA matrices of the active adapters, in model order.
 
     Raises:
-        CaptureError: The model has no trainable LoRA matrix, or an adapter is merged.
+        CaptureError: The model has no trainable LoRA matrix, an adapter is merged, or a matrix is computed.
     """
     layers = list(_lora_layers(model))
     merging = tuple(f"{name}.base_layer." for name, layer in layers if _merges_inner_layers(layer))
     matrices = [m for name, layer in layers for m in _layer_matrices(name, layer, name.startswith(merging))]
+    for matrix in matrices:
+        _refuse_parametrised(matrix)
     trainable = [m for m in matrices if m.parameter.requires_grad]
     if not trainable:
         raise CaptureError(
@@ -80,6 +82,17 @@ def find_matrices(model: nn.Module) -> list[Matrix]:
             "is_trainable=True",
         )  # fmt: skip
     return trainable
+
+
+def _refuse_parametrised(matrix: Matrix) -> None:
+    if matrix.key not in matrix.owner._parameters:
+        raise CaptureError(
+            f"{matrix.name} is no parameter",
+            expected="LoRA matrices that are trained themselves",
+            found="one that is computed from other parameters (torch.nn.utils.parametrize, weight_norm, or the like)",
+            todo="remove the parametrisation (torch.nn.utils.parametrize.remove_parametrizations), or leave the module "
+            "out of `target_modules`",
+        )
 
 
 def _lora_layers(model: nn.Module) -> Iterator[tuple[str, peft_lora.LoraLayer]]:

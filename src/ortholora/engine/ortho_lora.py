@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ortholora.engine.answers import checked_answer
 from ortholora.engine.attach import Attachment
 from ortholora.engine.buffers import ShapeGroup
 from ortholora.engine.checks import check_weights_are_finite
@@ -23,7 +25,6 @@ from ortholora.engine.precondition import preconditioned, preconditioner_of
 from ortholora.engine.rules import Rule, RuleContext, get_rule
 from ortholora.engine.rules.base import (
     factors_of,
-    is_scale_free,
     loses_weights,
     memory_of,
     needs_losses,
@@ -33,7 +34,6 @@ from ortholora.engine.rules.base import (
 from ortholora.engine.sharded import local, part_of
 from ortholora.engine.stats import StepStats
 from ortholora.engine.task_weights import check_weights, weight_factors
-from ortholora.errors import RuleError
 
 #: Steps at whose end captured gradients are compared with `.grad` (one host synchronisation each): the
 #: first two, because B = 0 hides A in the first, and then every so many.
@@ -132,6 +132,12 @@ class OrthoLora:
             CaptureError: Rows are mixed but a layer needs task-pure micro-batches, or batches are nested.
             ValueError: Ids of a wrong dtype, dimension or range.
         """
+        if self._attachment.was_abandoned():
+            self.discard()
+            warnings.warn(
+                "The gradients of a step were zeroed without resolve(): what was captured in it is forgotten, too",
+                stacklevel=3,
+            )
         ids = task_ids if self._halves is None else self._halves.split(task_ids, halves)
         grouping = Grouping(ids, self._columns)
         self._attachment.open(grouping)
@@ -264,26 +270,15 @@ class OrthoLora:
         return Reduced(self._means.stack(context.present, factors_of(self.rule, context)), shares)
 
     def _decide(self, gram: Tensor, context: RuleContext, checked: bool) -> tuple[Tensor, Tensor | None]:
-        answer = self.rule(unit_trace(gram), context)
+        width = len(self.tasks) if self._halves is not None else gram.shape[1]  # weights are for both halves alike
+        answer = checked_answer(self.rule(unit_trace(gram), context), self.rule, gram, len(self.tasks), width)
         # On the CPU this look is free; on a GPU it would synchronise, so there only with the other checks.
         if checked or gram.device.type == "cpu":
             check_weights_are_finite(gram, answer, self.rule)
         if self._weights is not None:
             self._weights = self._weights.to(gram.device)  # copied, and waited for, once
             answer = answer * weight_factors(self._weights, gram, answer.dim())[..., : answer.shape[-1]]
-        blocks, width, _ = gram.shape
-        count = len(self.tasks)
-        width = count if self._halves is not None else width  # weights are for both halves of a task alike
-        if answer.shape == (blocks, count, width):
-            return answer.sum(1), answer
-        if answer.shape == (blocks, width):
-            return answer, None
-        raise RuleError(
-            f"The rule {self.rule!r} returned something of the wrong shape",
-            expected=f"weights [{blocks}, {width}] or combinations [{blocks}, {count}, {width}]",
-            found=f"shape {list(answer.shape)}",
-            todo="correct the rule; docs/rules.md shows one",
-        )
+        return (answer, None) if answer.dim() == 2 else (answer.sum(1), answer)
 
     def _write(self, reduced: Reduced, weights: Tensor) -> None:
         # One shape at a time, so that no more than one shape's result is alive beside the task gradients.
@@ -298,7 +293,6 @@ class OrthoLora:
     def _stats(self, gram: Tensor, weights: Tensor, combination: Tensor | None, present: Tensor) -> StepStats:
         """The step without the running means that a rule with a memory also saw."""
         count = len(self.tasks)
-        only_balances = combination is None and is_scale_free(self.rule)
         return StepStats(
             tasks=self.tasks,
             blocks=tuple(self._blocks.names),
@@ -306,7 +300,6 @@ class OrthoLora:
             weights=weights[:, :count],
             combination=None if combination is None else combination[..., :count],
             present=present,
-            balanced=weights[:, :count] if only_balances else None,
         )
 
 

@@ -22,8 +22,6 @@ class StepStats:
         weights: `[N, T]` weights of the current task gradients in the update.
         combination: `[N, T, T]` coefficients of each task's own replacement, where the rule gave them.
         present: `[T]` bool: tasks with rows in this step.
-        balanced: `[N, T]` weights of a rule that only balances: with them nothing is projected away. None: 1, or where
-            there is a `combination` its diagonal.
     """
 
     tasks: tuple[str, ...]
@@ -32,7 +30,6 @@ class StepStats:
     weights: Tensor
     combination: Tensor | None
     present: Tensor
-    balanced: Tensor | None = None
 
     @cached_property
     def cosines(self) -> Tensor:
@@ -56,21 +53,31 @@ class StepStats:
 
     @cached_property
     def removed(self) -> Tensor:
-        """`[N]` length of what the rule took from (or added to) the sum of the balanced gradients, relative to it.
+        """`[N]` length of what projection took from (or added to) the sum of the scaled gradients, relative to it.
 
-        `‖Σ_t (b_t − w_t) g_t‖ / ‖Σ_t b_t g_t‖`, from the Gram alone; 0 where the sum is zero. `b_t` is the length
-        that the rule gives to task t before it projects: 1, unless it balances.
+        `‖Σ_t (b_t − w_t) g_t‖ / ‖Σ_t b_t g_t‖` with `b_t` as in `scales`, from the Gram alone; 0 where the sum is zero.
+        So it is 0 for a rule that gave weights: those scale, and nothing is known of pairs.
         """
-        before = self._before_projection()
-        change = before - self.weights
-        taken = torch.einsum("ns,nst,nt->n", change, self.gram, change).clamp_min(0)
-        whole = torch.einsum("ns,nst,nt->n", before, self.gram, before).clamp_min(0)
-        return _ratio(taken, whole).sqrt()
+        return self._relative_length(self.scales - self.weights, self.scales)
 
-    def _before_projection(self) -> Tensor:
-        if self.combination is not None:
-            return self.combination.diagonal(dim1=1, dim2=2)
-        return torch.ones_like(self.weights) if self.balanced is None else self.balanced
+    @cached_property
+    def rescaled(self) -> Tensor:
+        """`[N]` length of what scaling alone changed of the plain sum, relative to it.
+
+        `‖Σ_t (1 − b_t) g_t‖ / ‖Σ_t g_t‖` with `b_t` as in `scales`. 0 for `sum` and `ortho`. 1 for a rule that writes
+        running means: nothing of the sum is left.
+        """
+        plain = torch.ones_like(self.scales)
+        return self._relative_length(plain - self.scales, plain)
+
+    @property
+    def scales(self) -> Tensor:
+        """`[N, T]`: the factor `b_t` of each task's gradient before projection; its weight if nothing is projected."""
+        return self.weights if self.combination is None else self.combination.diagonal(dim1=1, dim2=2)
+
+    def _relative_length(self, part: Tensor, whole: Tensor) -> Tensor:
+        squares = (torch.einsum("ns,nst,nt->n", w, self.gram, w).clamp_min(0) for w in (part, whole))
+        return _ratio(*squares).sqrt()
 
     @cached_property
     def removed_pairs(self) -> Tensor | None:

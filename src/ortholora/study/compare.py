@@ -7,21 +7,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ortholora.config.file import dump_config
 from ortholora.config.schema import Config
 from ortholora.data.task import TaskData
 from ortholora.errors import UserError
+from ortholora.files import write_text
 from ortholora.runs.folder import RUN_FILE
 from ortholora.runs.method import SINGLE, Method
 from ortholora.runs.progress import Progress, Silent
-from ortholora.runs.record import RunRecord
 from ortholora.runs.run import Run
 from ortholora.runs.train import announce
-from ortholora.study.folders import folder_of
+from ortholora.study.folders import STUDY_FILE, folder_of
 from ortholora.study.methods import methods_of
+from ortholora.study.report.study import write_report
 from ortholora.study.report.write import write_summary
 from ortholora.study.running import Means, Workspaces, check_runs, do_runs
-from ortholora.study.statistics.conflict import conflict_sentences, summarise_conflict
-from ortholora.study.statistics.summarise import summarise
+from ortholora.study.summary import summary_of_study
 from ortholora.study.sweep.choice import Choice
 from ortholora.study.sweep.kept import check_chosen, check_possible
 from ortholora.study.sweep.rows import cut_rows
@@ -74,7 +75,7 @@ def compare(
         set_up: Is called first in every such process; a function of a module.
 
     Returns:
-        The summary; it is also written to `out` as JSON, Markdown and a picture.
+        The summary; it is also written to `out` as JSON, Markdown, pictures and a page of HTML.
 
     Raises:
         UserError: See `train_run`; also fewer than two tasks, a method or a sweep that cannot be, and a folder that
@@ -97,12 +98,21 @@ def compare(
         workspaces = Workspaces(config, means.tasks)
         runs = plan(config, methods, out, choices)
         check_runs(runs, workspaces)
+    _keep_settings(config, out)
     records = do_runs(runs, means, workspaces, progress)
-    summary = _summary(config, [record for record in records if record is not None], methods)
+    found = [record for record in records if record is not None]
+    summary = summary_of_study(config, found, [method.name for method in methods])
     if choices:
         summary["sweep"] = summary_of(config, choices)
     write_summary(out, summary)
+    write_report(out)
     return summary
+
+
+def _keep_settings(config: Config, out: Path) -> None:
+    """Keep the configuration of the whole study: the report of a half-finished one knows from it what is missing."""
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(out / STUDY_FILE, dump_config(config))
 
 
 def _sweep(
@@ -148,19 +158,3 @@ def _check_out(out: Path) -> None:
             found=f"the folder of a run, with {run_files[0]}" if run_files else "a file",
             todo="give another --out",
         )
-
-
-def _summary(config: Config, records: Sequence[RunRecord], methods: Sequence[Method]) -> dict[str, Any]:
-    names = [method.name for method in methods]  # single, joint, then the rules
-    summary = summarise(
-        records,
-        methods=names,
-        tasks=config.task_names,
-        resamples=config.study.bootstrap,
-        seed=config.data_seed,
-        swept=() if config.study.sweep is None else config.study.sweep.values,
-    )
-    summary["conflict"] = {name: summarise_conflict([r for r in records if r.method == name]) for name in names[2:]}
-    if summary["recovered_method"]:
-        summary["verdict"] += conflict_sentences(summary["conflict"][summary["recovered_method"]])
-    return summary

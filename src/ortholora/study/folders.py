@@ -7,6 +7,9 @@ from typing import Any
 
 from ortholora.runs.method import JOINT
 
+#: In a study's folder: its configuration, its summary as data, and the report.
+STUDY_FILE, SUMMARY_FILE, REPORT_FILE = "study.yaml", "summary.json", "report.html"
+
 
 def folder_of(out: Path, method: str, seed: int) -> Path:
     """The folder of a method's runs with a seed: a run of all tasks, or of `single` one folder for each task in it."""

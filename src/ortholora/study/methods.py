@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from ortholora.config.file import with_settings
 from ortholora.config.schema import Config
 from ortholora.config.sections import MethodConfig
+from ortholora.engine.requests import check_requests
 from ortholora.engine.rules import RULES, get_rule
 from ortholora.errors import UserError, did_you_mean, listing
 from ortholora.runs.method import JOINT, JOINT_WIDE, SINGLE, Method
@@ -50,19 +51,25 @@ def _joint_wide(config: Config) -> Method:
 
 
 def check_rule(rule: str) -> None:
-    """Check that a rule exists.
+    """Check that a rule exists and asks for what there is.
 
     Raises:
         UserError: It does not.
     """
     try:
-        get_rule(rule)
+        check_requests(get_rule(rule))
     except UserError:  # has its three parts already
         raise
     except Exception as error:  # importing a rule of the user's own runs their code
+        what = f"The rule {rule!r} cannot be used"
+        if isinstance(error, ValueError) and ". Found " in str(error):
+            # The rule is there, and says what it cannot take: "beta should be in (0, 1). Found 2."
+            expected, _, found = str(error).rstrip(".").partition(". Found ")
+            todo = "correct the rule's arguments (docs/rules.md), or the module it is in"
+            raise UserError(what, expected=expected, found=found, todo=todo) from error
         found = str(error).partition(". ")[0] if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         raise UserError(
-            f"The rule {rule!r} cannot be used",
+            what,
             expected=f"one of {listing(RULES)}, `torchjd:NAME`, or `module:attribute` of a module on PYTHONPATH or in "
             "this folder",
             found=found,

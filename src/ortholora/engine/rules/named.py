@@ -42,4 +42,4 @@ def built(make: Any, name: str, arguments: dict[str, Any]) -> Any:
         return make(**arguments)
     except TypeError as error:
         given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
-        raise ValueError(f"The rule {name!r} cannot be made with ({given}): {error}.") from error
+        raise ValueError(f"The rule {name!r} should get arguments that it takes. Found ({given}): {error}.") from error

@@ -10,7 +10,6 @@ from rich.text import Text
 
 from ortholora.study.report.curves import has_curves
 from ortholora.study.report.merged import flatten
-from ortholora.study.report.settings import task_lines
 from ortholora.study.report.sweep import sweep_lines, sweep_table
 from ortholora.study.report.wording import bounds, difference, gap_recovered, mean_std, sign, signed_points, times
 
@@ -201,7 +200,8 @@ def _provenance(provenance: dict[str, Any]) -> str:
     keys = [key for key in _FIRST if key in provenance] + [key for key in provenance if key not in _FIRST]
     shown = {key: provenance[key] for key in keys}
     if "tasks" in shown.get("config", {}):
-        shown["config"] = {**shown["config"], "tasks": task_lines(shown["config"]["tasks"])}
+        # A line each would be long: the page has them, folded away.
+        shown["config"] = {**shown["config"], "tasks": "in report.html, and in summary.json"}
     pairs = flatten(shown)
     return _list([f"{key}: {text}" for key, text in pairs]) if pairs else "None was recorded."
 

@@ -17,6 +17,7 @@ from ortholora.study.report.page.parts import Page as Page
 from ortholora.study.report.page.parts import Panel as Panel
 from ortholora.study.report.page.parts import Panels as Panels
 from ortholora.study.report.page.parts import Paragraph as Paragraph
+from ortholora.study.report.page.parts import Part as Part
 from ortholora.study.report.page.parts import Section as Section
 from ortholora.study.report.page.parts import Sentences as Sentences
 from ortholora.study.report.page.parts import Table as Table

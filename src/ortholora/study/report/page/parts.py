@@ -5,9 +5,9 @@ All text is escaped when it is written; only a panel's picture is taken as it is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 
 class Part:
@@ -138,15 +138,22 @@ class HeatMap(Part):
         groups: Name of a group of columns → the names of its columns.
         rows: Name of the row → its cells, over all columns: value, and whether its sign is sure. None: not measured.
         full: The size of a value with the strongest colour.
-        scale: Values are written times this, without decimals.
+        form: `signed` writes values in hundredths, with their sign; `times` reads them as logarithms to base 2, and
+            writes ratios.
     """
 
     kind = "heatmap"
     caption: str
-    groups: dict[str, Sequence[str]]
-    rows: dict[str, Sequence[tuple[float, bool] | None]]
+    groups: Mapping[str, Sequence[str]]
+    rows: Mapping[str, Sequence[tuple[float, bool] | None]]
     full: float = 1.0
-    scale: float = 100.0
+    form: Literal["signed", "times"] = "signed"
+
+    def text(self, value: float) -> str:
+        """How a value is written."""
+        if self.form == "times":
+            return f"{2**value:.2g}×"
+        return f"{100 * value:+.0f}".replace("-", "−").replace("+0", "0").replace("−0", "0")
 
 
 @dataclass(frozen=True)
@@ -191,6 +198,7 @@ class Page:
         sections: Its sections.
         footer: Where it comes from.
         warnings: What is missing, or to be careful about, before all else.
+        context: What the page is about, in a line above its heading.
     """
 
     title: str
@@ -198,3 +206,4 @@ class Page:
     sections: Sequence[Section]
     footer: str = ""
     warnings: Sequence[str] = field(default=())
+    context: str = ""

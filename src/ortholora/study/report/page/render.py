@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from ortholora.files import write_text
 from ortholora.study.report.page.parts import Page
+
+_CODE = re.compile("`([^`]+)`")
 
 
 def write_page(path: Path, page: Page) -> None:
@@ -36,8 +40,13 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["heat"] = _heat
+    environment.filters |= {"heat": _heat, "prose": _prose}
     return environment
+
+
+def _prose(text: str) -> Markup:
+    """A sentence: what stands between backticks is code, and no line ends before a percent sign."""
+    return Markup(_CODE.sub(r"<code>\1</code>", str(escape(text)).replace(" %", "\u00a0%")))
 
 
 def _heat(value: float, full: float) -> str:
