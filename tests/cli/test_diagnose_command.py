@@ -14,11 +14,12 @@ QUICK = ("--steps", 2, "--rows", 16)
 
 
 def test_it_says_what_to_compare(cli, home):
-    shown = cli.ok("diagnose", "tiny.yaml", *QUICK, "--tasks", "topic,pair", "--set", "seed=1")
+    shown = cli.ok("diagnose", "tiny.yaml", *QUICK, "--tasks", "topic,pair", "--set", "seed=1", "--groups", 2)
     out = home / "runs" / "tiny-diagnosis"
     found = json.loads((out / "diagnosis.json").read_text(encoding="utf-8"))
     assert found["tasks"] == ["topic", "pair"]
     assert found["settings"]["seed"] == 1
+    assert sorted(sum(found["grouping"]["groups"], [])) == ["pair", "topic"]
     assert "Not tested against outcomes yet" in shown
     assert found["verdict"][0].split()[0] in shown
     words = shlex.split(found["next"])
@@ -37,9 +38,10 @@ def test_it_says_what_to_compare(cli, home):
         (["--rows", 7], ["--rows 8 or more"]),
         (["--rows", 64], ["'topic'", "use --rows 48"]),
         (["--steps", 7], ["--steps 7", "0 (the start as it is) to 6"]),
+        (["--groups", 4], ["--groups 4", "2 to 3 groups"]),
         (["--tasks", "pair"], ["nothing to diagnose", "two tasks or more"]),
-        (["--out", "train-topic.tsv"], ["train-topic.tsv cannot hold a diagnosis"]),
-        (["--out", "train-topic.tsv/below"], ["could not be read or written"]),
+        (["--rows", 16, "--out", "train-topic.tsv"], ["train-topic.tsv cannot hold a diagnosis"]),
+        (["--rows", 16, "--out", "train-topic.tsv/below"], ["could not be read or written"]),
     ],
 )
 def test_mistakes_are_one_message(cli, home, words, parts):

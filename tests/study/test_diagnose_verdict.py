@@ -52,7 +52,12 @@ def found(
     of_point: dict[str, Any] | None = None, pace: dict[str, Any] | None = None, transfer: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     settings = {"steps": 9, "quota": dict.fromkeys(TASKS, 8)}
-    parts = {"points": [of_point or point()], "pace": pace or paces(0.5), "transfer": transfer or transfers()}
+    parts = {
+        "points": [of_point or point()],
+        "pace": pace or paces(0.5),
+        "transfer": transfer or transfers(),
+        "grouping": None,
+    }
     return {"tasks": TASKS, "settings": settings, **parts}
 
 
@@ -84,6 +89,15 @@ def test_a_task_that_lags():
 )
 def test_cases_of_pace(jointly, alone, case):
     assert paces(jointly, alone)["calm"]["case"] == case
+
+
+def test_a_lag_that_is_not_sure_is_none():
+    """Half of its own pace, but the micro-batches differ by more."""
+    apart = np.linspace(-1, 1, GROUPS)[:, None]
+    own = [{0: np.ones((GROUPS, 1)), 9: np.full((GROUPS, 1), 0.5)}] * 2
+    found = figures_of_pace({0: np.ones((GROUPS, 2)), 9: 0.75 + apart * [1.0, 0.1]}, own, TASKS)
+    assert [found[task]["case"] for task in TASKS] == ["level", "behind"]
+    assert found["calm"]["share"] == found["loud"]["share"] == pytest.approx(0.5)
 
 
 def test_what_was_not_learned_alone_says_nothing():
@@ -147,6 +161,16 @@ def test_task_weights_are_part_of_the_size():
     assert sizes[1]["noise_rows"] == pytest.approx(sizes[0]["noise_rows"])
     pairs = [found["pairs"]["calm~loud"]["cosine"]["value"] for found in (plain, weighted)]
     assert pairs[0] == pytest.approx(pairs[1])
+
+
+def test_groups_are_proposed_with_a_caution():
+    more = {"value": 0.012, "error": 0.003, "low": 0.005, "high": 0.019}
+    grouping = {"adapters": 2, "groups": [["calm"], ["loud"]], "more": more}
+    sentences, _ = verdict(found() | {"grouping": grouping})
+    assert "best for: `calm`; `loud`. A step is worth 1.2 ± 0.3 %" in sentences[-1]
+    assert "flattered by being chosen" in sentences[-1]
+    sentences, _ = verdict(found() | {"grouping": grouping | {"groups": [TASKS]}})
+    assert "one for all tasks is worth most" in sentences[-1]
 
 
 def test_every_method_that_is_advised_exists():

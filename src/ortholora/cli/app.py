@@ -18,6 +18,7 @@ from ortholora.cli.options import (
     DiagnosisOption,
     FewStepsOption,
     FileOption,
+    GroupsOption,
     JobsOption,
     JsonLinesOption,
     JsonOption,
@@ -84,6 +85,7 @@ def diagnose(
     config: ConfigArgument,
     steps: FewStepsOption = None,
     rows: RowsOption = 192,
+    groups: GroupsOption = None,
     out: DiagnosisOption = None,
     data_dir: DataOption = None,
     set_: SetOption = None,
@@ -98,7 +100,7 @@ def diagnose(
     quiet()
     with show_progress(console) as progress:
         words = ["ortholora", "compare", *words_of(choices)]
-        found = run_diagnosis(start.config, start.tasks, start.out, steps, rows, progress, words)
+        found = run_diagnosis(start.config, start.tasks, start.out, steps, rows, progress, words, groups)
     showing.show_diagnosis(start.out, found)
 
 

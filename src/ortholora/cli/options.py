@@ -54,6 +54,9 @@ FewStepsOption = Annotated[
     int | None,
     typer.Option("--steps", min=0, help="Steps to train; default 50, or all that there are. 0: the start as it is."),
 ]
+GroupsOption = Annotated[
+    int | None, typer.Option("--groups", metavar="K", help="Propose groups of tasks for at most K adapters.")
+]
 RowsOption = Annotated[
     int, typer.Option("--rows", min=1, help="Rows of each task to measure on; taken from the training rows.")
 ]

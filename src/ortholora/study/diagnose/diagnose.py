@@ -23,10 +23,11 @@ from ortholora.study.diagnose.stored import Points
 from ortholora.study.diagnose.training import FewSteps, gradient_points, plain
 from ortholora.study.diagnose.verdict import verdict
 from ortholora.study.diagnose.write import write_diagnosis
+from ortholora.study.folders import STUDY_FILE, SUMMARY_FILE
 
 STEPS, ROWS = 50, 192
 #: Files of a run or a study: a diagnosis changes neither.
-_OTHERS = (RUN_FILE, "adapter_config.json", "summary.json")
+_OTHERS = (RUN_FILE, "adapter_config.json", STUDY_FILE, SUMMARY_FILE)
 
 
 def diagnose(
@@ -37,6 +38,7 @@ def diagnose(
     rows: int = ROWS,
     progress: Progress | None = None,
     compare: Sequence[str] = ("ortholora", "compare", "CONFIG"),
+    adapters: int | None = None,
 ) -> dict[str, Any]:
     """Say whether tasks help or hurt each other, before any real training. What is finished is kept.
 
@@ -48,6 +50,7 @@ def diagnose(
         rows: Rows of each task that are measured on and not trained on.
         progress: Is told what happens.
         compare: The words of the `compare` command that the verdict ends with.
+        adapters: Propose groups of tasks for at most so many adapters.
 
     Returns:
         All figures and the verdict; also written to `out` as JSON, Markdown and HTML.
@@ -59,7 +62,7 @@ def diagnose(
     progress = progress or Silent()
     config = plain(config)
     steps = min(STEPS, config.training.steps) if steps is None else steps
-    _check(config, steps)
+    _check(config, steps, adapters)
     groups = deal(rows)
     workspace = Workspace(config, hold_out(tasks, groups, config.data_seed))
     settings = {"steps": steps, **dataclasses.asdict(groups), "seed": config.seed, "data_seed": config.data_seed}
@@ -81,7 +84,7 @@ def diagnose(
         found: dict[str, Any] = {
             "tasks": names,
             "settings": settings | {"points": gradient_points(steps), "quota": quota},
-            **figures(points, names, weights, groups, list(quota.values()), steps),
+            **figures(points, names, weights, groups, list(quota.values()), steps, adapters),
         }
         sentences, methods = verdict(found)
         found["verdict"] = sentences
@@ -96,7 +99,7 @@ def _work(few: FewSteps, training: int) -> int:
     return len(few.workspace.tasks) * 5 if training < 0 else 1
 
 
-def _check(config: Config, steps: int) -> None:
+def _check(config: Config, steps: int, adapters: int | None) -> None:
     if len(config.tasks) < 2:
         raise UserError(
             "There is nothing to diagnose",
@@ -110,6 +113,13 @@ def _check(config: Config, steps: int) -> None:
             expected=f"0 (the start as it is) to {config.training.steps}, the steps of the training",
             found=f"{steps}",
             todo="correct the option, or `training.steps`",
+        )
+    if adapters is not None and not 2 <= adapters <= len(config.tasks):
+        raise UserError(
+            f"--groups {adapters} cannot be proposed",
+            expected=f"2 to {len(config.tasks)} groups, for {len(config.tasks)} tasks",
+            found=f"{adapters}",
+            todo="correct the option, or leave it out",
         )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from ortholora.study.diagnose.blocks import as_figure, figures_of_point
 from ortholora.study.diagnose.direction import surely
+from ortholora.study.diagnose.grouping import propose, worth
 from ortholora.study.diagnose.pace import figures_of_pace
 from ortholora.study.diagnose.products import over_groups
 from ortholora.study.diagnose.rows import Groups
@@ -17,13 +18,20 @@ from ortholora.study.diagnose.training import JOINTLY, gradient_points, points_o
 
 
 def figures(
-    points: Points, tasks: Sequence[str], weights: Sequence[float], groups: Groups, quota: Sequence[int], steps: int
+    points: Points,
+    tasks: Sequence[str],
+    weights: Sequence[float],
+    groups: Groups,
+    quota: Sequence[int],
+    steps: int,
+    adapters: int | None = None,
 ) -> dict[str, Any]:
     """Judge all points of a diagnosis.
 
     Returns:
         `points`: of every point with gradients its `step` and what `figures_of_point` says. `pace`: None without steps.
-        `transfer`: i → j → what a step on i alone does to j's loss: `change`, `predicted`, `sure`.
+        `transfer`: i → j → what a step on i alone does to j's loss: `change`, `predicted`, `sure`. `grouping`: the best
+        `groups` of tasks for so many `adapters`, and how much `more` they are worth than one for all; None without.
     """
     jointly = {step: _load(points, JOINTLY, step) for step in points_of(steps)}
     looked = gradient_points(steps)
@@ -37,6 +45,7 @@ def figures(
         ],
         "pace": pace,
         "transfer": _transfer(jointly[looked[-1]], tasks),
+        "grouping": None if adapters is None else _grouping(jointly[looked[-1]], tasks, adapters),
     }
 
 
@@ -55,4 +64,16 @@ def _transfer(arrays: dict[str, np.ndarray], tasks: Sequence[str]) -> dict[str, 
             for j, b in enumerate(tasks)
         }
         for i, a in enumerate(tasks)
+    }
+
+
+def _grouping(arrays: dict[str, np.ndarray], tasks: Sequence[str], adapters: int) -> dict[str, Any]:
+    # Of every micro-batch, relative to the mean loss: what the groups are worth is linear in it.
+    affinities = -arrays["changes"] / arrays["losses"].mean(0)
+    chosen, together = propose(affinities.mean(0), adapters), (tuple(range(len(tasks))),)
+    more = over_groups(np.array([worth(chosen, own) - worth(together, own) for own in affinities]))
+    return {
+        "adapters": adapters,
+        "groups": [[tasks[i] for i in group] for group in chosen],
+        "more": as_figure(more, ()),
     }

@@ -38,6 +38,8 @@ def verdict(found: dict[str, Any]) -> tuple[list[str], list[str]]:
     if not methods:
         sentences.append(_nothing(found, steps))
     sentences += _transfers(found["transfer"], found["tasks"])
+    if found["grouping"]:
+        sentences.append(_grouping(found["grouping"]))
     if found["pace"]:
         sentences += _unknown(found["pace"], steps)
     return sentences, list(dict.fromkeys(methods)) or ["single", "joint"]
@@ -157,6 +159,18 @@ def _transfers(transfer: dict[str, dict[str, Any]], tasks: Iterable[str]) -> lis
             size = f"{abs(change['value']):.2g} ± {change['error']:.1g}"
             lines.append(f"Measured: a step on `{a}` alone surely {does} the loss of `{b}` (by {size}).")
     return lines
+
+
+def _grouping(found: dict[str, Any]) -> str:
+    if len(found["groups"]) == 1:
+        return f"Up to {found['adapters']} adapters: by the measured transfer one for all tasks is worth most."
+    groups = "; ".join(", ".join(f"`{task}`" for task in group) for group in found["groups"])
+    value, error = 100 * found["more"]["value"], 100 * found["more"]["error"]
+    return (
+        f"With {len(found['groups'])} adapters, the measured transfer is best for: {groups}. A step is worth {value:.2g} "
+        f"± {error:.1g} % of a loss more than with one adapter; the best of many is flattered by being chosen. Train "
+        "each group with `--tasks`, and compare."
+    )
 
 
 def _unknown(pace: dict[str, Any], steps: int) -> list[str]:
