@@ -167,9 +167,9 @@ def _grouping(found: dict[str, Any]) -> str:
     groups = "; ".join(", ".join(f"`{task}`" for task in group) for group in found["groups"])
     value, error = 100 * found["more"]["value"], 100 * found["more"]["error"]
     return (
-        f"With {len(found['groups'])} adapters, the measured transfer is best for: {groups}. A step is worth {value:.2g} "
-        f"± {error:.1g} % of a loss more than with one adapter; the best of many is flattered by being chosen. Train "
-        "each group with `--tasks`, and compare."
+        f"With {len(found['groups'])} adapters, the measured transfer is best for: {groups}. A step is worth "
+        f"{value:.2g} ± {error:.1g} % of a loss more than with one adapter; the best of many is flattered by being "
+        "chosen. Train each group with `--tasks`, and compare."
     )
 
 
