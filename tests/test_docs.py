@@ -62,8 +62,13 @@ def rows(page: Path) -> list[list[str]]:
     return [[cell.strip() for cell in line.split(" | ")] for line in lines]
 
 
-def test_every_rule_has_a_page_and_every_page_a_rule() -> None:
-    assert RULE_PAGES.keys() == {*RULES, "torchjd"}
+@pytest.mark.parametrize("name", [*RULES, "torchjd"])
+def test_every_rule_has_a_page(name: str) -> None:
+    assert name in RULE_PAGES
+
+
+def test_every_page_has_a_rule() -> None:
+    assert RULE_PAGES.keys() <= {*RULES, "torchjd"}
 
 
 @pytest.mark.parametrize("name", [*RULES, "torchjd"])

@@ -126,13 +126,43 @@ def test_what_is_not_finite_reaches_grad(rule: str, rows: slice, value: float) -
         assert not bool(gradient.isfinite().all()), name
 
 
-def test_an_overflowing_gram_does_not_hide_the_gradient() -> None:
-    """Squares overflow long before gradients do: the update is then the plain sum."""
+@pytest.mark.parametrize("block", ["matrix", "layer", "all"])
+@pytest.mark.parametrize("factor", [1e-30, 1e-22, 1e-17, 1e17, 1e20, 1e30])
+def test_squares_beyond_float32_change_nothing(factor: float, block: Any) -> None:
     sample = models.bert(8, 3)
-    found, _ = scaled_step(sample, 1e25)
-    plain, _ = scaled_step(sample, 1.0, rule="sum")
+    plain, stats = scaled_step(sample, 1.0, block)
+    found, scaled = scaled_step(sample, factor, block)
+    assert_close(scaled.weights, stats.weights, 1e-4)
+    assert_close(scaled.cosines, stats.cosines, 1e-4)
+    assert_close(scaled.total_cosines, stats.total_cosines, 1e-2)
     for name, gradient in plain.items():
-        assert_close(found[name].double() / 1e25, gradient, 1e-4, name)
+        assert_close(found[name].double() / factor, gradient, 1e-4, name)
+
+
+@pytest.mark.parametrize("steps", [1, 4], ids=["checked", "not checked"])
+def test_a_block_beyond_float32_beside_ordinary_ones(steps: int) -> None:
+    """Only the one is rescaled, and only while it needs it."""
+    sample = models.stack(8, 3, [5, 6, 7])
+    last = sample.model.base_model.model.layers[1].lora_B["default"].weight
+    grams = []
+    for factor in (1.0, 1e-24):
+        model = sample.fork()
+        ortho = OrthoLora(model, ["a", "b", "c"], rule="ortho")
+        for step in range(steps):
+            model.zero_grad()
+            with ortho.batch(IDS):
+                (
+                    models.token_losses(model, models.Sample(model, sample.inputs, sample.target)) * SIGN
+                ).mean().backward()
+            if step == steps - 1:
+                ortho._groups[0].buffer.mul_(factor)
+                assert ortho._groups[0].matrices[0].parameter.shape != last.shape
+                for matrix in ortho._groups[0].matrices:
+                    matrix.parameter.grad.mul_(factor)  # type: ignore[union-attr]
+            stats = ortho.resolve()
+        grams.append(stats)
+    assert_close(grams[1].cosines, grams[0].cosines, 1e-4)
+    assert torch.equal(grams[1].gram[-1], grams[0].gram[-1])
 
 
 def test_a_skipped_step_can_be_discarded() -> None:

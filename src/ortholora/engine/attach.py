@@ -23,6 +23,7 @@ from ortholora.engine.early_step import EarlySteps
 from ortholora.engine.fused import FusedLayer, why_not_fused
 from ortholora.engine.grouping import Grouping
 from ortholora.engine.layers import find_matrices
+from ortholora.engine.others import OtherAdapters
 from ortholora.engine.sharded import refuse_layouts, sharding_modules
 from ortholora.engine.summary import capture_summary
 from ortholora.engine.watch import Watch
@@ -63,7 +64,8 @@ class Attachment:
         self._not_fused: dict[str, str] = {}  # layers with one-pass matrices, and why
         self._watch = Watch(model, self.matrices)
         self._guard = StepGuard(self.groups, self._current.behind)
-        self._early = EarlySteps(self.groups)
+        self._others = OtherAdapters(model, self.matrices)
+        self._early = EarlySteps(self.groups, self._others)
         self._marks: OutputMarks | None = None
 
     def install(self, fused: bool) -> None:
@@ -153,6 +155,7 @@ class Attachment:
         """
         self._guard.check()
         self._early.check()
+        self._others.check()
         self._watch.check(thoroughly)
         check_something_captured(self.groups)
         incomplete = [group for group in self.groups if not all(group.touched)]  # in most steps none

@@ -124,15 +124,45 @@ class Reduced:
     def __init__(self, stacks: Sequence[Tensor], shares: Sequence[Share]) -> None:
         self._stacks, self._shares = stacks, shares
 
-    def inner_products(self) -> Tensor:
-        """`⟨g_s, g_t⟩` of every matrix, group after group: `[Σ n, S, S]` float32, the same on every rank."""
+    def inner_products(self, factors: Sequence[Tensor] | None = None) -> Tensor:
+        """`⟨g_s, g_t⟩` of every matrix, group after group: `[Σ n, S, S]` float32, the same on every rank.
+
+        Args:
+            factors: `[n]` for each shape group, by which the gradients are multiplied first.
+        """
         device = self._stacks[0].device
-        pairs = list(zip(self._stacks, self._shares, strict=True))
+        parts: Sequence[Tensor | None] = [None] * len(self._stacks) if factors is None else factors
+        pairs = [
+            (stack, share, None if part is None else part.to(stack.device))
+            for stack, share, part in zip(self._stacks, self._shares, parts, strict=True)
+        ]
         if not any(share.spread for share in self._shares):
-            return torch.cat([inner_products(stack).to(device) for stack, _ in pairs])
-        gram = torch.cat([_own_gram(stack, share).to(device) for stack, share in pairs])
+            return torch.cat([inner_products(stack, part).to(device) for stack, _, part in pairs])
+        gram = torch.cat([_own_gram(stack, share, part).to(device) for stack, share, part in pairs])
         dist.all_reduce(gram)  # each matrix is nonzero on one rank only: nothing is rounded
         return gram
+
+    def largest(self, only: Sequence[Tensor] | None = None) -> Tensor:
+        """The largest absolute value among the task gradients of every matrix: `[Σ n]` float32, on every rank.
+
+        Args:
+            only: `[n]` bool for each shape group: the matrices to look at; 0 for the others.
+        """
+        device = self._stacks[0].device
+        found = []
+        for i, (stack, share) in enumerate(zip(self._stacks, self._shares, strict=True)):
+            values = stack.new_zeros(share.count, dtype=torch.float32)
+            for rows in share.held:
+                wanted = torch.arange(rows.start, rows.stop, device=stack.device)
+                if only is not None:
+                    wanted = wanted[only[i].to(stack.device)[rows]]
+                if len(wanted):
+                    values[wanted] = torch.linalg.vector_norm(stack[wanted].flatten(1).float(), ord=torch.inf, dim=1)
+            found.append(values.to(device))
+        largest = torch.cat(found)
+        if any(share.spread for share in self._shares):
+            dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+        return largest
 
     def weighted_sum(self, group: int, weights: Tensor) -> Tensor:
         """`Σ_s w_s g_s` of every matrix of a group: weights `[n, S]` → `[n, numel]` float32."""
@@ -146,11 +176,11 @@ class Reduced:
         return sums
 
 
-def _own_gram(stack: Tensor, share: Share) -> Tensor:
+def _own_gram(stack: Tensor, share: Share, factors: Tensor | None) -> Tensor:
     """The Gram of this rank's matrices, zero for the others'; what all ranks hold is brought in by the first."""
     gram = stack.new_zeros((share.count, stack.shape[1], stack.shape[1]), dtype=torch.float32)
     for rows in share.held if rank() == 0 else share.held[: int(share.spread > 0)]:
-        gram[rows] = inner_products(stack[rows])
+        gram[rows] = inner_products(stack[rows], None if factors is None else factors[rows])
     return gram
 
 

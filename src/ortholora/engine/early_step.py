@@ -10,6 +10,7 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 
 from ortholora.engine.buffers import ShapeGroup
 from ortholora.engine.layers import Matrix
+from ortholora.engine.others import OtherAdapters, trained
 from ortholora.errors import CaptureError
 
 
@@ -20,10 +21,11 @@ class EarlySteps:
 
     Args:
         groups: The shape groups.
+        others: Adapters that are not captured; they must wait for the end of the step, too.
     """
 
-    def __init__(self, groups: Sequence[ShapeGroup]) -> None:
-        self._groups = groups
+    def __init__(self, groups: Sequence[ShapeGroup], others: OtherAdapters) -> None:
+        self._groups, self._others = groups, others
         self._hook = register_optimizer_step_pre_hook(_refuser(weakref.ref(self)))
         weakref.finalize(self, self._hook.remove)
 
@@ -43,6 +45,9 @@ class EarlySteps:
         for matrix in _captured(self._groups):
             if id(matrix.parameter) in held:
                 raise _early(matrix, f"a step of {type(optimizer).__name__} on the plain joint gradient")
+        name = self._others.held_by(p for group in optimizer.param_groups for p in group["params"] if p.requires_grad)
+        if name is not None:
+            raise trained(name, f"a step of {type(optimizer).__name__} between ortho.batch(...) and ortho.resolve()")
 
     def check(self) -> None:
         """A captured gradient must still be there, unless nobody but the user took it away.

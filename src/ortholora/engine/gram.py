@@ -58,6 +58,11 @@ class Blocks:
         """Spread weights of blocks `[N, S]` over the matrices: `[n, S]` for each shape group."""
         return weights.index_select(0, self._index(weights.device)).split(self._sizes)
 
+    def largest(self, values: Tensor) -> Tensor:
+        """The largest of the values of every block's matrices: `[Σ n]`, group after group → `[N]`."""
+        result = values.new_zeros(len(self.names))
+        return result.scatter_reduce_(0, self._index(values.device), values, "amax")
+
     def _index(self, device: torch.device) -> Tensor:
         if self._of_matrix.device != device:
             self._of_matrix = self._of_matrix.to(device)
@@ -73,8 +78,10 @@ def unit_trace(gram: Tensor) -> Tensor:
     return gram / torch.where(trace > 0, trace, torch.ones_like(trace))[:, None, None]
 
 
-def inner_products(stack: Tensor) -> Tensor:
+def inner_products(stack: Tensor, factors: Tensor | None = None) -> Tensor:
     """`⟨g_s, g_t⟩` of every matrix: stack `[n, S, numel]` → `[n, S, S]`, accumulated in float32.
+
+    With `factors` `[n]`, of the gradients times those.
 
     Only strips on and right of the diagonal are computed; the rest is their mirror image. With many tasks
     that is almost half the work.
@@ -83,6 +90,8 @@ def inner_products(stack: Tensor) -> Tensor:
     gram = stack.new_empty((matrices, size, size), dtype=torch.float32)
     for rows in _pieces(stack):
         part = stack[rows].float()
+        if factors is not None:
+            part = part * factors[rows, None, None]
         for start in range(0, size, STRIP):
             stop = min(start + STRIP, size)
             strip = torch.bmm(part[:, start:stop], part[:, start:].transpose(1, 2))

@@ -22,6 +22,7 @@ from ortholora.engine.layers import Matrix
 from ortholora.engine.losses import LossSums, check_losses, mean_losses
 from ortholora.engine.memory import RunningMeans
 from ortholora.engine.precondition import preconditioned, preconditioner_of
+from ortholora.engine.rescale import SafeGram
 from ortholora.engine.rules import Rule, RuleContext, get_rule
 from ortholora.engine.rules.base import (
     factors_of,
@@ -99,6 +100,7 @@ class OrthoLora:
         pure = any(matrix.task_pure for matrix in self.matrices)
         self._halves = Halves(self.tasks, whole_batches=pure) if halved else None
         self._blocks = Blocks(self._groups, [m.name for m in self.matrices], block)
+        self._gram = SafeGram(self._blocks)
         self._means = RunningMeans(self._groups, memory_of(self.rule))
         self._generator = torch.Generator().manual_seed(seed)
         self._present = torch.zeros(self._columns, dtype=torch.bool)
@@ -176,7 +178,7 @@ class OrthoLora:
         means = None if losses is None else mean_losses(losses, self.tasks, present, self._groups[0].buffer.device)
         context = RuleContext(self.tasks, present, self._step, self._generator, means, units)
         reduced = self._reduce(context, checked)
-        gram = self._blocks.gram(reduced.inner_products())
+        gram = self._gram.take(reduced, checked)
         weights, combination = self._decide(gram, context, checked)
         if self._halves is not None:
             gram = whole(gram)

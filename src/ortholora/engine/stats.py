@@ -18,7 +18,8 @@ class StepStats:
     Attributes:
         tasks: Names of the tasks.
         blocks: Names of the blocks.
-        gram: `[N, T, T]` inner products of the task gradients (mean over ranks).
+        gram: `[N, T, T]` inner products of the task gradients (mean over ranks). A block whose inner products float32
+            cannot hold has those of its gradients times a power of two.
         weights: `[N, T]` weights of the current task gradients in the update.
         combination: `[N, T, T]` coefficients of each task's own replacement, where the rule gave them.
         present: `[T]` bool: tasks with rows in this step.

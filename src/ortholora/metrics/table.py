@@ -8,8 +8,9 @@ A metric is one file of its name in this folder, and one line of `METRICS`. The 
 - if answers must be generated for it: `score_rows(wanted, written) -> [rows]`, the score of each answer, and
   `check(wanted)`, which refuses answers that cannot be scored.
 
-A metric is a fraction between -1 and 1, and 1 is perfect. It is defined for all rows there are: with one class only,
-and with constant predictions. `tests/metrics/test_contract.py` holds every metric of the table to this.
+A metric is a fraction between -1 and 1, and 1 is perfect; an unbounded one is cut at -1. It is above 0 for predictions
+that are better than chance, and defined for all rows there are: with one class only, and with constant predictions.
+`tests/metrics/test_contract.py` holds every metric of the table to this.
 """
 
 from __future__ import annotations
