@@ -1,8 +1,8 @@
 """Which tasks to give an adapter of their own: the partition with the best measured transfer.
 
-What a step on i does to j is set against j's loss: `Z_ij = 1 − L_j(after a step on i) / L_j` (Fifty et al., *Efficiently
-Identifying Task Groupings for Multi-Task Learning*, NeurIPS 2021, arXiv 2109.04617). A group is worth to each of its
-tasks the mean of what the others do to it; to a task alone nothing (0).
+What a step on i does to j is set against j's loss: `Z_ij = 1 − L_j(after a step on i) / L_j` (Fifty et al.,
+*Efficiently Identifying Task Groupings for Multi-Task Learning*, NeurIPS 2021, arXiv 2109.04617). A group is worth to
+each of its tasks the mean of what the others do to it; to a task alone nothing (0).
 """
 
 from __future__ import annotations
