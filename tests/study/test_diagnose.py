@@ -110,10 +110,10 @@ def test_a_step_is_a_real_one_and_first_order_predicts_it(trainer, measured):
     held, found, long = measured
     assert np.abs(long.changes.mean(0)).max() > 1e-2
     for group in trainer.optimizer.param_groups:
-        group["lr"] = 1e-4  # the schedule of three steps has ended, and left 0
+        group["lr"] = 3e-4  # the schedule of three steps has ended, and left 0
     transfer = measure_transfer(held, found.halves)
     for group in trainer.optimizer.param_groups:
-        assert group["lr"] == 1e-4
+        assert group["lr"] == 3e-4
         group["lr"] = 0.0
     changes = transfer.changes.mean(0)
     assert np.abs(changes).max() > 1e-4

@@ -112,7 +112,7 @@ def transfer_table(found: dict[str, Any]) -> Shown:
         rows,
         "Change of the mean loss on rows that the step was not taken on; negative helps. In brackets what the "
         "gradients predict to first order. A step with the mean gradient of half of the rows, by the training's "
-        "optimizer as it was, without its momentum.",
+        "optimizer as it was, without the momentum of joint steps.",
     )
 
 
