@@ -63,6 +63,15 @@ def test_gradvac_equals_its_transcription(tasks: int) -> None:
     assert raised > 0
 
 
+def test_gradvac_in_pieces_is_gradvac(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = []
+    for numbers in (2**18, 3 * 16):
+        monkeypatch.setattr("ortholora.engine.rules.ortho.CACHED_NUMBERS", numbers)
+        rule = GradVac(0.5)
+        answers.append([rule(gram_of(drawn(7, 4, seed=step)), context(4, seed=step)) for step in range(3)])
+    assert all(torch.equal(a, b) for a, b in zip(*answers, strict=True))
+
+
 def test_gradvac_starts_as_ortho() -> None:
     gram = gram_of(drawn(20, 4))
     torch.testing.assert_close(GradVac()(gram, context(4)), Ortho()(gram, context(4)), rtol=1e-3, atol=1e-4)

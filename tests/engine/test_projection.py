@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ortholora.engine import Ortho, OrthoLora, RuleContext
 from ortholora.engine.gram import unit_trace, weighted_sum
-from ortholora.engine.rules.ortho import project, visit_order
+from ortholora.engine.rules.ortho import cached_pieces, project, visit_order
 
 from . import _models as models
 from . import _reference as reference
@@ -50,6 +50,27 @@ def test_ortho_equals_its_transcription(blocks: int, tasks: int, rank: int, seed
         expected = reference.ortho(stack[n], order[n])
         # What cancels leaves rounding of the size of what went in, so that is the scale.
         assert float((found[n] - expected).norm() / size) < PROJECTED
+
+
+@pytest.mark.parametrize("numbers", [1, 3 * 25, 2**18])
+@pytest.mark.parametrize("masked", [False, True])
+def test_pieces_of_the_blocks_make_the_whole(monkeypatch: pytest.MonkeyPatch, numbers: int, masked: bool) -> None:
+    """Many blocks are worked on in pieces that stay in the cache; 7 of them in 7, in 3 and in one."""
+    torch.manual_seed(0)
+    stack = task_gradient_stack(7, 5, 12, 12)
+    gram, order = stack @ stack.mT, visit_order(7, 5, torch.Generator().manual_seed(4))
+    where = torch.rand(7, 5, 5) < 0.5 if masked else None
+    monkeypatch.setattr("ortholora.engine.rules.ortho.CACHED_NUMBERS", numbers)
+    assert len(cached_pieces(gram)) == {1: 7, 75: 3, 2**18: 1}[numbers]
+    found = project(gram, order, where)
+    for n in range(7):
+        for i in range(5):
+            c = torch.eye(5)[i].double()
+            for j in order[n, i].tolist():
+                dot = float(c @ gram[n, :, j].double())
+                if dot < 0 and (where is None or where[n, i, j]):
+                    c[j] -= dot / float(gram[n, j, j])
+            assert_close(found[n, i].double(), c, PROJECTED)
 
 
 @given(seed=st.integers(0, 50), tasks=st.integers(2, 6))

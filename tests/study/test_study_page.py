@@ -14,10 +14,11 @@ from ortholora.errors import UserError
 from ortholora.files import plain, write_json
 from ortholora.runs.history import write_history
 from ortholora.study.report.answer import answer
+from ortholora.study.report.atlas import atlas_sentences
 from ortholora.study.report.door import report_on
 from ortholora.study.report.study import study_page, write_report
 from ortholora.study.report.tables import dev_table, results_table
-from ortholora.study.statistics.atlas import conflict_map, over_time, size_map
+from ortholora.study.statistics.atlas import Map, conflict_map, over_time, size_map
 from ortholora.study.statistics.summarise import summarise
 from ortholora.study.stored import read_study
 from stored_study import history, records_of, write_runs, write_study
@@ -130,7 +131,7 @@ def test_what_to_use(skill: dict[str, float], use: str, words: str) -> None:
     assert words in f"{found.sentence} {found.sure[1]}"
     assert ("surely better" in found.sentence) or use == "joint"
     assert "2 seeds" in found.sure[1]
-    assert "hint" in found.sure[1]
+    assert found.sentence.endswith("This is of 2 seeds: a hint, until there are 5.")
     assert found.cost[0]
 
 
@@ -155,6 +156,18 @@ def test_conflicts_are_found_where_they_are() -> None:
     cell = found.rows["a · b"][4]
     assert cell is not None
     assert abs(cell[0] + 0.4) < 0.05
+
+
+def test_what_the_maps_say_in_words() -> None:
+    found = [history(["a", "b", "c"], seed) for seed in range(3)]
+    lines = atlas_sentences(conflict_map(found), size_map(found))
+    assert lines[0] == "a · b: surely against each other in 3 of 6 places (layers, A and B apart)."
+    assert lines[1] == "a · c: surely along in 2 of 6 places (layers, A and B apart)."
+    assert re.fullmatch(
+        r"The smallest gradients are those of c \(0\.3\d×.*, the largest those of a \(2\.\d×\)\.", lines[-1]
+    )
+    quiet = Map({"all": ["all"], "A": ["0"]}, {"a · b": [(0.1, False), (0.2, False)]})
+    assert atlas_sentences(quiet, Map({}, {})) == ["Of no pair it is sure, in any layer, that it conflicts or agrees."]
 
 
 def test_noise_is_seldom_called_sure() -> None:

@@ -17,6 +17,7 @@ import workspaces
 from ortholora.runs.method import Method
 
 METHODS = {"joint": Method("joint"), "ortho": Method("ortho", "ortho"), "sum": Method("sum", "sum")}
+METHODS["balanced-signal"] = Method("balanced-signal", "balanced-signal")
 METHODS["gradnorm"] = Method("gradnorm", "gradnorm(alpha=2, start=1)")
 
 

@@ -66,6 +66,7 @@ def assert_same_run(found: dict[str, Any], expected: dict[str, Any]) -> None:
         (3, "ortho", {"layout": "by-task", "rows_per_task": 4}),
         (2, "joint", {"layout": "auto", "launch_tokens": 0, "rows_per_task": 4}),
         (2, "gradnorm", {"layout": "by-task", "rows_per_task": 4}),
+        (2, "balanced-signal", {"layout": "by-length", "rows_per_task": 4}),
     ],
     ids=str,
 )

@@ -171,16 +171,46 @@ class SweepSection(Strict):
     )
 
 
+class MergeSection(Strict):
+    """What the methods `merge-linear`, `merge-ties` and `merge-dare` do with the single adapters."""
+
+    scale: float | None = Field(
+        None,
+        gt=0,
+        description="What the merged update is multiplied by. Default: 0.4 (`merge-linear`, `merge-dare`: of the sum "
+        "over tasks), 1 (`merge-ties`: of the mean over the tasks that agree).",
+    )
+    density: float = Field(
+        0.2,
+        gt=0,
+        le=1,
+        description="Share of each task's values that is kept: the largest (`merge-ties`), or drawn (`merge-dare`).",
+    )
+    rank: int | None = Field(
+        None,
+        gt=0,
+        description="Rank that the result of `merge-ties` and `merge-dare` is cut to. Default: the sum of the single "
+        "adapters' ranks, at which `merge-linear` is exact.",
+    )
+    weights: dict[str, float] = Field(
+        default_factory=dict, description="Task → what its update is multiplied by before. Default: 1 for all."
+    )
+
+
 class StudySection(Strict):
     """What `compare` compares."""
 
     methods: list[str | MethodConfig] = Field(
         default_factory=_default_methods,
         description="`single` (one adapter per task), `joint`, rules by name, mappings of `name`, `rule`, `block`, "
-        "`set`, or the baseline `joint-wide` (joint training with T times the rank). `single` and `joint` are always "
+        "`set`, or a baseline: `joint-wide` (joint training with T times the rank), `merge-linear`, `merge-ties`, "
+        "`merge-dare` (one adapter merged out of the single ones, without training). `single` and `joint` are always "
         "run; the first rule is what the headline of the report is about.",
     )
     seeds: list[int] = Field(default_factory=lambda: [0, 1], min_length=1, description="One run per seed and method.")
+    merge: MergeSection = Field(
+        default_factory=MergeSection, description="How single adapters are merged; see docs/compare.md."
+    )
     bootstrap: int = Field(1000, ge=100, description="Bootstrap resamples for the intervals.")
     sweep: SweepSection | None = Field(
         None,

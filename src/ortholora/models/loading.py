@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def load_model(folder: Path, *, trainable: bool = False) -> tuple[AdaptedModel, 
         UserError: No run, damaged files, a missing backbone, or an adapter of another model.
     """
     card = load_card(folder)
-    saved = _check_adapter(folder)
+    saved = check_adapter(folder)
     bare = model_of(card).load_backbone(card.backbone, getattr(torch, card.dtype), card.revision)
     try:
         with warnings.catch_warnings():
@@ -84,8 +85,12 @@ def load_weights(folder: Path, model: AdaptedModel) -> None:
     load_heads(folder, model)
 
 
-def load_heads(folder: Path, model: AdaptedModel) -> None:
+def load_heads(folder: Path | Sequence[Path], model: AdaptedModel) -> None:
     """Put the heads saved in `folder` into the model; nothing for a model without.
+
+    Args:
+        folder: The folder of a run; or several, each with the heads of tasks of its own.
+        model: The model.
 
     Raises:
         UserError: The file is damaged or holds the heads of other tasks.
@@ -93,19 +98,23 @@ def load_heads(folder: Path, model: AdaptedModel) -> None:
     expected = model.extra_weights()
     if not expected:
         return
-    saved = _read_tensors(folder / HEADS)
+    folders = [folder] if isinstance(folder, Path) else folder
+    saved = {name: weight for each in folders for name, weight in _read_tensors(each / HEADS).items()}
     if {k: v.shape for k, v in saved.items()} != {k: v.shape for k, v in expected.items()}:
-        raise _misfit(folder, f"heads {sorted({k.rpartition('.')[0] for k in saved})}")
+        raise _misfit(folders[0], f"heads {sorted({k.rpartition('.')[0] for k in saved})}")
     with torch.no_grad():
         for name, weight in expected.items():
             weight.copy_(saved[name])
 
 
-def _check_adapter(folder: Path) -> set[str]:
+def check_adapter(folder: Path) -> set[str]:
     """Read the adapter's files before PEFT does, which asks the hub for one that is missing.
 
     Returns:
         The names of the saved weights.
+
+    Raises:
+        UserError: One is missing or damaged.
     """
     path = folder / "adapter_config.json"
     try:

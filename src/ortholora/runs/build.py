@@ -12,7 +12,9 @@ from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback
 from ortholora.config.schema import Config
 from ortholora.data.mixing import StepSampler
 from ortholora.data.planner import Planner
+from ortholora.models.adapted import AdaptedModel
 from ortholora.models.build import build_model, make_card
+from ortholora.models.merge import check_mergeable
 from ortholora.runs.arguments import training_arguments
 from ortholora.runs.progress import Progress, ProgressCallback
 from ortholora.runs.run import Run
@@ -20,8 +22,10 @@ from ortholora.runs.workspace import Workspace
 from ortholora.trainers.trainer import OrthoTrainer
 
 
-def build_trainer(run: Run, workspace: Workspace, progress: Progress) -> OrthoTrainer:
-    """Assemble model and trainer of a run."""
+def build_trainer(
+    run: Run, workspace: Workspace, progress: Progress, model: AdaptedModel | None = None
+) -> OrthoTrainer:
+    """Assemble model and trainer of a run; a model that is there already is taken."""
     config = workspace.config
     tasks = [workspace.encoded(name) for name in run.tasks]
     card = make_card(config, [task.data for task in tasks])
@@ -31,7 +35,7 @@ def build_trainer(run: Run, workspace: Workspace, progress: Progress) -> OrthoTr
     if config.training.tensorboard:
         _log_to(run.folder / "logs", arguments)
     trainer = OrthoTrainer(
-        build_model(config, card, run.seed),
+        build_model(config, card, run.seed) if model is None else model,
         arguments,
         tasks=tasks,
         tokenizer=workspace.tokenizer,
@@ -49,15 +53,22 @@ def build_trainer(run: Run, workspace: Workspace, progress: Progress) -> OrthoTr
     return trainer
 
 
-def check_settings(workspace: Workspace) -> None:
+def check_settings(workspace: Workspace, merged: bool = False) -> None:
     """Build a run's model and arguments, and throw them away: a mistake shows before other runs' hours.
 
+    Args:
+        workspace: The settings.
+        merged: Whether its adapter will be merged with others.
+
     Raises:
-        UserError: The adapter does not go onto the backbone, or the training settings make no sense.
+        UserError: The adapter does not go onto the backbone or cannot be merged, or the training settings make no
+            sense.
     """
     config = workspace.config
     training_arguments(config, Path("checkpoints"), 0, 1)
-    build_model(config, make_card(config, workspace.tasks), 0)
+    model = build_model(config, make_card(config, workspace.tasks), 0)
+    if merged:
+        check_mergeable(model.peft_model)
 
 
 def check_plans(workspace: Workspace) -> None:

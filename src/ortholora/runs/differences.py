@@ -7,8 +7,13 @@ from typing import Any
 from ortholora.config.schema import Config
 
 
-def differences(there: Config, here: Config) -> str:
+def differences(there: Config, here: Config, merges: bool = False) -> str:
     """Name the settings that differ, but for the study's: "there" in a folder and "here" in a command.
+
+    Args:
+        there: The one.
+        here: The other.
+        merges: Of the study's, too, those that a merge of adapters goes by.
 
     Returns:
         A list in one line; empty where there is no difference.
@@ -16,6 +21,9 @@ def differences(there: Config, here: Config) -> str:
     if there.task_names != here.task_names:
         return f"the tasks {', '.join(there.task_names)} there, {', '.join(here.task_names)} here"
     old, new = (_flat(config.model_dump(mode="json", exclude={"study"})) for config in (there, here))
+    if merges:
+        old |= _flat(there.study.merge.model_dump(mode="json"), "study.merge")
+        new |= _flat(here.study.merge.model_dump(mode="json"), "study.merge")
     keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
     shown = [f"{key} = {_shown(old.get(key))} there, {_shown(new.get(key))} here" for key in keys[:4]]
     return "; ".join(shown) + (f"; and {len(keys) - 4} more" if len(keys) > 4 else "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from ortholora.files import write_json, write_text
 from ortholora.runs.differences import differences
 from ortholora.runs.provenance import fingerprint
 from ortholora.runs.record import RESULT_FILE
-from ortholora.runs.run import Run
+from ortholora.runs.run import Run, how_merged, settings_of_sources
 from ortholora.runs.stored import problem_of
 from ortholora.runs.workspace import Workspace
 from ortholora.trainers import checkpoints
@@ -53,12 +54,15 @@ def check_claim(run: Run, workspace: Workspace) -> str:
     own = run.own_config(workspace.config)
     method = run.method.rule and [run.method.rule, run.method.block]
     data = [task for task in workspace.tasks if task.name in run.tasks]
-    mark = fingerprint(workspace.config, data, {"method": method, "seed": run.seed, "quota": workspace.quota()})
+    extra: dict[str, Any] = {"method": method, "seed": run.seed, "quota": workspace.quota()}
+    if run.sources:
+        extra["merge"] = [asdict(how_merged(run, workspace.config)), settings_of_sources(run)]
+    mark = fingerprint(workspace.config, data, extra)
     found = _read(run.folder, needed=_has_work(run.folder))
     if found is None:
-        _check_unmarked(run.folder, own)
+        _check_unmarked(run, own)
     elif found.fingerprint != mark and _has_work(run.folder):
-        raise _of_another(run.folder, own)
+        raise _of_another(run, own)
     return mark
 
 
@@ -142,8 +146,9 @@ def _has_work(folder: Path) -> bool:
     )
 
 
-def _check_unmarked(folder: Path, own: Config) -> None:
+def _check_unmarked(run: Run, own: Config) -> None:
     """Check a folder without `run.json`: new, an unfinished start, or one whose damaged file was deleted."""
+    folder = run.folder
     if folder.is_file():
         raise UserError(f"{folder} is a file", expected="a folder", found="a file", todo="give another --out")
     settings = folder / CONFIG_FILE
@@ -161,8 +166,8 @@ def _check_unmarked(folder: Path, own: Config) -> None:
                 if alone
                 else "copy the configuration of the run there, or give another --out",
             ) from None
-        if differences(there, own):
-            raise _of_another(folder, own)
+        if differences(there, own, merges=bool(run.sources)):
+            raise _of_another(run, own)
         return
     for name in ("adapter_config.json", "summary.json", "config.json"):
         if (folder / name).exists():
@@ -174,10 +179,14 @@ def _check_unmarked(folder: Path, own: Config) -> None:
             )
 
 
-def _of_another(folder: Path, own: Config) -> UserError:
+def _of_another(run: Run, own: Config) -> UserError:
+    folder = run.folder
+    hidden = "another mixture of tasks in a step"
+    if run.sources:
+        hidden = "single adapters that were trained with other settings of their own"
     try:
-        shown = differences(load_config(folder / CONFIG_FILE), own) or (
-            "the same settings, but other rows in the data files, or another mixture of tasks in a step"
+        shown = differences(load_config(folder / CONFIG_FILE), own, merges=bool(run.sources)) or (
+            f"the same settings, but other rows in the data files, or {hidden}"
         )
     except UserError:
         shown = f"a run whose settings cannot be compared ({CONFIG_FILE} is missing or damaged)"

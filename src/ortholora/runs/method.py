@@ -6,6 +6,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 SINGLE, JOINT, JOINT_WIDE = "single", "joint", "joint-wide"
+#: Methods that merge the adapters of `single`, and the kind of merge of each.
+MERGES: dict[str, Literal["linear", "ties", "dare"]] = {
+    "merge-linear": "linear",
+    "merge-ties": "ties",
+    "merge-dare": "dare",
+}
 
 
 @dataclass(frozen=True)
@@ -17,9 +23,11 @@ class Method:
         rule: Rule, or None: plain training, nothing captured.
         block: What conflict is judged on.
         overrides: Settings of this method alone, by dotted key.
+        merge: How it merges the adapters of `single`; None: it trains.
     """
 
     name: str
     rule: str | None = None
     block: Literal["matrix", "layer", "all"] = "matrix"
     overrides: dict[str, Any] = field(default_factory=dict)
+    merge: Literal["linear", "ties", "dare"] | None = None

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ortholora.config.schema import Config
+from ortholora.models.merge import Merge
 from ortholora.runs.method import SINGLE, Method
 from ortholora.runs.record import RESULT_FILE
 
@@ -23,6 +25,7 @@ class Run:
         seed: Seed of weights, dropout, data order and visit orders.
         folder: Where model, result and checkpoints go.
         trial: What it tries out, for people; empty for a run that counts.
+        sources: The single runs that it merges, one a task; none for a run that trains.
     """
 
     method: Method
@@ -30,6 +33,7 @@ class Run:
     seed: int
     folder: Path
     trial: str = ""
+    sources: tuple[Run, ...] = ()
 
     @property
     def label(self) -> str:
@@ -63,3 +67,14 @@ class Run:
                 "seed": self.seed,
             }
         )
+
+
+def how_merged(run: Run, config: Config) -> Merge:
+    """The kind of merge of a run with sources, and its settings."""
+    assert run.method.merge is not None
+    return Merge.of(run.method.merge, config.study.merge, run.tasks)
+
+
+def settings_of_sources(run: Run) -> dict[str, dict[str, Any]]:
+    """Task → the settings of its own that the single adapter was trained with."""
+    return {source.tasks[0]: source.method.overrides for source in run.sources}

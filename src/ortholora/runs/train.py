@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ortholora.errors import UserError
-from ortholora.files import publish_files
-from ortholora.models.saving import save_model
 from ortholora.runs.build import build_trainer
 from ortholora.runs.folder import check_claim, claim, disclaim, is_claimed
-from ortholora.runs.history import write_history
 from ortholora.runs.lock import check_unlocked, lock
 from ortholora.runs.measure import measure
+from ortholora.runs.merge import merge_run
 from ortholora.runs.progress import Progress, Silent, Stopped
+from ortholora.runs.publish import publish_model
 from ortholora.runs.record import RunRecord, read_record, write_record
 from ortholora.runs.run import Run
 from ortholora.runs.workspace import Workspace
@@ -35,14 +34,15 @@ def check_folder(run: Run, workspace: Workspace) -> None:
 
 def announce(runs: Sequence[Run], workspace: Workspace, progress: Progress) -> None:
     """Tell the progress what is to come, and what a user should know before it."""
-    progress.plan([(run.label, len(run.tasks), run.done) for run in runs])
+    # Merging is no work beside training.
+    progress.plan([(run.label, 0 if run.method.merge else len(run.tasks), run.done) for run in runs])
     if not all(run.done for run in runs):
         for sentence in workspace.cut_rows():
             progress.note(sentence)
 
 
 def ensure_record(run: Run, workspace: Workspace, progress: Progress, base: Path | None, jobs: int = 1) -> RunRecord:
-    """The record of a run: read if it is finished, trained (or resumed) and written if not.
+    """The record of a run: read if it is finished, trained (or resumed, or merged) and written if not.
 
     Args:
         run: The run.
@@ -65,7 +65,7 @@ def ensure_record(run: Run, workspace: Workspace, progress: Progress, base: Path
 
 def _train_or_disclaim(run: Run, workspace: Workspace, progress: Progress, jobs: int) -> RunRecord:
     try:
-        return train_run(run, workspace, progress, jobs)
+        return (merge_run if run.sources else train_run)(run, workspace, progress, jobs)
     except UserError:
         disclaim(run.folder)
         raise
@@ -99,11 +99,7 @@ def train_run(run: Run, workspace: Workspace, progress: Progress | None = None, 
     if progress.stop_requested and trainer.state.global_step < trainer.state.max_steps:
         raise Stopped(run.label)
     record = measure(run, trainer, config, jobs)
-    with checkpoints.staging(run.folder, "The model", kept_in=run.checkpoints) as stage:
-        save_model(stage, trainer._bare_model(), trainer.card)
-        if history := trainer.conflicts.history():
-            write_history(stage, history)
-        publish_files(stage, run.folder)
+    publish_model(run, trainer)
     if trainer.ortho is not None:
         trainer.ortho.detach()
     progress.finish(run.label, record.metrics)

@@ -13,44 +13,21 @@ from ortholora.data.task import TaskData
 from ortholora.errors import UserError
 from ortholora.files import write_text
 from ortholora.runs.folder import RUN_FILE
-from ortholora.runs.method import SINGLE, Method
+from ortholora.runs.method import Method
 from ortholora.runs.progress import Progress, Silent
-from ortholora.runs.run import Run
 from ortholora.runs.train import announce
-from ortholora.study.folders import STUDY_FILE, folder_of
+from ortholora.study.folders import STUDY_FILE
 from ortholora.study.methods import methods_of
+from ortholora.study.planning import plan
 from ortholora.study.report.study import write_report
 from ortholora.study.report.write import write_summary
 from ortholora.study.running import Means, Workspaces, check_runs, do_runs
 from ortholora.study.summary import summary_of_study
-from ortholora.study.sweep.choice import Choice
-from ortholora.study.sweep.kept import check_chosen, check_possible
+from ortholora.study.sweep.choice import Choice, given_by
+from ortholora.study.sweep.kept import check_chosen, check_possible, possible_runs
 from ortholora.study.sweep.rows import cut_rows
-from ortholora.study.sweep.trials import plan_trials, run_trials, summary_of, write_choices
-from ortholora.study.sweep.values import check_sweep, combinations
-
-
-def plan(config: Config, methods: Sequence[Method], out: Path, choices: Sequence[Choice] = ()) -> list[Run]:
-    """List all runs of a study; seed by seed, so that a stopped study has whole seeds.
-
-    Args:
-        config: The configuration.
-        methods: The methods.
-        out: The study's folder.
-        choices: What a sweep chose for each method; none without one.
-    """
-    chosen = {choice.method: choice for choice in choices}
-    runs = []
-    names = tuple(config.task_names)
-    for seed in config.study.seeds:
-        for method in methods:
-            folder = folder_of(out, method.name, seed)
-            for tasks in [(name,) for name in names] if method.name == SINGLE else [names]:
-                own = method
-                if method.name in chosen:
-                    own = replace(method, overrides=method.overrides | chosen[method.name].of(tasks[0]))
-                runs.append(Run(own, tasks, seed, folder / tasks[0] if method.name == SINGLE else folder))
-    return runs
+from ortholora.study.sweep.trials import plan_merges, plan_trials, run_trials, summary_of, write_choices
+from ortholora.study.sweep.values import check_sweep
 
 
 def compare(
@@ -96,7 +73,7 @@ def compare(
     else:
         means, choices = _sweep(config, methods, out, means, progress)
         workspaces = Workspaces(config, means.tasks)
-        runs = plan(config, methods, out, choices)
+        runs = plan(config, methods, out, given_by(choices, config.task_names))
         check_runs(runs, workspaces)
     _keep_settings(config, out)
     records = do_runs(runs, means, workspaces, progress)
@@ -124,18 +101,14 @@ def _sweep(
     tasks, trial_tasks = cut_rows(means.tasks, config.study.sweep.rows, config.data_seed)
     workspaces = Workspaces(config, trial_tasks)
     trials = plan_trials(config, methods, out)
-    check_runs(trials, workspaces)
+    check_runs(trials, workspaces, merging=any(method.merge for method in methods))
     kept = Workspaces(config, tasks)
-    possible = [
-        plan(config, [replace(method, overrides=method.overrides | settings) for method in methods], out)
-        for settings in combinations(config.study.sweep.values)
-    ]
-    check_possible(possible, kept)
-    # What is chosen decides how the runs of the study are trained, not how many there are.
-    announce([*trials, *plan(config, methods, out)], workspaces.shared, progress)
-    choices = run_trials(trials, config, methods, replace(means, tasks=trial_tasks), workspaces, progress)
+    check_possible(possible_runs(config, methods, out), kept)
+    # What is chosen decides how the runs of the study are trained or merged, not how many there are.
+    announce([*trials, *plan_merges(config, methods, out), *plan(config, methods, out)], workspaces.shared, progress)
+    choices = run_trials(trials, config, methods, out, replace(means, tasks=trial_tasks), workspaces, progress)
     write_choices(out, config, choices)
-    check_chosen(plan(config, methods, out, choices), possible, kept, out)
+    check_chosen(config, methods, choices, kept, out)
     return replace(means, tasks=tasks), choices
 
 

@@ -12,10 +12,12 @@ from ortholora.config.sections import MethodConfig
 from ortholora.engine.requests import check_requests
 from ortholora.engine.rules import RULES, get_rule
 from ortholora.errors import UserError, did_you_mean, listing
-from ortholora.runs.method import JOINT, JOINT_WIDE, SINGLE, Method
+from ortholora.runs.method import JOINT, JOINT_WIDE, MERGES, SINGLE, Method
 
 #: What a method's `set` cannot change: the study's own keys, and the data, which is read once for all and cut alike.
 _OF_THE_STUDY = ("study", "rule", "block", "seed", "data_seed", "tasks", "backbone", "revision", "max_length")
+#: Settings of the methods that merge adapters, and of no other.
+MERGE_KEYS = "study.merge."
 _WEIGHT = re.compile(r"tasks\..+\.weight")
 
 
@@ -86,13 +88,49 @@ def _as_entry(entry: str | MethodConfig) -> MethodConfig:
     """A rule by name alone; one of the user's own is called by its attribute, `gradnorm(alpha=2)` gradnorm-alpha-2."""
     if isinstance(entry, MethodConfig):
         return entry
+    if entry in MERGES:
+        return MethodConfig(name=entry, rule=entry)
     check_rule(entry)
     name, bracket, arguments = entry.partition("(")
     own = name.rpartition(":")[2] + bracket + arguments
     return MethodConfig(name=re.sub(r"[^A-Za-z0-9_.-]+", "-", own).strip("-"), rule=entry)
 
 
+def _merge(entry: MethodConfig, config: Config) -> Method:
+    odd = [key for key in entry.set if not key.startswith(MERGE_KEYS)]
+    if odd or entry.block is not None:
+        raise UserError(
+            f"study.methods, {entry.name!r}: it merges finished adapters, and does not train",
+            expected=f"settings that start with `{MERGE_KEYS}`",
+            found=f"{odd[0]} = {entry.set[odd[0]]!r}" if odd else f"block = {entry.block!r}",
+            todo="remove it; what the single adapters are trained with is set for the whole study",
+        )
+    with_own = _with_own(entry, config)
+    unknown = [task for task in with_own.study.merge.weights if task not in config.task_names]
+    if unknown:
+        raise UserError(
+            f"study.merge.weights: unknown task {unknown[0]!r}",
+            expected=f"some of {listing(config.task_names)}",
+            found=unknown[0],
+            todo=did_you_mean(unknown[0], config.task_names, "correct or remove it"),
+        )
+    return Method(entry.name, None, config.block, dict(entry.set), MERGES[entry.rule])
+
+
+def _with_own(entry: MethodConfig, config: Config) -> Config:
+    """The configuration with the method's own settings."""
+    try:
+        return with_settings(config, entry.set)
+    except UserError as error:
+        what = error.what.removeprefix("--set ").removeprefix("the changed configuration: ")
+        raise UserError(
+            f"study.methods, {entry.name!r}: {what}", expected=error.expected, found=error.found, todo=error.todo
+        ) from None
+
+
 def _method(entry: MethodConfig, config: Config) -> Method:
+    if entry.rule in MERGES:
+        return _merge(entry, config)
     check_rule(entry.rule)
     if idle := idle_keys(entry.set):
         raise UserError(
@@ -103,11 +141,5 @@ def _method(entry: MethodConfig, config: Config) -> Method:
             if idle[0] in ("rule", "block")
             else "set it for the whole study, or make another one",
         )
-    try:
-        with_settings(config, entry.set)
-    except UserError as error:
-        what = error.what.removeprefix("--set ").removeprefix("the changed configuration: ")
-        raise UserError(
-            f"study.methods, {entry.name!r}: {what}", expected=error.expected, found=error.found, todo=error.todo
-        ) from None
+    _with_own(entry, config)
     return Method(entry.name, entry.rule, entry.block or config.block, dict(entry.set))

@@ -15,7 +15,7 @@ from ortholora.errors import NonFiniteLossError
 from ortholora.files import write_json
 from ortholora.runs.build import check_plans, check_settings
 from ortholora.runs.folder import check_claim
-from ortholora.runs.method import Method
+from ortholora.runs.method import SINGLE, Method
 from ortholora.runs.progress import Progress, Stopped
 from ortholora.runs.record import RunRecord
 from ortholora.runs.run import DIVERGED_FILE, Run
@@ -38,7 +38,7 @@ class Workspaces:
         """The workspace with the method's settings."""
         if not method.overrides:
             return self.shared
-        key = json.dumps(method.overrides, sort_keys=True, default=str)
+        key = _key(method)
         if key not in self._own:
             config = with_settings(self._config, method.overrides)
             specs = {spec.name: spec for spec in config.tasks}  # a task's weight may be another
@@ -66,8 +66,13 @@ class Means:
     set_up: Callable[[], None] | None = None
 
 
-def check_runs(runs: Sequence[Run], workspaces: Workspaces) -> None:
+def check_runs(runs: Sequence[Run], workspaces: Workspaces, merging: bool = False) -> None:
     """Check all runs before the first starts.
+
+    Args:
+        runs: The runs.
+        workspaces: Configuration and tokenised tasks.
+        merging: Whether adapters of `single` will be merged that are not known yet as sources of a run.
 
     Raises:
         UserError: A folder is of another run, steps cannot be cut as the configuration says, or a method's settings
@@ -77,11 +82,20 @@ def check_runs(runs: Sequence[Run], workspaces: Workspaces) -> None:
         check_folder(run, workspaces.of(run.method))
         if run.done and not run.finished:
             _forget_if_changed(run, workspaces.of(run.method))
-    left = [run.method for run in runs if not run.done]
-    for method in {json.dumps(m.overrides, sort_keys=True, default=str): m for m in left}.values():
+    left = [run for run in runs if not run.done]
+    merged = {_key(source.method) for run in left for source in run.sources}
+    merged |= {_key(run.method) for run in left if merging and run.method.name == SINGLE}
+    methods = [run.method for run in left if run.method.merge is None]
+    methods += [source.method for run in left for source in run.sources]
+    for key, method in {_key(method): method for method in methods}.items():
         check_plans(workspaces.of(method))
-        if method.overrides:
-            check_settings(workspaces.of(method))
+        if method.overrides or key in merged:
+            check_settings(workspaces.of(method), merged=key in merged)
+
+
+def _key(method: Method) -> str:
+    """Methods with the same settings of their own have the same."""
+    return json.dumps(method.overrides, sort_keys=True, default=str)
 
 
 def _forget_if_changed(run: Run, workspace: Workspace) -> None:
@@ -112,10 +126,11 @@ def do_runs(runs: Sequence[Run], means: Means, workspaces: Workspaces, progress:
         Stopped: The progress asked to stop.
     """
     if means.jobs > 1:
-        items = {number: run.label for number, run in enumerate(runs) if not run.done}
-        shares = divide_this_machine(means.jobs)
-        if left := work_off(items, _StudyWork(means, tuple(runs)), shares, progress):
-            raise Stopped(", ".join(left[: means.jobs]))
+        for merging in (False, True):  # what is merged must be finished
+            items = {n: run.label for n, run in enumerate(runs) if not run.done and bool(run.sources) == merging}
+            shares = divide_this_machine(means.jobs)
+            if left := work_off(items, _StudyWork(means, tuple(runs)), shares, progress):
+                raise Stopped(", ".join(left[: means.jobs]))
     return [_do(run, workspaces, progress, means.base) for run in runs]
 
 

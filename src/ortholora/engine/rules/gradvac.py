@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ortholora.engine.rules.base import RuleContext
-from ortholora.engine.rules.ortho import draw_visits
+from ortholora.engine.rules.ortho import cached_pieces, draw_visits
 
 #: Cosines of at most this are aimed at: the correction has no bound as the target goes to 1.
 MOST = 0.999
@@ -50,7 +50,7 @@ class GradVac:
         if self._targets is None:
             self._targets = torch.zeros_like(gram)
         self._targets = self._targets.to(gram.device)
-        return vaccinate(gram, order, self._targets, self.beta)
+        return torch.cat([vaccinate(gram[p], order[p], self._targets[p], self.beta) for p in cached_pieces(gram)])
 
     def state_dict(self) -> dict[str, Any]:
         """β, and the usual cosines of every block and pair."""
@@ -68,7 +68,7 @@ class GradVac:
 
 
 def vaccinate(gram: Tensor, order: Tensor, targets: Tensor, beta: float) -> Tensor:
-    """Run the corrections of all blocks and tasks at once.
+    """Run the corrections of some blocks and all their tasks at once.
 
     Args:
         gram: `[N, T, T]`.

@@ -67,11 +67,14 @@ def project(gram: Tensor, order: Tensor, where: Tensor | None = None) -> Tensor:
     Returns:
         Coefficients `[N, T, T]` of every `h_i`.
     """
-    # As many blocks at a time as stay in a CPU's cache: each visit passes over all of their inner products.
-    step = len(gram) if gram.is_cuda else max(1, CACHED_NUMBERS // gram[0].numel())
-    parts = [slice(start, start + step) for start in range(0, len(gram), step)]
-    pieces = [_projected(gram[p], order[p], None if where is None else where[p]) for p in parts]
+    pieces = [_projected(gram[p], order[p], None if where is None else where[p]) for p in cached_pieces(gram)]
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+
+def cached_pieces(gram: Tensor) -> list[slice]:
+    """As many blocks at a time as stay in a CPU's cache, because each visit passes over all of their inner products."""
+    step = len(gram) if gram.is_cuda else max(1, CACHED_NUMBERS // gram[0].numel())
+    return [slice(start, start + step) for start in range(0, len(gram), step)]
 
 
 def _projected(gram: Tensor, order: Tensor, where: Tensor | None) -> Tensor:

@@ -56,6 +56,10 @@ def answer(summary: dict[str, Any]) -> Answer:
             sentence = "Plain joint training is enough: an adapter for each task is not surely better. " + _no_rule(
                 summary
             )
+    seeds = len(summary["seeds"])
+    if seeds < _ENOUGH_SEEDS:
+        of = "one seed" if seeds == 1 else f"{seeds} seeds"
+        sentence = f"{sentence.strip()} This is of {of}: a hint, until there are {_ENOUGH_SEEDS}."
     return Answer(use, sentence.strip(), _how_sure(summary, use, entry, len(better)), _cost(summary, use))
 
 
@@ -90,8 +94,6 @@ def _how_sure(summary: dict[str, Any], use: str, entry: dict[str, Any], candidat
     of = "1 seed" if seeds == 1 else f"{seeds} seeds"
     against = "single − joint" if use in ("single", "joint") else f"{use} − joint"
     note = f"{against}: {signed_points(entry['mean'])} points, 95 % interval {bounds(entry['ci95'])}; {of}."
-    if seeds < _ENOUGH_SEEDS:
-        note += f" With fewer than {_ENOUGH_SEEDS} seeds take it as a hint."
     if candidates > 1:
         note += f" It is the best of {candidates} that are surely better; choosing the best flatters it a little."
     if not sign(entry):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ortholora.study.report.figures import cosine_panels, size_panels
-from ortholora.study.report.page import Folded, HeatMap, Panels, Paragraph, Part, Section, Table
+from ortholora.study.report.page import Folded, HeatMap, Panels, Paragraph, Part, Section, Sentences, Table
 from ortholora.study.statistics.atlas import Map, conflict_map, cosine_lines, over_time, size_lines, size_map
 from ortholora.trainers.history import ConflictHistory
 
@@ -22,16 +22,19 @@ _HOW = (
 )
 
 
-def atlas_section(summary: dict[str, Any], histories: Mapping[str, Sequence[ConflictHistory]]) -> Section:
-    """Where and when tasks conflict, as the runs of one method saw it."""
+def atlas_section(
+    summary: dict[str, Any], histories: Mapping[str, Sequence[ConflictHistory]], use: str | None = None
+) -> Section:
+    """Where and when tasks conflict, as the runs of one method saw it: of `use`, or of the first rule of the study."""
     title = "Where tasks conflict"
-    first = summary.get("recovered_method")
-    method = first if first in histories else next(iter(histories), None)
+    wanted = (name for name in (use, summary.get("recovered_method"), *histories) if name in histories)
+    method = next(wanted, None)
     if method is None:
         return Section(title, _without_histories(summary))
     found = histories[method]
     conflicts = conflict_map(found)
-    parts = [
+    parts: list[Part] = [
+        Sentences(atlas_sentences(conflicts, size_map(found))),
         *_heat(
             f"Conflict of every pair, of everything and by layer (A and B apart), in the runs of {method}.", conflicts
         ),
@@ -39,6 +42,30 @@ def atlas_section(summary: dict[str, Any], histories: Mapping[str, Sequence[Conf
         *_sizes(found),
     ]
     return Section(title, parts, _HOW)
+
+
+def atlas_sentences(conflicts: Map, sizes: Map) -> list[str]:
+    """What the maps say: where a pair is surely in conflict or agreement, whose gradients are small and large."""
+    lines = []
+    for name, row in conflicts.rows.items():
+        places = [(cell[0] < 0) for cell in row[1:] if cell is not None and cell[1]]
+        against, along = sum(places), len(places) - sum(places)
+        found = [f"against each other in {against}"] * bool(against) + [f"along in {along}"] * bool(along)
+        if found:
+            lines.append(f"{name}: surely {' and '.join(found)} of {len(row) - 1} places (layers, A and B apart).")
+    kept = lines[:_MOST_PANELS]
+    if len(lines) > len(kept):
+        kept.append(f"{len(lines) - len(kept)} more pairs have sure places.")
+    if not lines:
+        kept.append("Of no pair it is sure, in any layer, that it conflicts or agrees.")
+    whole = {name: 2 ** row[0][0] for name, row in sizes.rows.items() if row[0] is not None}
+    if len(whole) > 1:
+        small, large = min(whole, key=lambda name: whole[name]), max(whole, key=lambda name: whole[name])
+        kept.append(
+            f"The smallest gradients are those of {small} ({whole[small]:.2g}× the mean task's), the largest those of "
+            f"{large} ({whole[large]:.2g}×)."
+        )
+    return kept
 
 
 def _without_histories(summary: dict[str, Any]) -> list[Part]:

@@ -8,7 +8,7 @@ from typing import Any
 #: Key that marks values which are not the same in all runs: `{"differs": [...]}`.
 DIFFERS = "differs"
 #: Keys that say something of one run, not of the study.
-_OF_ONE_RUN = frozenset({"settings"})
+_OF_ONE_RUN = frozenset({"settings", "merge"})
 
 
 def merge(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -79,10 +79,18 @@ def notes(summary: dict[str, Any]) -> list[str]:
         cut = ", ".join(f"{rows:,} of {task}" for task, rows in summary["cut_rows"].items())
         sentences.append(f"Rows that were longer than `max_length`, and so were cut: {cut}.")
     for name, rule in summary["rules"].items():
-        if rule["settings"]:
+        if rule.get("merge"):
+            sentences.append(_merge_sentence(name, rule["merge"]))
+        elif rule["settings"]:
             pairs = ", ".join(f"{key} = {value}" for key, value in rule["settings"].items())
             sentences.append(f"{name} ran with settings of its own ({pairs}): its difference is not the rule's alone.")
     return sentences
+
+
+def _merge_sentence(name: str, merge: dict[str, Any]) -> str:
+    settings = ", ".join(f"{key} {merge[key]:g}" for key in ("scale", "density", "rank") if merge[key] is not None)
+    kept = "" if merge["kept"] >= 1 else f"; the rank keeps {100 * merge['kept']:.0f} % of its squared length"
+    return f"{name} was merged out of the single adapters of each seed, without training ({settings}){kept}."
 
 
 def _part(entry: dict[str, Any]) -> str:

@@ -59,15 +59,16 @@ def study_page(study: StoredStudy) -> Page:
             study.name, "There is no answer yet.", _unfinished(study), footer, study.missing, "Ortho-LoRA study"
         )
     summary = study.summary
+    found = answer(summary)
     sections = [
         _answer(summary),
         _gap(summary),
         *_curves(summary),
-        atlas_section(summary, study.histories),
+        atlas_section(summary, study.histories, found.use),
         Section("What it costs", [cost_table(summary)]),
         origin_section(summary["provenance"], study.settings, summary["notes"]),
     ]
-    return Page(study.name, answer(summary).sentence, sections, footer, study.missing, context_of(summary))
+    return Page(study.name, found.sentence, sections, footer, study.missing, context_of(summary))
 
 
 def context_of(summary: dict[str, Any]) -> str:

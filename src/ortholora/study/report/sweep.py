@@ -14,15 +14,23 @@ from ortholora.study.report.picture import styles
 
 #: Values further apart than this are shown on a logarithmic axis.
 _WIDE = 5.0
+#: How the keys begin that merges alone have.
+_OF_MERGES = "study.merge."
 _PANEL_INCHES = 5.2
 
 
 def sweep_lines(sweep: dict[str, Any]) -> list[str]:
     """The sweep in sentences: what was tried and what each method got."""
     rows, seeds = sweep["rows"], ", ".join(map(str, sweep["seeds"]))
-    tried = "; ".join(f"{key}: {', '.join(map(str, values))}" for key, values in sweep["values"].items())
+    tried = {key: f"{key}: {', '.join(map(str, values))}" for key, values in sweep["values"].items()}
+    of_merges = [text for key, text in tried.items() if key.startswith(_OF_MERGES)]
     lines = [
-        f"Tried for every method alike: {tried}.",
+        f"Tried for every method{' that trains' if of_merges else ''} alike: "
+        f"{'; '.join(text for key, text in tried.items() if not key.startswith(_OF_MERGES))}.",
+        *(
+            [f"Tried for the merges, of the single adapters that were chosen: {'; '.join(of_merges)}."]
+            * bool(of_merges)
+        ),
         f"Chosen on up to {rows} training rows of each task (seed {seeds}), which no run of the study trained on or is "
         "scored on. `single` chooses for each task by itself, every other method by the mean over tasks.",
     ]
@@ -41,16 +49,19 @@ def sweep_lines(sweep: dict[str, Any]) -> list[str]:
 def sweep_table(sweep: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Header and rows: a row for every combination, a column for every method; the choice in bold."""
     methods = list(sweep["methods"])
-    combinations = [score["settings"] for score in next(iter(sweep["methods"].values()))["scores"]]
+    listed = [score["settings"] for entry in sweep["methods"].values() for score in entry["scores"]]
+    combinations = [settings for index, settings in enumerate(listed) if settings not in listed[:index]]
     rows = []
-    for index, settings in enumerate(combinations):
-        cells = [_cell(sweep["methods"][method], index) for method in methods]
+    for settings in combinations:
+        cells = [_cell(sweep["methods"][method], settings) for method in methods]
         rows.append([", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in settings.items()), *cells])
     return ["mean metric on the cut rows", *methods], rows
 
 
-def _cell(entry: dict[str, Any], index: int) -> str:
-    score = entry["scores"][index]
+def _cell(entry: dict[str, Any], settings: dict[str, Any]) -> str:
+    score = next((score for score in entry["scores"] if score["settings"] == settings), None)
+    if score is None:
+        return "–"  # not one of its settings
     if score["average"] is None:
         failed = [task for task, value in score["tasks"].items() if value is None]
         return "not finite" if len(failed) == len(score["tasks"]) else f"not finite on {', '.join(failed)}"
@@ -66,7 +77,7 @@ def _at_the_edge(settings: dict[str, Any], values: dict[str, list[Any]]) -> list
     """Keys whose chosen value is the smallest or the largest of three numbers or more."""
     found = []
     for key, listed in values.items():
-        if len(listed) > 2 and _are_numbers(listed) and settings[key] in (min(listed), max(listed)):
+        if key in settings and len(listed) > 2 and _are_numbers(listed) and settings[key] in (min(listed), max(listed)):
             found.append(key)
     return found
 
@@ -82,7 +93,9 @@ def draw_sweep(sweep: dict[str, Any], path: Path) -> None:
     FigureCanvasAgg(figure)
     for axes, key in zip(figure.subplots(1, len(keys), squeeze=False)[0], keys, strict=True):
         _panel(axes, sweep, key)
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="center right", frameon=False, fontsize=9)
+    found = [zip(*axes.get_legend_handles_labels(), strict=True) for axes in figure.axes]
+    handles = {label: handle for pairs in found for handle, label in pairs}
+    figure.legend(handles.values(), handles, loc="center right", frameon=False, fontsize=9)
     figure.text(
         0.02, 0.95, "Every method at every value: large marks are what it was given", fontsize=11, weight="bold"
     )
@@ -95,9 +108,9 @@ def _panel(axes: Axes, sweep: dict[str, Any], key: str) -> None:
     numbers = _are_numbers(listed)
     places = [float(value) if numbers else float(index) for index, value in enumerate(listed)]
     for method, (colour, marker) in styles(list(sweep["methods"])).items():
-        if method not in sweep["methods"]:
+        entry = sweep["methods"].get(method)
+        if entry is None or key not in entry["scores"][0]["settings"]:
             continue
-        entry = sweep["methods"][method]
         best = [_best_at(entry, key, value) for value in listed]
         shown = [(x, 100 * y) for x, y in zip(places, best, strict=True) if y is not None]
         xs, ys = [x for x, _ in shown], [y for _, y in shown]  # empty where no value worked on every task
@@ -118,5 +131,5 @@ def _panel(axes: Axes, sweep: dict[str, Any], key: str) -> None:
 
 
 def _best_at(entry: dict[str, Any], key: str, value: Any) -> float | None:
-    found = [s["average"] for s in entry["scores"] if s["settings"][key] == value and s["average"] is not None]
+    found = [s["average"] for s in entry["scores"] if s["settings"].get(key) == value and s["average"] is not None]
     return max(found, default=None)

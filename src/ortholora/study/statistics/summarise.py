@@ -137,6 +137,7 @@ def _rule(grid: Grid, compare: _Comparison, rule: str, gap: dict[str, Any], swep
     else:
         reason = no_gap(gap)
     return {
+        **_merged(grid, rule),
         "rule": record.rule,
         "block": record.block,
         "settings": {k: v for k, v in (record.provenance.get("settings") or {}).items() if k not in swept},
@@ -144,6 +145,13 @@ def _rule(grid: Grid, compare: _Comparison, rule: str, gap: dict[str, Any], swep
         "recovered": recovered,
         "recovered_reason": reason,
     }
+
+
+def _merged(grid: Grid, rule: str) -> dict[str, Any]:
+    """How a method was merged; `kept` is the mean over seeds. Nothing for one that was trained."""
+    found = [grid.cells[rule, seed, grid.tasks[0]].provenance.get("merge") for seed in grid.seeds]
+    merges = [merge for merge in found if merge is not None]
+    return {"merge": merges[0] | {"kept": float(np.mean([m["kept"] for m in merges]))}} if merges else {}
 
 
 def _method(grid: Grid, method: str) -> dict[str, Any]:

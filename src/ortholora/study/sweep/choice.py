@@ -67,6 +67,11 @@ class Choice:
         return {"scores": scores, "chosen": self.settings}
 
 
+def given_by(choices: Sequence[Choice], tasks: Sequence[str]) -> dict[str, dict[str, Settings]]:
+    """Method → task → the settings that it was given there."""
+    return {choice.method: {task: choice.of(task) for task in tasks} for choice in choices}
+
+
 #: A run that tried settings out, and its record; None where its loss became infinite.
 Trial = tuple[Run, RunRecord | None]
 

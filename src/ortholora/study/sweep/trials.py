@@ -12,23 +12,61 @@ from ortholora.files import write_json
 from ortholora.runs.method import SINGLE, Method
 from ortholora.runs.progress import Progress
 from ortholora.runs.run import Run
-from ortholora.study.running import Means, Workspaces, do_runs
+from ortholora.study.running import Means, Workspaces, check_runs, do_runs
 from ortholora.study.sweep.choice import Choice, Trial, choose
-from ortholora.study.sweep.values import Settings, combinations, folder_name, shown
+from ortholora.study.sweep.values import Settings, combinations_of, folder_name, shown
 
 SWEEP_FILE = "sweep.json"
 
 
 def plan_trials(config: Config, methods: Sequence[Method], out: Path) -> list[Run]:
-    """List the runs of the sweep: every method with every combination and seed."""
+    """List the runs of the sweep that train: every method with every combination and seed."""
     sweep = config.study.sweep
     assert sweep is not None
     runs = []
-    for method in methods:
-        for settings in combinations(sweep.values):
+    for method in (method for method in methods if method.merge is None):
+        for settings in combinations_of(method, sweep.values):
             folder = out / "sweep" / method.name / folder_name(settings)
             runs += _runs(method, settings, folder, sweep.seeds, config.task_names)
     return runs
+
+
+def plan_merges(
+    config: Config, methods: Sequence[Method], out: Path, singles: Sequence[Run] = (), choices: Sequence[Choice] = ()
+) -> list[Run]:
+    """List the runs of the sweep that merge: every merge with every combination of its own settings, and seed.
+
+    Args:
+        config: The configuration.
+        methods: The methods.
+        out: The study's folder.
+        singles: The trials; the adapters of `single` with its choice are what is merged.
+        choices: What `single` chose among others; none: only labels and folders are wanted.
+    """
+    sweep = config.study.sweep
+    assert sweep is not None
+    chosen = next((choice for choice in choices if choice.method == SINGLE), None)
+    runs = []
+    for method in (method for method in methods if method.merge is not None):
+        for settings in combinations_of(method, sweep.values):
+            if not settings:  # nothing to choose
+                continue
+            folder = out / "sweep" / method.name / folder_name(settings)
+            for run in _runs(method, settings, folder, sweep.seeds, config.task_names):
+                parts = [] if chosen is None else [_trial_of(task, run.seed, singles, chosen) for task in run.tasks]
+                runs.append(replace(run, sources=tuple(parts)))
+    return runs
+
+
+def _trial_of(task: str, seed: int, trials: Sequence[Run], chosen: Choice) -> Run:
+    """The trial of `single` that trained the task with what it chose there."""
+    settings = chosen.of(task).items()
+    return next(
+        run
+        for run in trials
+        if (run.method.name, run.tasks, run.seed) == (SINGLE, (task,), seed)
+        and settings <= run.method.overrides.items()
+    )
 
 
 def _runs(method: Method, settings: Settings, folder: Path, seeds: Sequence[int], tasks: Sequence[str]) -> list[Run]:
@@ -43,6 +81,7 @@ def run_trials(
     runs: Sequence[Run],
     config: Config,
     methods: Sequence[Method],
+    out: Path,
     means: Means,
     workspaces: Workspaces,
     progress: Progress,
@@ -53,20 +92,28 @@ def run_trials(
         runs: What `plan_trials` listed.
         config: The configuration.
         methods: The methods.
+        out: The study's folder.
         means: How runs are done, with the rows to choose on as dev rows.
         workspaces: The same rows, tokenised.
         progress: Is told what happens, and what was chosen.
 
     Returns:
-        The choice of each method.
+        The choice of each method; none of a merge that has nothing to choose.
 
     Raises:
         UserError: A method can be trained with none of the values; see also `do_runs`.
         Stopped: The progress asked to stop.
     """
-    records = do_runs(runs, means, workspaces, progress)
-    trials = list(zip(runs, records, strict=True))
-    choices = [_choose(method, config, trials) for method in methods]
+    choices: list[Choice] = []
+    merges = [method for method in methods if method.merge is not None]
+    trained = [method for method in methods if method.merge is None]
+    trials = list(zip(runs, do_runs(runs, means, workspaces, progress), strict=True))
+    choices += [_choose(method, config, trials) for method in trained]
+    if merging := plan_merges(config, merges, out, runs, choices):
+        check_runs(merging, workspaces)
+        trials = list(zip(merging, do_runs(merging, means, workspaces, progress), strict=True))
+        tried = {run.method.name for run in merging}
+        choices += [_choose(method, config, trials) for method in merges if method.name in tried]
     for choice in choices:
         found = {", ".join(names): shown(settings) for settings, names in _by_settings(choice)}
         progress.note(f"{choice.method}: chosen " + "; ".join(_with_tasks(choice, k, v) for k, v in found.items()))
@@ -76,7 +123,7 @@ def run_trials(
 def _choose(method: Method, config: Config, trials: Sequence[Trial]) -> Choice:
     assert config.study.sweep is not None
     tried = []
-    for settings in combinations(config.study.sweep.values):
+    for settings in combinations_of(method, config.study.sweep.values):
         overrides = method.overrides | settings
         own = [(run, r) for run, r in trials if run.method.name == method.name and run.method.overrides == overrides]
         tried.append((settings, own))

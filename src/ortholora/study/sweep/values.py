@@ -10,7 +10,7 @@ from ortholora.config.file import with_settings
 from ortholora.config.schema import Config
 from ortholora.errors import UserError
 from ortholora.runs.method import Method
-from ortholora.study.methods import idle_keys
+from ortholora.study.methods import MERGE_KEYS, idle_keys
 
 Settings = dict[str, Any]
 
@@ -18,6 +18,17 @@ Settings = dict[str, Any]
 def combinations(values: Mapping[str, Sequence[Any]]) -> list[Settings]:
     """Every combination of the values, the last key's changing fastest."""
     return [dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values())]
+
+
+def combinations_of(method: Method, values: Mapping[str, Sequence[Any]]) -> list[Settings]:
+    """The combinations that a method tries: a merge those of its own keys, every other method those of the others."""
+    return combinations({key: listed for key, listed in values.items() if _takes(method, key)})
+
+
+def _takes(method: Method, key: str) -> bool:
+    if method.merge is None or not key.startswith(MERGE_KEYS):
+        return method.merge is None and not key.startswith(MERGE_KEYS)
+    return method.merge != "linear" or key not in (f"{MERGE_KEYS}density", f"{MERGE_KEYS}rank")
 
 
 def shown(settings: Mapping[str, Any]) -> str:
@@ -47,7 +58,8 @@ def check_sweep(config: Config, methods: Sequence[Method]) -> None:
             found=f"{sweep.seeds}, and study.seeds {config.study.seeds}",
             todo="give other seeds to one of the two",
         )
-    if idle := idle_keys(sweep.values):
+    _check_merges(sweep.values, methods)
+    if idle := idle_keys(key for key in sweep.values if not key.startswith(MERGE_KEYS)):
         raise UserError(
             f"study.sweep.values: {idle[0]!r} cannot be chosen for each method",
             expected="settings of the adapter, the mixing or the training, or a task's weight",
@@ -72,7 +84,35 @@ def check_sweep(config: Config, methods: Sequence[Method]) -> None:
             raise UserError(
                 f"study.sweep.values: {what}", expected=error.expected, found=error.found, todo=error.todo
             ) from None
-    names = [folder_name(settings) for settings in combinations(sweep.values)]
+    _check_folders(sweep.values, methods)
+
+
+def _check_merges(values: Mapping[str, Sequence[Any]], methods: Sequence[Method]) -> None:
+    """The settings of merges: somebody takes them, and the single adapters that are merged are tried with something."""
+    own = [key for key in values if key.startswith(MERGE_KEYS)]
+    idle = [key for key in own if not any(_takes(method, key) for method in methods)]
+    if idle:
+        raise UserError(
+            f"study.sweep.values: no method of the study takes {idle[0]!r}",
+            expected="a method that does: `merge-ties` or `merge-dare`; `merge-linear` takes scale and weights",
+            found=", ".join(method.name for method in methods),
+            todo="add one to `study.methods`, or remove the key",
+        )
+    if own and len(own) == len(values):
+        raise UserError(
+            "study.sweep.values: only settings of merges",
+            expected="a setting of the training besides: the single adapters that are merged are its trials",
+            found=", ".join(own),
+            todo="add one, such as training.learning_rate: [1e-3, 2e-3]",
+        )
+
+
+def _check_folders(values: Mapping[str, Sequence[Any]], methods: Sequence[Method]) -> None:
+    for method in methods:
+        _check_names([folder_name(settings) for settings in combinations_of(method, values)])
+
+
+def _check_names(names: Sequence[str]) -> None:
     if len(set(names)) < len(names):
         raise UserError(
             "study.sweep.values: two combinations would have one folder",
