@@ -40,7 +40,7 @@ PAGES = {
         "docs/trainers",
         "docs/rules",
     ],
-    "Look up": ["docs/api", "docs/every-lora", "docs/scaling", "docs/versions"],
+    "Look up": ["docs/api", "docs/every-lora", "docs/every-model", "docs/scaling", "docs/versions"],
     "Results": ["benchmarks/gaps/README", "docs/performance", "docs/performance-method", "benchmarks/results/README"],
     "Project": ["docs/architecture", "CONTRIBUTING", "CHANGELOG", "LOG"],
 }

@@ -67,6 +67,7 @@ def assert_capture_is_exact(
     tasks: int,
     tolerance: float = FLOAT32,
     prepare: Any = None,
+    try_out: bool = True,
 ) -> None:
     """Captured task gradients equal T separate `autograd.grad` calls on a copy that was never attached.
 
@@ -78,6 +79,7 @@ def assert_capture_is_exact(
         tasks: T.
         tolerance: Relative.
         prepare: Called with the captured model (not with the oracle's): checkpointing, say.
+        try_out: See `OrthoLora`.
     """
     models = {False: sample.fork(), True: sample.model}
     torch.manual_seed(7)  # the same dropout masks in all forwards
@@ -85,7 +87,7 @@ def assert_capture_is_exact(
     for fused, model in models.items():
         if prepare is not None:
             prepare(model)
-        ortho = OrthoLora(model, [f"task{t}" for t in range(tasks)], fused=fused)
+        ortho = OrthoLora(model, [f"task{t}" for t in range(tasks)], fused=fused, try_out=try_out)
         assert fused or "0 layers fused" in ortho.summary()
         torch.manual_seed(7)
         run_step(ortho, model, parts)

@@ -203,6 +203,18 @@ def embedding(rows: int, tokens: int) -> Sample:
     return Sample(model, {"input_ids": _words(rows, tokens)}, _target(rows, tokens))
 
 
+class Positions(nn.Module):
+    """An MLP on positions `[S, d]`, added to every row `[B, S, 5]`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.position, self.out = nn.Linear(3, 5), nn.Linear(5, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        place = torch.arange(x.shape[1])[:, None] + torch.arange(3.0)
+        return self.out(torch.tanh(x + self.position(place.sin())))
+
+
 def dora(rows: int, tokens: int) -> Sample:
     return stack(rows, tokens, [6, 8], use_dora=True)
 

@@ -145,6 +145,20 @@ def leftover_gradient(wrap: Any) -> str:
     return message(step)
 
 
+def tried_out(wrap: Any) -> str:
+    """The first rank has as many positions as rows; the others have one task each and nothing to try out."""
+    torch.manual_seed(0)
+    model = wrap(models.peft(models.Positions(), ["position", "out"]))
+    ortho = OrthoLora(model, ranks.TASKS)
+
+    def step() -> None:
+        with ortho.batch([0, 1, 0, 1] if dist.get_rank() == 0 else 1):
+            model(torch.randn(4, 4, 5)).square().sum().backward()
+        ortho.resolve()
+
+    return message(step)
+
+
 def summary(case: ranks.Case) -> str:
     return ranks.attach(sharded(ranks.build(case).model), case).summary()
 
@@ -232,6 +246,7 @@ def results(world: int) -> dict[str, Any]:
             "fsdp replicas": steps_of(case, wrap=lambda m: sharded(m, mesh=replicas), sync=sync_fsdp),
             "fsdp never resharded": never_resharded(case),
             "leftover": {"ddp": leftover_gradient(ddp), "fsdp": leftover_gradient(sharded)},
+            "tried out": tried_out(fully_shard),
             "summary": summary(case),
             "task-pure": task_pure(case),
             "part": part_of_the_ranks(case),

@@ -126,7 +126,7 @@ def test_activation_checkpointing(build: Any, dropout: float, mode: str) -> None
 
     sample = build(4, 3, lora_dropout=dropout)
     parts = [(sample, torch.tensor([0, 0, 1, 2])), (sample.rows(slice(0, 3)), torch.tensor([1, 0, 1]))]
-    assert_capture_is_exact(sample, parts, 3, prepare=checkpoint)
+    assert_capture_is_exact(sample, parts, 3, prepare=checkpoint, try_out=False)
     # A recomputation for each micro-batch, by either path.
     assert len(calls) == 2 * (2 if mode == "none" else 4)
 

@@ -226,7 +226,7 @@ def test_a_forward_without_gradients_marks_nothing_as_run() -> None:
 
 def test_a_hook_added_later_is_called() -> None:
     model, calls = one(5, 6), []
-    ortho = OrthoLora(model, ["a", "b"])
+    ortho = OrthoLora(model, ["a", "b"], try_out=False)
     layer_of(model).base_layer.register_forward_hook(lambda *_: calls.append(1))
     with ortho.batch(IDS):
         model(X).sum().backward()

@@ -200,6 +200,13 @@ def test_a_gradient_that_was_not_captured(of_ranks: Any) -> None:
             assert re.search(r"received a gradient that was not captured(?s:.*)zero the gradients", found), found
 
 
+def test_ranks_try_a_model_out_together(of_ranks: Any) -> None:
+    """A forward is a collective under FSDP2: all run it, and all refuse what one refuses."""
+    first, second = (rank["tried out"] for rank in of_ranks(2))
+    assert re.search(r"position\.lora_[AB].* cannot be split by row", first)
+    assert "Another rank refused the model" in second
+
+
 def test_layers_are_fused_under_fsdp2(of_ranks: Any) -> None:
     assert all("10 layers fused, 0 by the general path" in rank["summary"] for rank in of_ranks(2))
 

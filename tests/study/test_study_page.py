@@ -16,6 +16,7 @@ from ortholora.runs.history import write_history
 from ortholora.study.report.answer import answer
 from ortholora.study.report.atlas import atlas_sentences
 from ortholora.study.report.door import report_on
+from ortholora.study.report.many import ledger_page
 from ortholora.study.report.study import study_page, write_report
 from ortholora.study.report.tables import dev_table, results_table
 from ortholora.study.statistics.atlas import Map, conflict_map, over_time, size_map
@@ -301,7 +302,9 @@ def test_several_studies_in_one_page(finished: Path, tmp_path: Path) -> None:
 
 
 def test_studies_of_one_name_are_told_apart(finished: Path, tmp_path: Path) -> None:
-    write_study(tmp_path / "mine", ALIKE, rows=60)
-    text = text_of(report_on([finished, tmp_path / "mine"], tmp_path))
-    assert str(finished) in text
-    assert str(tmp_path / "mine") in text
+    write_study(tmp_path / "other" / "mine", ALIKE, rows=60)
+    write_study(tmp_path / "alone", ALIKE, rows=60)
+    studies = [read_study(path) for path in (finished, tmp_path / "other" / "mine", tmp_path / "alone")]
+    page = ledger_page(studies)
+    names = [f"{finished.parent.name}/mine", "other/mine", "alone"]
+    assert [section.title for section in page.sections] == ["All studies", *names]

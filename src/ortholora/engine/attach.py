@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -24,8 +27,9 @@ from ortholora.engine.fused import FusedLayer, why_not_fused
 from ortholora.engine.grouping import Grouping
 from ortholora.engine.layers import find_matrices
 from ortholora.engine.others import OtherAdapters
-from ortholora.engine.sharded import refuse_layouts, sharding_modules
+from ortholora.engine.sharded import is_sharded, refuse_layouts, sharding_modules
 from ortholora.engine.summary import capture_summary
+from ortholora.engine.trial import Trial, remove_leftover_trials
 from ortholora.engine.watch import Watch
 from ortholora.errors import CaptureError
 
@@ -39,6 +43,7 @@ class Attachment:
         model: A PEFT model, or any module that contains one.
         num_tasks: T.
         buffer_dtype: Precision of the task gradients.
+        try_out: Try the model out when it does something new (`engine/trial`).
 
     Attributes:
         matrices: The trainable LoRA matrices, in model order.
@@ -48,7 +53,7 @@ class Attachment:
         CaptureError: The model has no trainable LoRA matrix, or nobody but its wrapper may write their gradients.
     """
 
-    def __init__(self, model: nn.Module, num_tasks: int, buffer_dtype: torch.dtype) -> None:
+    def __init__(self, model: nn.Module, num_tasks: int, buffer_dtype: torch.dtype, try_out: bool) -> None:
         refuse_wrappers(model)
         self._model = model
         self.matrices = find_matrices(model)
@@ -67,6 +72,7 @@ class Attachment:
         self._others = OtherAdapters(model, self.matrices)
         self._early = EarlySteps(self.groups, self._others)
         self._marks: OutputMarks | None = None
+        self._trial = Trial(model, self.matrices, self._current) if try_out else None
 
     def install(self, fused: bool) -> None:
         """Take the matrices over.
@@ -84,6 +90,8 @@ class Attachment:
             self.detach()  # what was installed before the refusal must not stay behind
             raise
         self._fuse_layers(fused)
+        if self._trial is not None:
+            self._trial.install()
 
     def detach(self) -> None:
         """Give the model back exactly as it was."""
@@ -91,6 +99,8 @@ class Attachment:
         self._early.stop()
         if self._marks is not None:
             self._marks.remove()
+        if self._trial is not None:
+            self._trial.uninstall()
         for module in self._captured:
             uninstall(module)
         for hook in self._hooks:
@@ -103,8 +113,11 @@ class Attachment:
         """Whether what was captured is of a step that was given up, and must be forgotten before the next batch."""
         return self._guard.was_abandoned()
 
-    def open(self, grouping: Grouping) -> None:
+    def open(self, grouping: Grouping) -> AbstractContextManager[Any]:
         """Begin a micro-batch.
+
+        Returns:
+            What its forward and backward run in.
 
         Raises:
             CaptureError: One is open already, or its rows are mixed and something in the model needs them apart.
@@ -123,11 +136,48 @@ class Attachment:
             hook.renew()
         self._guard.open()
         self._current.grouping = grouping
+        return nullcontext() if self._trial is None else self._trial.open(grouping, self._is_sharded())
+
+    def settle(self) -> None:
+        """After the backward of a micro-batch: try out what was new in it.
+
+        Raises:
+            CaptureError: Names a layer whose rows are not the batch's.
+        """
+        if self._trial is not None:
+            self._trial.settle(self._is_sharded())
+
+    def trial_is_due(self) -> bool | None:
+        """Before a step is resolved: whether this rank has something to try out together with the others.
+
+        None where each rank does it alone, and then this does what is left to do.
+
+        Raises:
+            CaptureError: Names a layer whose rows are not the batch's.
+        """
+        if self._trial is not None:
+            self._trial.settle_step()
+        return self._trial.is_due() if self._trial is not None and self._is_sharded() else None
+
+    def try_together(self, due: bool) -> None:
+        """Try out what is new on any rank. A collective where something is.
+
+        Raises:
+            CaptureError: A rank refuses.
+        """
+        if self._trial is None:
+            return
+        if due:
+            self._trial.try_together()
+            self.reshard(search=False)
+        self._trial.drop_kept()
 
     def close(self) -> None:
         """End the micro-batch."""
         self._current.grouping = None
         self._guard.close()
+        if self._trial is not None:
+            self._trial.close()
 
     def reshard(self, search: bool) -> None:
         """Let FSDP2's modules hold the matrices that the optimizer holds, and not the gathered ones.
@@ -174,6 +224,9 @@ class Attachment:
     def summary(self) -> str:
         """How every trainable parameter gets its gradient, one line a kind."""
         return capture_summary(self._model, self.matrices, len(self._fused), self._not_fused)
+
+    def _is_sharded(self) -> bool:
+        return is_sharded(self.matrices[0].parameter)
 
     def _install_matrices(self) -> None:
         pure = {id(m.parameter) for m in self.matrices if m.task_pure}
@@ -226,3 +279,4 @@ def _release_copied(model: nn.Module) -> None:
         if is_leftover(forward) or (isinstance(forward, FusedLayer) and forward.is_leftover):
             del module.__dict__["forward"]
         remove_leftover_marks(module)
+        remove_leftover_trials(module)

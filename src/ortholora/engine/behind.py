@@ -34,10 +34,14 @@ class Current(Protocol):
 
 
 class Behind:
-    """The micro-batches whose backward is running, as the marks tell."""
+    """The micro-batches whose backward is running, as the marks tell.
+
+    Attributes:
+        groupings: Those of their forwards; None for a forward outside any batch.
+    """
 
     def __init__(self) -> None:
-        self._groupings: list[Grouping | None] = []
+        self.groupings: list[Grouping | None] = []
 
     def grouping(self, of_the_open_batch: Grouping | None) -> Grouping | None:
         """What a forward or a gradient belongs to that comes now; None where its forward ran outside any batch.
@@ -45,26 +49,26 @@ class Behind:
         Args:
             of_the_open_batch: The answer where no mark has told another one.
         """
-        if not self._groupings or not in_backward():
+        if not self.groupings or not in_backward():
             return of_the_open_batch
-        first, *others = self._groupings
+        first, *others = self.groupings
         return first if all(_same(first, other) for other in others) else _Several()
 
     @property
     def unfinished(self) -> bool:
         """A backward began and never came to its end. To be asked when none can be running."""
-        return bool(self._groupings)
+        return bool(self.groupings)
 
     def forget(self) -> None:
         """The backward is over, or was cut short."""
-        self._groupings.clear()
+        self.groupings.clear()
 
     def enter(self, grouping: Grouping | None, _: Tensor) -> None:
         """A backward goes into a forward of this grouping."""
-        if not self._groupings:
+        if not self.groupings:
             torch.autograd.Variable._execution_engine.queue_callback(self.forget)
-        if not any(known is grouping for known in self._groupings):
-            self._groupings.append(grouping)
+        if not any(known is grouping for known in self.groupings):
+            self.groupings.append(grouping)
 
 
 def in_backward() -> bool:

@@ -73,6 +73,7 @@ class Slot:
     def __init__(self, group: ShapeGroup, row: int) -> None:
         self.group, self.row = group, row
         self.matrix = group.matrices[row]
+        self.captures = 0  # ever; a trial asks whether a batch added one
 
     def capture(self, grouping: Grouping, delta: Tensor, x: Tensor) -> Tensor:
         """Add `Σ_{rows of t} δᵀ x` to every task's gradient.
@@ -90,6 +91,7 @@ class Slot:
         if into is None:
             self._add(grouping, products)
         self.group.touched[self.row] = True
+        self.captures += 1
         if len(products) > 1:
             return products.sum(0)
         # Never the buffer itself: autograd would keep it as `.grad` and accumulate into both.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -22,8 +22,11 @@ from ortholora.engine.grouping import Grouping
 from ortholora.engine.sharded import refuse_task_pure
 from ortholora.errors import CaptureError
 
+if TYPE_CHECKING:
+    from ortholora.engine.trial.passes import Pass
 
-def not_compiled(function: Callable[..., Tensor]) -> Any:
+
+def not_compiled(function: Callable[..., Any]) -> Any:
     """Let `torch.compile` run a function eagerly between two graphs; `fullgraph=True` is refused with the reason."""
     reason = "ortholora captures task gradients here, which torch.compile cannot trace: leave out fullgraph=True"
     try:
@@ -42,10 +45,18 @@ def exactly(dtype: torch.dtype, device: str) -> AbstractContextManager[None]:
 
 
 class CurrentBatch:
-    """The grouping of the micro-batch that is being run, or None outside `ortho.batch(...)`."""
+    """The micro-batch that is being run.
+
+    Attributes:
+        grouping: Its tasks; None outside `ortho.batch(...)`.
+        note: Is told of every input of a layer in a mixed batch.
+        trying: Stands in for the matrices while the model is tried out (`engine/trial`).
+    """
 
     def __init__(self) -> None:
         self.grouping: Grouping | None = None
+        self.note: Callable[[Slot, Tensor], None] | None = None
+        self.trying: Pass | None = None
         self.behind = Behind()
         self.is_copy = False  # of a copied model, to which nobody is attached
 
@@ -61,7 +72,7 @@ class CurrentBatch:
     @property
     def now(self) -> Grouping | None:
         """The grouping that a forward, or the gradient of a whole parameter, belongs to if it comes now."""
-        return self.behind.grouping(self.grouping)
+        return self.behind.grouping(self.grouping) if self.behind.groupings else self.grouping
 
 
 class _CaptureLinear(torch.autograd.Function):
@@ -147,6 +158,10 @@ def uninstall(module: nn.Linear) -> None:
 
 @not_compiled
 def _forward(module: nn.Linear, slot: Slot, current: CurrentBatch, x: Tensor) -> Tensor:
+    if current.trying is not None:
+        return current.trying.run(module, slot, x)
+    if current.note is not None:
+        current.note(slot, x)
     weight, bias = module.weight, module.bias
     records = torch.is_grad_enabled() and weight.requires_grad
     grouping = current.now if records else None

@@ -40,12 +40,12 @@ def once(backward: Callable[..., tuple[Any, ...]]) -> Callable[..., tuple[Any, .
     """`once_differentiable`, with an error that names the layer and the way out. The context must have a `slot`."""
 
     @functools.wraps(backward)
-    def wrapped(ctx: Any, *deltas: Tensor) -> tuple[Any, ...]:
-        with torch.no_grad():
-            results = backward(ctx, *deltas)
+    def wrapped(ctx: Any, delta: Tensor) -> tuple[Any, ...]:
         if not torch.is_grad_enabled():
-            return results
+            return backward(ctx, delta)
         # create_graph=True: the results may be used, but not differentiated.
+        with torch.no_grad():
+            results = backward(ctx, delta)
         return tuple(
             result if result is None else _Once.apply(result.detach().requires_grad_(), ctx.slot.matrix.name)
             for result in results

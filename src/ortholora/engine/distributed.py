@@ -61,29 +61,41 @@ def share_of(count: int, ranks: int, rank: int) -> Share:
     return Share(count, each * ranks, slice(each * rank, each * (rank + 1)))
 
 
-def agree(groups: Sequence[ShapeGroup], present: Tensor) -> Tensor:
+def agree(groups: Sequence[ShapeGroup], present: Tensor, due: bool | None = None) -> tuple[Tensor, bool]:
     """Agree on what was touched in this step, and make everything else zero.
 
     Args:
         groups: The shape groups; `touched` becomes that of any rank.
         present: `[T]` bool: tasks with rows on this rank.
+        due: This rank has something to try out together with the others; None, on all ranks: that is not agreed on.
 
     Returns:
-        `[T]` bool: tasks with rows on any rank.
+        `[T]` bool: tasks with rows on any rank. And whether any rank has something to try out.
     """
     for group in groups:
         group.zero_untouched()
     if world_size() == 1:
-        return present
-    flags = [*present.tolist(), *(touched for group in groups for touched in group.touched)]
+        return present, bool(due)
+    asked = [] if due is None else [due]
+    flags = [*asked, *present.tolist(), *(touched for group in groups for touched in group.touched)]
     shared = torch.tensor(flags, dtype=torch.int32, device=groups[0].buffer.device)
     dist.all_reduce(shared, op=dist.ReduceOp.MAX)
     agreed = shared.bool().tolist()
+    due = bool(asked) and agreed.pop(0)
     position = len(present)
     for group in groups:
         group.touched = agreed[position : position + len(group.touched)]
         position += len(group.touched)
-    return torch.tensor(agreed[: len(present)])
+    return torch.tensor(agreed[: len(present)]), due
+
+
+def any_rank(flag: bool, device: torch.device) -> bool:
+    """Whether it is so on any rank. A collective."""
+    if world_size() == 1:
+        return flag
+    shared = torch.tensor([flag], dtype=torch.int32, device=device)
+    dist.all_reduce(shared, op=dist.ReduceOp.MAX)
+    return bool(shared.item())
 
 
 def reduce_mean(groups: Sequence[ShapeGroup], whole: bool) -> list[Share]:

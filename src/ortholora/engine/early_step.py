@@ -56,8 +56,12 @@ class EarlySteps:
             CaptureError: Names a matrix with a hook after its gradient, and without a gradient.
         """
         for matrix in _captured(self._groups):
-            parameter = matrix.parameter
-            if parameter.grad is None and getattr(parameter, "_post_accumulate_grad_hooks", None):
+            parameter = matrix.owner._parameters.get(matrix.key)  # in every step: faster than `matrix.parameter`
+            if (
+                parameter is not None
+                and parameter.grad is None
+                and getattr(parameter, "_post_accumulate_grad_hooks", None)
+            ):
                 raise _early(matrix, "a hook (register_post_accumulate_grad_hook) that took its gradient away")
 
 

@@ -102,7 +102,7 @@ class _FusedLora(torch.autograd.Function):
                 weight = base.to(dtype).T if pair.transposed else base.to(dtype)
                 d_x = _input_gradient(torch.mm(rows, weight), inner, a.to(dtype), mask, pair.dropout).view(x.shape)
             dropped = x if mask is None else _drop(x.reshape(-1, x.shape[-1]), mask, pair.dropout).view(x.shape)
-            of_a, of_b = ctx.next_functions[1][0], ctx.next_functions[2][0]
+            _, (of_a, _), (of_b, _), *_ = ctx.next_functions
             inner, scaled = inner.view(*lead, len(a)), (reduced * pair.scaling).view(*lead, len(a))
             d_a = weight_gradient(pair.slot_a, ctx.grouping, inner, dropped, of_a, a.dtype)
             d_b = weight_gradient(pair.slot_b, ctx.grouping, delta, scaled, of_b, b.dtype)
@@ -186,12 +186,16 @@ class FusedLayer:
         Without gradients, too: reentrant checkpointing runs the layer once without and once with them, and both
         must draw the same dropout mask.
         """
+        if self._current.trying is not None:
+            return type(self._layer).forward(self._layer, x, *args, **kwargs)
         grouping = self._current.now
         dtype = self._dtype(x)
         if grouping is None or args or kwargs or dtype is None or is_unusual(x) or not self._is_plain():
             if grouping is None and self._layer.training and torch.is_grad_enabled() and in_backward():
                 raise outside_batch(self._slots[0].matrix.name)  # a recomputation that is not what it recomputes
             return type(self._layer).forward(self._layer, x, *args, **kwargs)
+        if self._current.note is not None:
+            self._current.note(self._slots[0], x)
         base, a, b, dropout = self._parts
         if torch.is_grad_enabled():
             for slot in self._slots:

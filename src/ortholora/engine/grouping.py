@@ -6,7 +6,8 @@ look at task ids on the device, which would synchronise it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Hashable, Sequence
 
 import torch
 from torch import Tensor
@@ -42,11 +43,20 @@ class Grouping:
         self.shape = tuple(ids.shape)
         self.tasks: list[int] = ids.unique().tolist()  # sorted
         self.pure = len(self.tasks) == 1
+        self.ids = ids
         self._units = ids.flatten()
         self._runs = _one_run_each(self._units)
         self._equal_runs = self._runs is not None and _are_equal(self._runs, self.tasks)
         self._rows = _row_grouping(ids, num_tasks) if ids.dim() == 2 and not self.pure else None
         self._index: dict[tuple[torch.device, int], Tensor] = {}
+        self._known_sizes = _known_sizes(self.shape, self._rows is not None)
+
+    def pattern(self, shape: Sequence[int]) -> Hashable:
+        """Which dimensions of a layer's input are as long as something that the ids know of.
+
+        What no other pattern hides: two inputs of one pattern are divided by task in the same way.
+        """
+        return tuple(map(self._known_sizes.get, shape[:-1]))
 
     def task_products(self, delta: Tensor, x: Tensor, where: str, out: Tensor | None = None) -> Tensor:
         """Compute `g_t = Σ_{rows of t} δᵀ x` for every task of the batch.
@@ -152,6 +162,13 @@ def as_cpu_ids(task_ids: TaskIds, num_tasks: int) -> Tensor:
             "check the order of `tasks`, and give padding the task of its row."
         )
     return ids
+
+
+def _known_sizes(shape: tuple[int, ...], apart: bool) -> dict[int, str]:
+    """Length → what is so long: the rows, the tokens of a row, all tokens (and whether each row has one task)."""
+    sizes = {"rows": shape[0]} if len(shape) == 1 else {"row" if apart else "rows": shape[0], "tokens": shape[1]}
+    sizes["all"] = math.prod(shape)
+    return {size: " ".join(name for name, other in sizes.items() if other == size) for size in sizes.values()}
 
 
 def _one_run_each(units: Tensor) -> list[tuple[int, int, int]] | None:

@@ -71,6 +71,8 @@ class OrthoLora:
             half-precision base their LoRA products then run in that precision; `False` keeps PEFT's float32.
         buffer_dtype: Precision in which task gradients are kept: `torch.float32`, or `torch.bfloat16` for
             half the memory. Inner products and sums over tasks are taken in float32 either way.
+        try_out: When a mixed batch holds something new, run it twice more and see whether the rows of every layer
+            are the rows of the batch (docs/every-model.md). As a rule that is the first batch and a few later ones.
 
     Raises:
         CaptureError: The model has no trainable LoRA matrix, is wrapped in something that owns the
@@ -89,6 +91,7 @@ class OrthoLora:
         weights: Sequence[float] | None = None,
         fused: bool = True,
         buffer_dtype: torch.dtype = torch.float32,
+        try_out: bool = True,
     ) -> None:
         self.tasks = _check_tasks(tasks)
         self.rule = get_rule(rule)
@@ -96,7 +99,7 @@ class OrthoLora:
         self._weights = check_weights(weights, len(self.tasks)) if loses_weights(self.rule) else None
         halved = wants_halves(self.rule)
         self._columns = 2 * len(self.tasks) if halved else len(self.tasks)  # what the capture tells apart
-        self._attachment = Attachment(model, self._columns, _check_dtype(buffer_dtype))
+        self._attachment = Attachment(model, self._columns, _check_dtype(buffer_dtype), try_out)
         pure = any(matrix.task_pure for matrix in self.matrices)
         self._halves = Halves(self.tasks, whole_batches=pure) if halved else None
         self._blocks = Blocks(self._groups, [m.name for m in self.matrices], block)
@@ -142,10 +145,12 @@ class OrthoLora:
             )
         ids = task_ids if self._halves is None else self._halves.split(task_ids, halves)
         grouping = Grouping(ids, self._columns)
-        self._attachment.open(grouping)
+        surroundings = self._attachment.open(grouping)
         self._present[grouping.tasks] = True
         try:
-            yield
+            with surroundings:
+                yield
+            self._attachment.settle()
         finally:
             self._attachment.close()
 
@@ -252,7 +257,8 @@ class OrthoLora:
 
     def _agree(self) -> tuple[Tensor, Tensor | None]:
         """The tasks with rows on any rank `[T]`, and the units of their halves `[2, T]`."""
-        present = agree(self._groups, self._present)
+        present, due = agree(self._groups, self._present, self._attachment.trial_is_due())
+        self._attachment.try_together(due)
         if self._halves is None:
             return present, None
         present = present.view(2, -1).any(0)

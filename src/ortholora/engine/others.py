@@ -24,6 +24,7 @@ class OtherAdapters:
         self._matrices = matrices
         layers = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, LoraLayer)]
         self._containers = [(name, key, held) for name, layer in layers for key, held in _containers(layer)]
+        self._held = [held for _, key, held in self._containers if key.endswith("_A")]  # each adapter has one
         self._count = -1
         self._parameters: list[tuple[str, nn.Parameter]] = []
         self._known: list[tuple[Tensor | None, int]] = []
@@ -51,7 +52,7 @@ class OtherAdapters:
                 raise trained(name, "a gradient that arrived since the last resolve()")
 
     def _look(self) -> None:
-        count = sum(len(held) for _, _, held in self._containers)
+        count = sum(map(len, self._held))
         if count == self._count:
             return
         self._count = count

@@ -50,6 +50,7 @@ class OrthoSFTTrainer(ResolveMixin, SFTTrainer):
         block: What conflict is judged on.
         fused: See `OrthoLora`.
         buffer_dtype: See `OrthoLora`.
+        try_out: See `OrthoLora`.
         kwargs: Further arguments of `SFTTrainer`.
 
     Raises:
@@ -78,6 +79,7 @@ class OrthoSFTTrainer(ResolveMixin, SFTTrainer):
         block: Block = "matrix",
         fused: bool = True,
         buffer_dtype: torch.dtype = torch.float32,
+        try_out: bool = True,
         **kwargs: Any,
     ) -> None:
         train_dataset, self.tasks = number_tasks(train_dataset, task_column, tasks)
@@ -104,6 +106,7 @@ class OrthoSFTTrainer(ResolveMixin, SFTTrainer):
                 weights=weights,
                 fused=fused,
                 buffer_dtype=buffer_dtype,
+                try_out=try_out,
             )
         self.task_losses: TaskLosses = TaskLosses(self.tasks, self.args.device)
         self._targets_in_step = torch.zeros(len(self.tasks), dtype=torch.int64)

@@ -56,6 +56,7 @@ class OrthoTrainer(SavingTrainer):
             in each micro-batch where the adapter needs that.
         fused: See `OrthoLora`.
         buffer_dtype: See `OrthoLora`.
+        try_out: See `OrthoLora`.
         head_learning_rate: Learning rate of the heads, where it differs from the adapter's.
         kwargs: Further arguments of `Trainer` (callbacks, optimizers, …).
     """
@@ -74,6 +75,7 @@ class OrthoTrainer(SavingTrainer):
         planner: Planner | None = None,
         fused: bool = True,
         buffer_dtype: torch.dtype = torch.float32,
+        try_out: bool = True,
         head_learning_rate: float | None = None,
         **kwargs: Any,
     ) -> None:
@@ -100,7 +102,15 @@ class OrthoTrainer(SavingTrainer):
         if rule is not None:
             weights = [task.data.spec.weight for task in self.tasks]
             self.ortho = OrthoLora(
-                model, names, rule, block, args.seed, weights=weights, fused=fused, buffer_dtype=buffer_dtype
+                model,
+                names,
+                rule,
+                block,
+                args.seed,
+                weights=weights,
+                fused=fused,
+                buffer_dtype=buffer_dtype,
+                try_out=try_out,
             )
         self.planner = complete(planner or Planner(), model, args.device.type)
         if self.planner.layout == "padding-free":

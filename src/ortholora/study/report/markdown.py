@@ -125,7 +125,8 @@ def _on_dev(summary: dict[str, Any]) -> list[str]:
         for task in [*summary["tasks"], "average"]
     ]
     table = _table(["on dev, to choose by", *summary["on_dev"]], rows, left=1)
-    return ["The results above are of test rows. Choose a method by those of the dev rows:", table]
+    tested = [task for task, entry in summary["tasks"].items() if entry["scored_on"] == "test"]
+    return [f"The results above are of test rows ({', '.join(tested)}). Choose a method by those of dev rows:", table]
 
 
 def _gap(summary: dict[str, Any]) -> str:

@@ -71,7 +71,7 @@ def _metrics(axes: Axes, summary: dict[str, Any], rows: list[str], looks: dict[s
             if len(values) > 1:
                 axes.plot(values, [y] * len(values), ".", color=colour, alpha=0.35, markersize=7, mew=0)
             axes.plot(100 * columns[row]["mean"], y, marker, color=colour, markersize=7, mec="white", mew=0.6)
-    axes.set_xlabel("metric on dev, points (faint dots: seeds)", fontsize=9)
+    axes.set_xlabel(f"metric on {_parts(summary)}, points (faint dots: seeds)", fontsize=9)
 
 
 def _differences(axes: Axes, summary: dict[str, Any], rows: list[str], looks: dict[str, tuple[str, str]]) -> None:
@@ -156,10 +156,17 @@ def _title(summary: dict[str, Any]) -> tuple[str, str]:
     return f"{name} recovers {gap_recovered(recovered)} of the gap", gap
 
 
+def _parts(summary: dict[str, Any]) -> str:
+    """The rows that the tasks are scored on."""
+    found = {entry.get("scored_on", "dev") for entry in summary["tasks"].values()}
+    return " and ".join(sorted(found))
+
+
 def _footnote(summary: dict[str, Any]) -> str:
     parts = []
     for method, cost in summary["cost"].items():
-        if method != "joint":
+        merged = summary["rules"].get(method, {}).get("merge")  # without training, it has no step
+        if method != "joint" and not merged:
             ratios = {"time": cost["relative_step_seconds"], "memory": cost["relative_peak_memory"]}
             known = [f"{times(ratio)} {name}" for name, ratio in ratios.items() if ratio is not None]
             parts.append(f"{method} {', '.join(known) or 'not measured'}")
