@@ -30,6 +30,7 @@ from ortholora.cli.options import (
     TaskOption,
     TasksOption,
     TextsArgument,
+    check_words,
     takes_choices,
 )
 from ortholora.cli.questions import read_questions
@@ -121,6 +122,7 @@ def evaluate(run: RunArgument, data_dir: DataOption = None, as_json: JsonOption 
     from ortholora.models.loading import load_card
     from ortholora.models.predictor import load
 
+    check_words({"run": run, "data_dir": data_dir})
     load_card(run)
     config, base = settings_of(run)
     tasks = read(config, base, data_dir, show=not as_json)
@@ -148,6 +150,7 @@ def predict(
     from ortholora.models.loading import load_card
     from ortholora.models.predictor import load
 
+    check_words({"run": run, "task": task, "texts": texts, "file": file})
     card = load_card(run)
     spec = card.tasks[card.index_of(task)]
     questions = read_questions(texts, file, spec.num_texts, dialogues=spec.reads_json)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from ortholora.config.bounds import MOST_STEPS
+from ortholora.errors import UserError
+from ortholora.files import is_text
 
 ConfigArgument = Annotated[
     str, typer.Argument(metavar="CONFIG", help="YAML configuration; `demo` is the embedded one (extra `[demo]`).")
@@ -37,7 +41,9 @@ SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. `tasks.cola.weight=2`.")
 ]
 SeedsOption = Annotated[str | None, typer.Option("--seeds", metavar="0,1,2", help="Seeds, separated by commas.")]
-StepsOption = Annotated[int | None, typer.Option("--max-steps", min=1, help="Optimizer steps, instead of the file's.")]
+StepsOption = Annotated[
+    int | None, typer.Option("--max-steps", min=1, max=MOST_STEPS, help="Optimizer steps, instead of the file's.")
+]
 TasksOption = Annotated[
     str | None, typer.Option("--tasks", metavar="A,B", help="Only these tasks of the file, separated by commas.")
 ]
@@ -46,6 +52,7 @@ JobsOption = Annotated[
     typer.Option(
         "--jobs",
         min=1,
+        max=256,
         help="Runs at once, each in a process of its own: on GPUs one after the other of them, on the CPU with its "
         "share of the cores. Steps that were timed so are no measure of cost.",
     ),
@@ -83,6 +90,23 @@ class Choices:
     seeds: SeedsOption = None
     max_steps: StepsOption = None
     only: TasksOption = None
+
+
+def check_words(words: Mapping[str, Any]) -> None:
+    """Refuse words that are no text: bytes that are not UTF-8, which Python hands on as halves of characters.
+
+    Raises:
+        UserError: One is not.
+    """
+    for value in words.values():
+        for word in value if isinstance(value, list) else [value]:
+            if isinstance(word, str | Path) and (not is_text(str(word)) or "\0" in str(word)):
+                raise UserError(
+                    "A word of the command is no text",
+                    expected="words in UTF-8, without NUL",
+                    found=ascii(str(word)),
+                    todo="correct the word, or set the terminal to UTF-8",
+                )
 
 
 def takes_choices(command: Callable[..., None]) -> Callable[..., None]:
