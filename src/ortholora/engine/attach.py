@@ -205,8 +205,8 @@ class Attachment:
         """
         self._guard.check()
         self._early.check()
-        self._others.check()
         self._watch.check(thoroughly)
+        self._others.check()
         check_something_captured(self.groups)
         incomplete = [group for group in self.groups if not all(group.touched)]  # in most steps none
         check_gradients_were_captured(incomplete)
