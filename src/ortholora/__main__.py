@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 
 from ortholora.errors import missing_extra
@@ -15,6 +16,9 @@ def main() -> None:
         if error.name and error.name.startswith("ortholora"):
             raise
         sys.exit(str(missing_extra("The ortholora command", "cli", error)))
+    for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a letter is no reason to lose the rest
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     app()
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+#: Most characters of a part of a message; what it names may be a value of thousands.
+_LONGEST = 1000
+
 
 class UserError(ValueError):
     """A mistake in what the user gave: one message with expected, found and what to do.
@@ -17,12 +20,23 @@ class UserError(ValueError):
     """
 
     def __init__(self, what: str, *, expected: str, found: str, todo: str) -> None:
-        self.what, self.expected, self.found, self.todo = what, expected, found, todo
-        super().__init__(f"{what}\n  expected: {expected}\n  found:    {found}\n  to do:    {todo}")
+        self.what = "\n".join(_readable(line, _LONGEST // 2) for line in what.splitlines()) or "Something is wrong"
+        self.expected, self.found, self.todo = (_readable(part, _LONGEST) for part in (expected, found, todo))
+        super().__init__(f"{self.what}\n  expected: {self.expected}\n  found:    {self.found}\n  to do:    {self.todo}")
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle by the four parts (the base class would pickle the joined message)."""
         return _rebuild, (type(self), self.what, self.expected, self.found, self.todo)
+
+
+def _readable(text: str, longest: int) -> str:
+    """A part of a message as a terminal can show it: never empty, cut in its middle, without control characters."""
+    text = " ".join(text.splitlines())
+    if len(text) > longest:
+        text = f"{text[: longest // 2]} … {text[-longest // 4 :]}"
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return text.rstrip() or "nothing"
 
 
 def _rebuild(cls: type[UserError], what: str, expected: str, found: str, todo: str) -> UserError:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -37,6 +38,15 @@ def replace_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
+
+
+# Halves of characters: what Python makes of bytes that are not UTF-8, and JSON of "\\ud800".
+_HALVES = re.compile(r"[\ud800-\udfff]")
+
+
+def is_text(text: str) -> bool:
+    """Whether a text can be written in UTF-8."""
+    return text.isascii() or not _HALVES.search(text)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -92,12 +92,36 @@ def test_a_batch_norm_without_running_statistics() -> None:
     ortho.resolve()
 
 
+class FunctionalNorm(nn.Module):
+    """Statistics of the batch, without a module that one could find."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.out = nn.Linear(5, 6), nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(nn.functional.batch_norm(self.layer(x).mT, None, None, training=True).mT)
+
+
+def test_the_function_batch_norm_is_found_by_trying() -> None:
+    model = models.peft(FunctionalNorm(), ["layer", "out"])
+    sample = models.Sample(model, {"x": torch.randn(4, 3, 5)}, torch.randn(4, 3, 6))
+    expected = oracle(sample.fork(), [(sample, 0), (sample, 1)], 2)
+    ortho = OrthoLora(model, ["a", "b"])
+    with pytest.raises(CaptureError, match=r"layer\.lora_A\.default\.weight cannot be split by row"):
+        run_step(ortho, model, [(sample, IDS)])
+    ortho.discard()
+    model.zero_grad()
+    run_step(ortho, model, [(sample, 0), (sample, 1)])
+    assert_same(ortho.task_gradients(), expected)
+
+
 @both
 def test_global_module_hooks_are_called(fused: bool) -> None:
     model = one(5, 6)
     sample = models.Sample(model, {"x": torch.randn(4, 3, 5)}, torch.randn(4, 3, 6))
     expected = oracle(sample.fork(), [(sample, IDS)], 2)
-    ortho = OrthoLora(model, ["a", "b"], fused=fused)
+    ortho = OrthoLora(model, ["a", "b"], fused=fused, try_out=False)  # the trial calls them, too
     called: list[str] = []
     names = {module: name.split(".")[-1] for name, module in model.named_modules()}
     handle = register_module_forward_hook(lambda module, *_: called.append(names.get(module, "")))

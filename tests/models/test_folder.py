@@ -92,11 +92,11 @@ def test_the_folder_names_no_path_but_the_backbone(run: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "damage", "message"),
     [
-        ("ortholora.json", lambda p: p.write_text("{"), r"ortholora.json cannot be read"),
-        ("ortholora.json", lambda p: p.write_text('{"format": 99}'), r"format 1(.|\n)*format 99"),
+        ("ortholora.json", lambda p: p.write_text("{"), r"ortholora.json is damaged"),
+        ("ortholora.json", lambda p: p.write_text('{"format": 99}'), r"format 1(.|\n)*99"),
         ("ortholora.json", lambda p: p.unlink(), r"is no Ortho-LoRA run"),
-        ("heads.safetensors", lambda p: p.write_bytes(p.read_bytes()[:50]), r"heads.safetensors cannot be read"),
-        ("adapter_model.safetensors", lambda p: p.write_bytes(b"x"), r"adapter_model.safetensors cannot be read"),
+        ("heads.safetensors", lambda p: p.write_bytes(p.read_bytes()[:50]), r"heads.safetensors is damaged"),
+        ("adapter_model.safetensors", lambda p: p.write_bytes(b"x"), r"adapter_model.safetensors is damaged"),
     ],
 )
 def test_damage_is_named(run: Path, tmp_path: Path, name: str, damage: object, message: str) -> None:

@@ -19,7 +19,7 @@ from ortholora.models.adapter import add_lora
 from ortholora.models.build import make_card, wrap
 from ortholora.models.card import ModelCard
 from ortholora.models.heads import HeadSpec
-from ortholora.models.kinds import KINDS, Kind, card_from_json, encode_task, model_of, spec_of
+from ortholora.models.kinds import KINDS, Kind, card_file, card_from_file, encode_task, model_of, spec_of
 from ortholora.models.multitask import MultiTaskModel
 from ortholora.models.saving import save_model
 from tiny import write_backbone
@@ -38,7 +38,8 @@ def test_every_kind_is_tried_here() -> None:
 
 def test_a_spec_comes_back_from_json(space: Any) -> None:
     card = make_card(space.config, space.tasks)
-    assert card_from_json(json.loads(json.dumps(card.to_json()))) == card
+    content = card_file().validate_json(json.dumps(card.to_json()), strict=True)
+    assert card_from_file(content) == card
     for task, spec in zip(space.tasks, card.tasks, strict=True):
         assert type(spec) is KINDS[task.spec.kind].spec
         assert (spec.name, spec.kind, spec.labels) == (task.name, task.spec.kind, task.labels)

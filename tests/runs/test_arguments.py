@@ -12,6 +12,7 @@ from transformers import TrainingArguments
 
 import workspaces
 from ortholora.errors import UserError
+from ortholora.models.adapter import add_lora
 from ortholora.runs import arguments as module
 from ortholora.runs.progress import Silent, Stopped
 from ortholora.runs.provenance import commit, fingerprint
@@ -68,6 +69,35 @@ def test_arguments_that_the_tool_decides(tmp_path: Path, key: str) -> None:
     config = workspaces.config(training={"arguments": {key: 1}})
     with pytest.raises(UserError, match=rf"training\.arguments\.{key} cannot be set"):
         module.training_arguments(config, tmp_path, 0, 8)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "part"),
+    [
+        ("weight_decay", None, "training.arguments.weight_decay"),
+        ("weight_decay", "much", "training.arguments.weight_decay"),
+        ("weight_decay", True, "training.arguments.weight_decay"),
+        ("learning_rate", float("1e9999"), "training.arguments.learning_rate"),
+        ("adam_beta1", 2.0, "Invalid beta parameter"),
+        ("weight_decay", -1.0, "Invalid weight_decay"),
+        ("lr_scheduler_kwargs", {"nothing": 1}, "nothing"),
+        ("optim", "adafactor_of_nobody", "adafactor_of_nobody"),
+    ],
+)
+def test_a_wrong_argument_shows_before_the_training(tmp_path: Path, key: str, value: Any, part: str) -> None:
+    config = workspaces.config()
+    config.training.arguments[key] = value
+    with pytest.raises(UserError, match=part):
+        module.training_arguments(config, tmp_path, 0, 8)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("lora_dropout", None), ("rank_pattern", 3), ("use_rslora", "perhaps"), ("r", True), ("bias", [])],
+)
+def test_a_wrong_option_of_peft_is_named(key: str, value: Any) -> None:
+    with pytest.raises(UserError, match=rf"lora\.options\.{key}|{key}"):
+        add_lora(torch.nn.Sequential(torch.nn.Linear(2, 2)), {"target_modules": ["0"], key: value}, 0)
 
 
 def test_tensorboard_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from stopping import StopAt, weights
 
 import workspaces
 from ortholora.errors import UserError
 from ortholora.runs.folder import CONFIG_FILE, RUN_FILE, check_claim, claim, data_base, disclaim
-from ortholora.runs.progress import Silent, Stopped
+from ortholora.runs.progress import Silent
 from ortholora.runs.record import RESULT_FILE
 from ortholora.runs.run import Run
 from ortholora.runs.train import check_folder, ensure_record
@@ -30,50 +31,6 @@ DAMAGED: dict[str, Any] = {
     "wrong type of the jobs": lambda text: json.dumps({**json.loads(text), "jobs": True}),
     "wrong type of the folder": lambda text: json.dumps({**json.loads(text), "data_base": []}),
 }
-
-
-class StopAt(Silent):
-    def __init__(self, step: int) -> None:
-        self.at, self.began = step, -1
-
-    def start(self, label: str, steps: int, done: int) -> None:
-        self.began = done
-
-    def step(self, done: int) -> None:
-        self.stop_requested = done >= self.at
-
-
-@pytest.fixture(scope="module")
-def space() -> Workspace:
-    return workspaces.workspace(lora={"dropout": 0.2})
-
-
-@pytest.fixture(scope="module")
-def whole(space: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run that nothing disturbed; not to be changed."""
-    folder = tmp_path_factory.mktemp("whole")
-    ensure_record(Run(ORTHO, TASKS, 0, folder), space, Silent(), folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def cut(space: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run that was stopped after three of six steps; not to be changed."""
-    folder = tmp_path_factory.mktemp("cut")
-    with pytest.raises(Stopped):
-        ensure_record(Run(ORTHO, TASKS, 0, folder), space, StopAt(3), folder)
-    assert not (folder / RESULT_FILE).exists()
-    return folder
-
-
-@pytest.fixture
-def stopped(cut: Path, tmp_path: Path) -> Run:
-    """A copy of the stopped run, for this test to spoil."""
-    return Run(ORTHO, TASKS, 0, Path(shutil.copytree(cut, tmp_path / "run")))
-
-
-def weights(folder: Path) -> list[bytes]:
-    return [(folder / name).read_bytes() for name in ("adapter_model.safetensors", "heads.safetensors")]
 
 
 def spoil(path: Path, how: str) -> None:

@@ -99,5 +99,10 @@ def test_it_can_be_printed(pages: dict[str, Path], browser: Any) -> None:
     page.goto(pages["study"].as_uri())
     page.emulate_media(media="print")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(254, 254, 254)"
+    heights = page.evaluate(
+        "[...document.querySelectorAll('details .inside')].map(e => e.getBoundingClientRect().height)"
+    )
+    assert heights
+    assert min(heights) > 20  # what is folded away on a screen is on paper
     assert page.pdf().startswith(b"%PDF")
     page.close()

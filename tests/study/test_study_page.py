@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,12 +17,15 @@ from ortholora.runs.history import write_history
 from ortholora.study.report.answer import answer
 from ortholora.study.report.atlas import atlas_sentences
 from ortholora.study.report.door import report_on
-from ortholora.study.report.study import study_page, write_report
+from ortholora.study.report.figures import sweep_panels
+from ortholora.study.report.many import ledger_page
+from ortholora.study.report.study import answer_cards, study_page, write_report
 from ortholora.study.report.tables import dev_table, results_table
 from ortholora.study.statistics.atlas import Map, conflict_map, over_time, size_map
 from ortholora.study.statistics.summarise import summarise
 from ortholora.study.stored import read_study
 from stored_study import history, records_of, write_runs, write_study
+from synthetic_study import SKILL
 
 ALIKE = dict.fromkeys(["single", "joint", "ortho"], 0.75)
 
@@ -133,6 +137,33 @@ def test_what_to_use(skill: dict[str, float], use: str, words: str) -> None:
     assert "2 seeds" in found.sure[1]
     assert found.sentence.endswith("This is of 2 seeds: a hint, until there are 5.")
     assert found.cost[0]
+
+
+def test_a_merge_costs_no_training() -> None:
+    summary = summarise(records_of(rows=1500), methods=list(SKILL), tasks=["task0", "task1"], resamples=50, seed=0)
+    summary["rules"]["ortho"] |= {"rule": None, "block": None, "merge": {"kept": 1.0}}
+    assert answer(summary).cost[0] == "No training beyond single's"
+    assert answer_cards(summary).cards[0].note == "one adapter, merged out of the single ones."
+
+
+def test_a_sweep_in_which_a_merge_has_settings_of_its_own() -> None:
+    rates, scales = [1e-3, 2e-3, 4e-3], [0.5, 1.0]
+
+    def entry(key: str, values: list[float], averages: list[float | None]) -> dict[str, Any]:
+        scores = [{"settings": {key: v}, "tasks": {}, "average": a} for v, a in zip(values, averages, strict=True)]
+        return {"scores": scores, "chosen": {"average": {key: values[-1]}}}
+
+    sweep = {
+        "values": {"training.learning_rate": rates, "study.merge.scale": scales},
+        "methods": {
+            "joint": entry("training.learning_rate", rates, [None, 0.5, 0.6]),
+            "ties": entry("study.merge.scale", scales, [0.7, 0.8]),
+        },
+    }
+    first, second = sweep_panels(sweep, ["single", "joint", "ties"])
+    assert "joint: none at 0.001, 50.0 at 0.002, 60.0 at 0.004." in first.alt
+    assert "ties" not in first.alt
+    assert "ties: 70.0 at 0.5, 80.0 at 1.0." in second.alt
 
 
 def test_a_task_that_gets_worse_is_named() -> None:
@@ -301,7 +332,9 @@ def test_several_studies_in_one_page(finished: Path, tmp_path: Path) -> None:
 
 
 def test_studies_of_one_name_are_told_apart(finished: Path, tmp_path: Path) -> None:
-    write_study(tmp_path / "mine", ALIKE, rows=60)
-    text = text_of(report_on([finished, tmp_path / "mine"], tmp_path))
-    assert str(finished) in text
-    assert str(tmp_path / "mine") in text
+    write_study(tmp_path / "other" / "mine", ALIKE, rows=60)
+    write_study(tmp_path / "alone", ALIKE, rows=60)
+    studies = [read_study(path) for path in (finished, tmp_path / "other" / "mine", tmp_path / "alone")]
+    page = ledger_page(studies)
+    names = [f"{finished.parent.name}/mine", "other/mine", "alone"]
+    assert [section.title for section in page.sections] == ["All studies", *names]

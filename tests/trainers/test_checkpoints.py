@@ -79,13 +79,6 @@ def test_a_state_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert read_state(tmp_path / "new") == {"step": 1}
 
 
-def test_a_cut_off_checkpoint_is_named(tmp_path: Path) -> None:
-    make(tmp_path, "checkpoint-2")
-    (tmp_path / "checkpoint-2" / "optimizer.pt").write_bytes(b"PK")
-    with pytest.raises(UserError, match=r"optimizer\.pt, cut off after 2 bytes"):
-        checkpoints.last(tmp_path)
-
-
 def test_only_trouble_with_the_disk_is_called_so(tmp_path: Path) -> None:
     """Another rank's death while a checkpoint is written is no full disk, and is not reported as one."""
     with pytest.raises(RuntimeError, match="Connection closed"), checkpoints.staging(tmp_path / "a", "The model"):

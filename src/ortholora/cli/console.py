@@ -44,6 +44,8 @@ def user_errors() -> Iterator[None]:
         yield
     except UserError as error:
         raise _refused(error) from None
+    except BrokenPipeError:
+        raise  # `| head`: Typer ends without a word
     except OSError as error:
         raise _refused(file_error(error)) from None
     except KeyboardInterrupt:

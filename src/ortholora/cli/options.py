@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from ortholora.config.bounds import MOST_STEPS
+from ortholora.errors import UserError
+from ortholora.files import is_text
 
 ConfigArgument = Annotated[
     str, typer.Argument(metavar="CONFIG", help="YAML configuration; `demo` is the embedded one (extra `[demo]`).")
@@ -28,13 +32,18 @@ TextsArgument = Annotated[
         help="Texts (a chat: also messages in JSON); for a pair task two after two. Without: standard input.",
     ),
 ]
+DiagnosisOption = Annotated[
+    Path | None, typer.Option("--out", help="Folder for the results; default `runs/CONFIG-NAME-diagnosis`.")
+]
 OutOption = Annotated[Path | None, typer.Option("--out", help="Folder for the results; default `runs/CONFIG-NAME`.")]
 DataOption = Annotated[Path | None, typer.Option("--data-dir", help="Folder that the tasks' files are relative to.")]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. `tasks.cola.weight=2`.")
 ]
 SeedsOption = Annotated[str | None, typer.Option("--seeds", metavar="0,1,2", help="Seeds, separated by commas.")]
-StepsOption = Annotated[int | None, typer.Option("--max-steps", min=1, help="Optimizer steps, instead of the file's.")]
+StepsOption = Annotated[
+    int | None, typer.Option("--max-steps", min=1, max=MOST_STEPS, help="Optimizer steps, instead of the file's.")
+]
 TasksOption = Annotated[
     str | None, typer.Option("--tasks", metavar="A,B", help="Only these tasks of the file, separated by commas.")
 ]
@@ -43,9 +52,20 @@ JobsOption = Annotated[
     typer.Option(
         "--jobs",
         min=1,
+        max=256,
         help="Runs at once, each in a process of its own: on GPUs one after the other of them, on the CPU with its "
         "share of the cores. Steps that were timed so are no measure of cost.",
     ),
+]
+FewStepsOption = Annotated[
+    int | None,
+    typer.Option("--steps", min=0, help="Steps to train; default 50, or all that there are. 0: the start as it is."),
+]
+GroupsOption = Annotated[
+    int | None, typer.Option("--groups", metavar="K", help="Propose groups of tasks for at most K adapters.")
+]
+RowsOption = Annotated[
+    int, typer.Option("--rows", min=1, help="Rows of each task to measure on; taken from the training rows.")
 ]
 TaskOption = Annotated[str, typer.Option("--task", help="Name of the task.")]
 FileOption = Annotated[
@@ -70,6 +90,23 @@ class Choices:
     seeds: SeedsOption = None
     max_steps: StepsOption = None
     only: TasksOption = None
+
+
+def check_words(words: Mapping[str, Any]) -> None:
+    """Refuse words that are no text: bytes that are not UTF-8, which Python hands on as halves of characters.
+
+    Raises:
+        UserError: One is not.
+    """
+    for value in words.values():
+        for word in value if isinstance(value, list) else [value]:
+            if isinstance(word, str | Path) and (not is_text(str(word)) or "\0" in str(word)):
+                raise UserError(
+                    "A word of the command is no text",
+                    expected="words in UTF-8, without NUL",
+                    found=ascii(str(word)),
+                    todo="correct the word, or set the terminal to UTF-8",
+                )
 
 
 def takes_choices(command: Callable[..., None]) -> Callable[..., None]:

@@ -8,7 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ortholora.cli.console import errors
+from ortholora.config.bounds import read_text
 from ortholora.errors import UserError
+
+#: Most bytes of questions; all are held in memory.
+_MOST_BYTES = 100_000_000
 
 
 def read_questions(texts: list[str] | None, file: Path | None, num_texts: int, dialogues: bool) -> list[Any]:
@@ -81,7 +85,7 @@ def _dialogue(line: str, quoted: bool) -> Any:
         return line
     try:
         content = json.loads(line)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # no JSON, a number of thousands of digits, thousands of brackets
         return line  # a text that starts like this
     is_chat = isinstance(content, list) and bool(content) and all(isinstance(part, dict) for part in content)
     return content if is_chat or (quoted and isinstance(content, str)) else line
@@ -91,11 +95,26 @@ def _lines(file: Path | None) -> list[str]:
     if file is None:
         if sys.stdin.isatty():
             errors.print("[dim]Reading texts from standard input, one a line; end with Ctrl-D.[/dim]")
-        return sys.stdin.read().splitlines()
+        return _from_standard_input().splitlines()
     try:
-        return file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        found = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        return read_text(file, _MOST_BYTES).splitlines()
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8
+        found = str(getattr(error, "strerror", None) or error)
         raise UserError(
             f"--file {file} cannot be read", expected="a text file in UTF-8", found=found, todo="correct the option"
+        ) from error
+
+
+def _from_standard_input() -> str:
+    content = sys.stdin.buffer.read(_MOST_BYTES + 1)
+    try:
+        if len(content) > _MOST_BYTES:
+            raise ValueError(f"more than the {_MOST_BYTES:,} bytes that are read")
+        return content.decode("utf-8-sig")
+    except ValueError as error:
+        raise UserError(
+            "Standard input cannot be read",
+            expected="text in UTF-8",
+            found=str(error),
+            todo="convert or split the text",
         ) from error

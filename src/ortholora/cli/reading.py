@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ortholora.cli.console import console, errors
-from ortholora.cli.options import Choices
+from ortholora.cli.options import Choices, check_words
 from ortholora.config.choose import with_steps, with_tasks, without_hub
 from ortholora.config.file import load_config
 from ortholora.config.schema import Config
@@ -44,6 +45,7 @@ def prepare(choices: Choices) -> Start:
     Raises:
         UserError: An option, the configuration or some data is wrong.
     """
+    check_words(vars(choices))
     # A script has its own folder on the path, not the one the user stands in with a rule of their own.
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
@@ -60,6 +62,21 @@ def prepare(choices: Choices) -> Start:
         config = with_tasks(config, [name.strip() for name in choices.only.split(",")])
     out = choices.out or Path("runs") / Path(choices.config).stem
     return Start(config, read(config, base, data_dir), out, data_dir or base, seeds)
+
+
+def diagnosis_folder(config: str) -> Path:
+    """Where a diagnosis goes by default: not into the folder of the study that it advises."""
+    return Path("runs") / f"{Path(config).stem}-diagnosis"
+
+
+def words_of(choices: Choices) -> list[str]:
+    """The choices that say what is trained on which data, as they would be typed for another command."""
+    words = [choices.config]
+    if choices.data_dir is not None:
+        words += ["--data-dir", str(choices.data_dir)]
+    if choices.only is not None:
+        words += ["--tasks", choices.only]
+    return words + [word for override in choices.set_ or [] for word in ("--set", override)]
 
 
 def settings_of(run: Path) -> tuple[Config, Path]:
@@ -79,6 +96,9 @@ def read(config: Config, base: Path, data_dir: Path | None, show: bool = True) -
         parts = {"training": task.train, "dev": task.dev, "test": task.test}
         *most, last = (f"{len(split):,} {part}" for part, split in parts.items() if split is not None)
         rows = f"{', '.join(most)} and {last} rows"
+        if task.dropped:
+            left_out = ", ".join(f"{len(bad):,} of {part}" for part, bad in task.dropped.items())
+            rows += f" (bad rows left out: {left_out}; listed in dropped_rows.json)"
         console.print(f"[bold]{task.name}[/bold]: {rows}, {task.spec.metric}", highlight=False)
     return tasks
 
@@ -90,14 +110,12 @@ def _path_of(name: str) -> Path:
 
 
 def _seeds(text: str) -> list[int]:
-    try:
-        seeds = [int(part) for part in text.split(",")]
-    except ValueError:
-        seeds = []
-    if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
+    parts = [part.strip() for part in text.split(",")]
+    seeds = [int(part) for part in parts if re.fullmatch("[0-9]{1,10}", part)]
+    if len(seeds) < len(parts) or len(set(seeds)) != len(seeds) or max(seeds) >= 2**32:
         raise UserError(
             "--seeds cannot be read",
-            expected="different whole numbers from 0 on, separated by commas, such as 0,1,2",
+            expected="different whole numbers from 0 on and below 2^32, separated by commas, such as 0,1,2",
             found=text or "nothing",
             todo="correct the option",
         )

@@ -91,12 +91,16 @@ def _below(model: type[BaseModel], names: Sequence[str], prefix: str) -> Iterato
 
 def _type_of(field: FieldInfo) -> str:
     limits = [
-        f"{sign} {getattr(rule, attribute):g}"
+        f"{sign} {_number(getattr(rule, attribute))}"
         for rule in field.metadata
         for attribute, sign in (("gt", ">"), ("ge", "≥"), ("lt", "<"), ("le", "≤"))
         if hasattr(rule, attribute)
     ]
     return ", ".join([_name_of(field.annotation), *limits])
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value == int(value) else f"{value:g}"
 
 
 def _name_of(annotation: Any) -> str:

@@ -5,7 +5,7 @@ Torch-free and without pandas or datasets, so that a mistake in the file shows a
 
 from __future__ import annotations
 
-import re
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,36 +13,15 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from ortholora.config.bounds import read_text
 from ortholora.config.keys import set_key
 from ortholora.config.messages import to_user_error
 from ortholora.config.schema import Config
+from ortholora.config.yaml import LONGEST, dump, parse, problem_of
 from ortholora.errors import UserError
 
-# PyYAML follows YAML 1.1, where `5e-4` is text because it has no dot; everybody means the number.
-_FLOAT_WITHOUT_DOT = re.compile(r"^[-+]?[0-9]+[eE][-+]?[0-9]+$")
-
-
-class _Loader(yaml.SafeLoader):
-    """`yaml.safe_load` that reads `5e-4` as a number and refuses a key that appears twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            if key_node.value in seen and isinstance(key_node, yaml.ScalarNode):
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key `{key_node.value}` appears twice", key_node.start_mark
-                )
-            if isinstance(key_node, yaml.ScalarNode):
-                seen.add(key_node.value)
-        return super().construct_mapping(node, deep=deep)
-
-
-class _Dumper(yaml.SafeDumper):
-    """`yaml.safe_dump` that quotes the text "5e-4", since `_Loader` would read a number."""
-
-
-for _class in (_Loader, _Dumper):
-    _class.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT_WITHOUT_DOT, list("-+0123456789"))
+#: Most bytes of a configuration that are read; anything longer is something else.
+_MOST_BYTES = 4 * LONGEST
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -87,12 +66,12 @@ def parse_override(text: str) -> tuple[str, Any]:
             todo="write it like --set training.steps=50",
         )
     try:
-        return key.strip(), _parse(value)
+        return key.strip(), parse(value)
     except yaml.YAMLError as error:
         raise UserError(
             f"--set {text}: the value cannot be read",
             expected="a value in YAML",
-            found=_problem(error),
+            found=problem_of(error),
             todo="put the value in quotes, for example --set 'backbone=\"name: x\"'",
         ) from None
 
@@ -115,8 +94,7 @@ def with_settings(config: Config, settings: Mapping[str, Any]) -> Config:
 
 def dump_config(config: Config) -> str:
     """Return the whole configuration, defaults included, as YAML that loads back to the same."""
-    raw = config.model_dump(mode="json")
-    return yaml.dump(raw, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+    return dump(config.model_dump(mode="json"))
 
 
 def _validate(raw: dict[str, Any], where: str) -> Config:
@@ -126,20 +104,15 @@ def _validate(raw: dict[str, Any], where: str) -> Config:
         raise to_user_error(error, raw, where) from None
 
 
-def _parse(text: str) -> Any:
-    # The loader is a SafeLoader, so this is `safe_load` with the two changes above.
-    return yaml.load(text, Loader=_Loader)
-
-
 def _read_mapping(path: Path) -> dict[str, Any]:
     todo = "give a YAML file; examples/own_data.yaml is the smallest example"
     try:
-        raw = _parse(path.read_text(encoding="utf-8-sig"))
+        raw = parse(read_text(path, _MOST_BYTES))
     except yaml.YAMLError as error:
         raise UserError(
             f"{path} is not valid YAML",
             expected="YAML: `key: value` lines, sections indented by spaces",
-            found=_problem(error),
+            found=problem_of(error),
             todo="correct this line or the one before it",
         ) from None
     except UnicodeDecodeError as error:
@@ -149,8 +122,8 @@ def _read_mapping(path: Path) -> dict[str, Any]:
             found=f"byte {error.object[error.start]:#04x} at position {error.start}",
             todo="save the file as UTF-8",
         ) from None
-    except OSError as error:
-        found = "a folder" if path.is_dir() else f"{error.strerror}"
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        found = "a folder" if os.path.isdir(path) else str(getattr(error, "strerror", None) or error)
         raise UserError(
             f"{path} cannot be read", expected="a configuration file", found=found, todo=_nearby(path) or todo
         ) from None
@@ -164,14 +137,8 @@ def _read_mapping(path: Path) -> dict[str, Any]:
 
 def _nearby(path: Path) -> str | None:
     """Return a hint with the YAML files that are there instead."""
-    folder = path if path.is_dir() else path.parent
-    if not folder.is_dir():
+    folder = path if os.path.isdir(path) else path.parent
+    if not os.path.isdir(folder):
         return None
     names = sorted(str(file) for file in folder.iterdir() if file.suffix in {".yaml", ".yml"})
     return f"give one of the files that are there: {', '.join(names[:8])}" if names else None
-
-
-def _problem(error: yaml.YAMLError) -> str:
-    problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-    mark = getattr(error, "problem_mark", None)
-    return f"line {mark.line + 1}, column {mark.column + 1}: {problem}" if mark else problem

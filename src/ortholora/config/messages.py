@@ -39,17 +39,25 @@ def to_user_error(error: ValidationError, raw: Mapping[str, Any], where: str) ->
     Returns:
         One error that lists all problems.
     """
-    problems = _merge(_problem(details, raw) for details in error.errors(include_url=False))
+    details = error.errors(include_url=False)
+    problems = _merge(_problem(one, raw) for one in details[:_LOOKED_AT])
     if len(problems) == 1:
         one = problems[0]
         return UserError(f"{where}: {one.key}", expected=one.expected, found=one.found, todo=one.todo)
-    lines = [f"  {p.key}: expected {p.expected}; found {p.found}; {p.todo}" for p in problems]
+    number = len(problems) + max(0, len(details) - _LOOKED_AT)
+    lines = [f"  {p.key}: expected {p.expected}; found {p.found}; {p.todo}" for p in problems[:_LISTED]]
+    if number > _LISTED:
+        lines.append(f"  and {number - _LISTED} more")
     return UserError(
-        "\n".join([f"{where}: {len(problems)} problems", *lines]),
+        "\n".join([f"{where}: {number} problems", *lines]),
         expected="keys and values as in docs/configuration.md",
-        found=f"the {len(problems)} problems above",
+        found=f"the {number} problems above" if number <= _LISTED else f"{number} problems, the first of them above",
         todo=f"correct {listing(p.key for p in problems)}",
     )
+
+
+#: Problems that are put into words, and those of them that are listed: the rest shows when they are corrected.
+_LOOKED_AT, _LISTED = 200, 20
 
 
 def _merge(problems: Iterable[_Problem]) -> list[_Problem]:
@@ -83,6 +91,8 @@ def _problem(details: ErrorDetails, raw: Mapping[str, Any]) -> _Problem:
     elif kind == "union_tag_invalid":
         expected, found = f"one of {listing(KINDS)}", _show(value["kind"])
         todo = did_you_mean(str(value["kind"]), KINDS, "use one of these")
+    elif kind == "union_tag_not_found":
+        expected = _PLAIN["model_type"]
     elif kind == "missing":
         description = section.model_fields[last].description or "a value"
         expected, found, todo = description.rstrip("."), "no such key", f"add `{last}:`"
@@ -115,7 +125,12 @@ _PLAIN = {
 
 
 def _words(details: ErrorDetails) -> str:
-    message = details["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    message = (
+        details["msg"]
+        .removeprefix("Value error, ")
+        .removeprefix("Input should be ")
+        .removeprefix("String should have ")
+    )
     return _PLAIN.get(details["type"], message)
 
 
@@ -148,7 +163,7 @@ def _locate(details: ErrorDetails, raw: Mapping[str, Any]) -> tuple[str, type[Ba
             parts.append(part)
             section, inside = inside[0], sections_of(inside[0].model_fields[part].annotation)
         elif inside and details["type"] == "extra_forbidden" and position == len(loc) - 1:
-            parts.append(part)
+            parts.append(part if len(part) <= 80 else f"{part[:77]}...")
             section = inside[0]
     if details["type"] == "union_tag_invalid":
         parts.append("kind")

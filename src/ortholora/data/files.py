@@ -9,18 +9,40 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from ortholora.data.table import Table
+from ortholora.data.table import DROP, Table
 from ortholora.errors import UserError, did_you_mean, listing
 
-#: Column names that are there, and the wanted columns.
-_Columns = tuple[tuple[str, ...], dict[str, list[object]]]
+
+class _Columns(NamedTuple):
+    """What a reader finds.
+
+    Attributes:
+        found: Column names that are there.
+        columns: The wanted columns, of the rows that could be read.
+        rows: Index of each of these rows among all.
+        bad: Every other row: its index, what was expected of it, and what was found.
+    """
+
+    found: tuple[str, ...]
+    columns: dict[str, list[object]]
+    rows: list[int] | None = None
+    bad: Sequence[tuple[int, str, str]] = ()
 
 
 def read_file(
-    root: Path, name: str, *, text: tuple[str, ...], label: str, also: str | None = None, tsv_quotes: bool = False
+    root: Path,
+    name: str,
+    *,
+    text: tuple[str, ...],
+    label: str,
+    also: str | None = None,
+    tsv_quotes: bool = False,
+    drop: bool = False,
 ) -> Table:
     """Read the wanted columns of a file.
 
@@ -31,6 +53,7 @@ def read_file(
         label: The label column.
         also: One more column to read.
         tsv_quotes: Whether double quotes in a .tsv file quote, as in CSV, or are plain characters.
+        drop: Whether lines that cannot be read are left out and listed, or refused.
 
     Returns:
         The raw columns.
@@ -38,7 +61,7 @@ def read_file(
     Raises:
         UserError: The file is missing, of an unknown format, or damaged.
     """
-    path = root / Path(name).expanduser()
+    path = root / _at_home(name)
     ending = path.suffix.lower()
     if ending not in READERS:
         raise UserError(
@@ -51,8 +74,13 @@ def read_file(
         raise _missing(path, tuple(READERS))
     reader = _read_quoted_tsv if tsv_quotes and ending == ".tsv" else READERS[ending]
     wanted = dict.fromkeys([*text, label, *([also] if also is not None else [])])
-    found, columns = reader(path, list(wanted))
-    return Table(str(path), name, found, columns, text, label)
+    read = reader(path, list(wanted))
+    if read.bad and not drop:
+        _, expected, where = read.bad[0]
+        raise _damaged(path, expected, where, line=True)
+    positions = read.rows if read.bad else None
+    dropped = tuple((index + 1, where) for index, _, where in read.bad)
+    return Table(str(path), name, read.found, read.columns, text, label, positions=positions, dropped=dropped)
 
 
 def _read_tsv(path: Path, wanted: Sequence[str]) -> _Columns:
@@ -69,6 +97,7 @@ def _read_csv(path: Path, wanted: Sequence[str]) -> _Columns:
 
 
 def _quoted_records(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    csv.field_size_limit(sys.maxsize)  # a text may be longer than Python's 131,072
     reader = csv.reader(io.StringIO(_decode(path), newline=""), delimiter=delimiter, strict=True)
     try:
         for record in reader:
@@ -88,46 +117,68 @@ def _from_records(path: Path, records: Iterator[tuple[int, list[str]]], wanted: 
         raise _damaged(path, "column names that differ", f"{listing(twice)} more than once in line {header[0]}")
     places = {name: names.index(name) for name in wanted if name in names}
     columns: dict[str, list[object]] = {name: [] for name in places}
-    for line, record in records:
+    rows: list[int] = []
+    bad: list[tuple[int, str, str]] = []
+    for index, (line, record) in enumerate(records):
         if len(record) != len(names):
-            where = f"{len(record)} in line {line}"
-            raise _damaged(path, f"{len(names)} fields in every line, as in the first", where)
+            bad.append((index, f"{len(names)} fields in every line, as in the first", f"{len(record)} in line {line}"))
+            continue
+        rows.append(index)
         for name, place in places.items():
             columns[name].append(record[place])
-    return tuple(names), columns
+    return _Columns(tuple(names), columns, rows, bad)
 
 
 def _read_jsonl(path: Path, wanted: Sequence[str]) -> _Columns:
     found: dict[str, None] = {}
     records: list[dict[str, object]] = []
+    rows: list[int] = []
+    bad: list[tuple[int, str, str]] = []
     # Not splitlines(): a JSON text may hold U+2028 and its like as they are.
     for number, line in enumerate(_decode(path).split("\n"), 1):
         if not line.strip():
             continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise _damaged(path, "one JSON object a line", f"line {number}: {error.msg}") from None
-        if not isinstance(record, dict):
-            raise _damaged(path, "one JSON object a line", f"line {number}: a {type(record).__name__}")
+        record = _json_object(line)
+        if isinstance(record, str):
+            bad.append((len(rows) + len(bad), "one JSON object a line", f"line {number}: {record}"))
+            continue
+        rows.append(len(rows) + len(bad))
         found.update(dict.fromkeys(record))
         records.append(record)
-    if not records:
+    if not records and not bad:
         raise UserError(f"{path}: empty file", expected="one JSON object a line", found="nothing", todo="fill it")
-    return tuple(found), {name: [record.get(name) for record in records] for name in wanted if name in found}
+    columns = {name: [record.get(name) for record in records] for name in wanted if name in found}
+    return _Columns(tuple(found), columns, rows, bad)
+
+
+def _json_object(line: str) -> dict[str, object] | str:
+    """The object in a line; or what is wrong with it."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:  # also a number of thousands of digits, and thousands of brackets
+        return "nested too deeply" if isinstance(error, RecursionError) else getattr(error, "msg", None) or str(error)
+    return record if isinstance(record, dict) else f"a {type(record).__name__}"
 
 
 def _read_parquet(path: Path, wanted: Sequence[str]) -> _Columns:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         with pq.ParquetFile(path) as file:
             found = tuple(file.schema_arrow.names)
             table = file.read(columns=[name for name in wanted if name in found])
-    except (pa.ArrowException, OSError) as error:
-        raise _damaged(path, "a whole Parquet file", str(error).partition("\n")[0]) from None
-    return found, {name: table.column(name).to_pylist() for name in table.column_names}
+            columns = {name: table.column(name).to_pylist() for name in table.column_names}
+    except Exception as error:  # of pyarrow, or of what it makes of damaged values: texts that are not UTF-8
+        found_instead = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        raise _damaged(path, "a whole Parquet file, with texts in UTF-8", found_instead) from None
+    return _Columns(found, columns)
+
+
+def _at_home(name: str) -> Path:
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:  # `~` of nobody
+        return Path(name)
 
 
 #: The formats, by the ending of a file's name. A new one is a reader above and a line here; a reader takes the path and
@@ -154,10 +205,12 @@ def _decode(path: Path) -> str:
         ) from None
 
 
-def _damaged(path: Path, expected: str, found: str) -> UserError:
+def _damaged(path: Path, expected: str, found: str, line: bool = False) -> UserError:
     todo = "correct the file"
     if path.suffix.lower() == ".tsv":
         todo = "correct the line (a tab inside a text?), or set `tsv_quotes` if the file quotes its texts"
+    if line:
+        todo += f"; {DROP}"
     return UserError(f"{path}: cannot be read", expected=expected, found=found, todo=todo)
 
 

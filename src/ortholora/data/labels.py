@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from ortholora.config.tasks.union import TaskConfig
-from ortholora.data.table import Rows, Table, row_numbers
+from ortholora.data.table import DROP, Rows, Table, row_numbers
 from ortholora.errors import UserError, did_you_mean, listing
 from ortholora.metrics.table import METRICS
 
@@ -87,7 +87,7 @@ def regression_targets(rows: Rows) -> list[float]:
             f"{rows.table.shown}, column `{rows.table.label}`: not a number",
             expected="a finite number in every row, since the task's `kind` is `regression`",
             found=f"`{rows.labels[bad[0]]}` in {row_numbers(rows.table, bad, len(rows))}",
-            todo="correct these rows, or use `kind: classification`",
+            todo=f"correct these rows, or use `kind: classification`, {DROP}",
         )
     return targets
 
@@ -138,6 +138,11 @@ def check_learnable(spec: TaskConfig, kept: Sequence[float], where: str, count: 
         found=f"{len(kept)} rows with one target" + (f" after `max_train_rows: {spec.max_train_rows}`" * drawn),
         todo="raise `max_train_rows`" if drawn else "give other data, or point `label` to another column",
     )
+
+
+def is_number(label: str) -> bool:
+    """Whether a label is a finite number."""
+    return math.isfinite(_number(label))
 
 
 def _number(label: str) -> float:

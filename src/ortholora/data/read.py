@@ -13,6 +13,7 @@ import numpy as np
 from ortholora.config.schema import Config
 from ortholora.config.tasks.base import OF_PACKAGE
 from ortholora.config.tasks.union import TaskConfig
+from ortholora.data.bad_rows import without_bad_rows
 from ortholora.data.files import read_file
 from ortholora.data.forms import FORMS
 from ortholora.data.hub import read_hub
@@ -44,7 +45,7 @@ def read_tasks(config: Config, *, base: Path, data_dir: Path | None) -> list[Tas
 
 def split_config(config: Config, *, base: Path, data_dir: Path | None) -> Config:
     """Replace tasks whose `split_by` column holds several tasks by those; see `split_tasks`."""
-    return split_tasks(config, lambda spec: _tables(spec, base, data_dir))
+    return split_tasks(config, lambda spec: _good_tables(spec, base, data_dir))
 
 
 def read_task(
@@ -80,15 +81,17 @@ def read_task(
     if len(tables) > 2:
         check_labelled(spec, tables[2])
     labels, whole = FORMS[spec.form](spec, tables)
-    splits, sources = {}, {}
+    splits, sources, dropped = {}, {}, {}
     limits = (spec.max_train_rows, spec.max_dev_rows, spec.max_test_rows)
     for part, table, rows, limit in zip(_PARTS, tables, whole, limits, strict=False):  # a test part or none
         kept = _draw(len(rows), limit, [seed, zlib.crc32(spec.name.encode()), _PARTS[part]])
         splits[part] = Split([rows.texts[i] for i in kept], [rows.targets[i] for i in kept])
+        if table.dropped:
+            dropped[part] = table.dropped
         sources[part] = f"{table.source} sha256:{hash_rows(splits[part], labels)}"
     if spec.has_targets:
         check_learnable(spec, splits["train"].targets, tables[0].shown, len(whole[0]))
-    return TaskData(spec, labels, splits["train"], splits["dev"], sources, splits.get("test"))
+    return TaskData(spec, labels, splits["train"], splits["dev"], sources, splits.get("test"), dropped=dropped)
 
 
 def hash_rows(split: Split, labels: Sequence[str] | None) -> str:
@@ -105,7 +108,8 @@ def _tables(spec: TaskConfig, base: Path, data_dir: Path | None) -> tuple[Table,
 
     def file(name: str, text: tuple[str, ...], label: str) -> Table:
         root = data_dir or base
-        return read_file(root, name, text=text, label=label, also=spec.split_by, tsv_quotes=spec.tsv_quotes)
+        drop = spec.bad_rows == "drop"
+        return read_file(root, name, text=text, label=label, also=spec.split_by, tsv_quotes=spec.tsv_quotes, drop=drop)
 
     text, label = spec.columns
     own = None if spec.test == OF_PACKAGE else spec.test
@@ -124,6 +128,10 @@ def _tables(spec: TaskConfig, base: Path, data_dir: Path | None) -> tuple[Table,
     return *found, *([] if own is None else [file(own, text, label)])
 
 
+def _good_tables(spec: TaskConfig, base: Path, data_dir: Path | None) -> tuple[Table, ...]:
+    return tuple(without_bad_rows(table, spec) for table in _tables(spec, base, data_dir))
+
+
 class _Shared:
     """Reads the tables of tasks; those of a source that several tasks are split from only once."""
 
@@ -133,11 +141,11 @@ class _Shared:
 
     def __call__(self, spec: TaskConfig) -> tuple[Table, ...]:
         if spec.split_by is None:
-            return _tables(spec, self._base, self._data_dir)
+            return _good_tables(spec, self._base, self._data_dir)
         # All but what chooses among the rows, or is of no concern to a reader.
         source = spec.model_copy(update={"name": "any", "only": None}).model_dump_json()
         if source not in self._kept:
-            self._kept[source] = _tables(spec, self._base, self._data_dir)
+            self._kept[source] = _good_tables(spec, self._base, self._data_dir)
         return self._kept[source]
 
 

@@ -7,7 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ortholora.errors import UserError, did_you_mean, listing
+from ortholora.files import is_text
 from ortholora.text.texts import Texts
+
+#: What a message about a row says besides.
+DROP = "or leave such rows out: `bad_rows: drop`"
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,7 @@ class Table:
         text: The one or two text columns.
         label: The label column.
         positions: Index of each row in the source, where only some of its rows are here.
+        dropped: The rows that were left out: number and reason.
         classes: The source's own class names in its own order, where it has them (a hub's `ClassLabel`).
     """
 
@@ -33,6 +38,7 @@ class Table:
     label: str
     classes: tuple[str, ...] | None = None
     positions: Sequence[int] | None = None
+    dropped: tuple[tuple[int, str], ...] = ()
 
     def row_number(self, index: int) -> int:
         """The number of a row in its source, the first row of data being row 1."""
@@ -117,7 +123,7 @@ def check_texts(table: Table, column: str, key: str, what: str | None = None) ->
         UserError: A value is missing, blank, or no plain value.
     """
     values, what = table.columns[column], what or key
-    odd = next((i for i, value in enumerate(values) if isinstance(value, list | dict | bytes | tuple)), None)
+    odd = next((i for i, value in enumerate(values) if isinstance(value, _ODD)), None)
     if odd is not None:
         raise UserError(
             f"{table.shown}: column `{column}` does not hold plain values",
@@ -133,9 +139,30 @@ def check_texts(table: Table, column: str, key: str, what: str | None = None) ->
             f"{table.shown}: column `{column}` has rows without a {what}",
             expected=f"a {what} in every row",
             found=f"{found} in {row_numbers(table, empty, len(cells))}",
-            todo="fill in or remove these rows",
+            todo=f"fill in or remove these rows, {DROP}",
+        )
+    broken = [index for index, cell in enumerate(cells) if cell is not None and not is_text(cell)]
+    if broken:
+        raise UserError(
+            f"{table.shown}: column `{column}` has a {what} that is no text",
+            expected="text that UTF-8 can hold",
+            found=f"half of a character in {row_numbers(table, broken, len(cells))}",
+            todo=f"correct these rows, {DROP}",
         )
     return [cell for cell in cells if cell is not None]
+
+
+_ODD = (list, dict, bytes, tuple)
+
+
+def cell_problem(value: object, what: str) -> str | None:
+    """What `check_texts` would say of one value; None of a good one."""
+    if isinstance(value, _ODD):
+        return f"a {type(value).__name__} in the place of a {what}"
+    cell = _as_text(value)
+    if cell is None or not cell.strip():
+        return f"no {what}"
+    return None if is_text(cell) else f"half of a character in a {what}"
 
 
 def _as_text(value: object) -> str | None:

@@ -35,6 +35,7 @@ class TaskData:
         train: Rows to learn from.
         dev: Rows to evaluate on.
         sources: Where each split came from and a SHA-256 of its rows, for the provenance of a result.
+        dropped: Part → rows of its source that were left out (`bad_rows: drop`): number and reason.
         test: Rows to score on, where the task has some: what is chosen is then chosen on `dev`.
     """
 
@@ -44,6 +45,7 @@ class TaskData:
     dev: Split
     sources: dict[str, str] = field(default_factory=dict)
     test: Split | None = None
+    dropped: dict[str, tuple[tuple[int, str], ...]] = field(default_factory=dict, kw_only=True)
 
     @property
     def name(self) -> str:

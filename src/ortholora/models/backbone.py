@@ -228,7 +228,7 @@ def _guarded(backbone: str, load: Any) -> Any:
     path = locate(backbone)
     try:
         return load(path)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except Exception as error:  # of files, JSON, safetensors, a class's own checks: a damaged folder fails anywhere
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             f"The backbone {backbone!r} could not be loaded",

@@ -29,7 +29,7 @@ class ModelCard:
 
     backbone: str
     revision: str | None
-    dtype: str
+    dtype: Literal["float32", "bfloat16"]
     pooling: Pooling
     max_length: int
     tasks: tuple[TaskSpec, ...]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -38,6 +38,8 @@ class HeadSpec(TaskSpec):
     metric: str | None = None
     num_texts: int = 1
 
+    needed: ClassVar[tuple[str, ...]] = ("labels", "shift", "scale", "num_texts")
+
     @classmethod
     def of(cls, task: TaskData) -> Self:
         """The head a task needs."""
@@ -48,6 +50,13 @@ class HeadSpec(TaskSpec):
             shift, scale = float(values.mean()), float(values.std())
         num_texts = len(task.train.texts[0]) if len(task.train) else len(spec.columns[0])
         return cls(task.name, spec.kind, task.labels, shift, scale, spec.metric, num_texts)
+
+    def check(self) -> None:
+        """Also: classes have names, and a number has none."""
+        super().check()
+        wants_labels = {"classification": True, "regression": False}.get(self.kind)
+        if wants_labels is not None and wants_labels != (self.labels is not None):
+            raise ValueError(f"task `{self.name}` of kind {self.kind} with{'out' * wants_labels} labels")
 
     @property
     def num_outputs(self) -> int:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import MISSING, dataclass, fields
+from typing import Annotated, Any, Literal, Union, get_type_hints
 
+from pydantic import ConfigDict, Discriminator, Field, Tag, TypeAdapter, create_model
+
+from ortholora.config.stored import Name, Stored
 from ortholora.data.encoded import EncodedTask
 from ortholora.data.task import TaskData
 from ortholora.models.adapted import AdaptedModel
-from ortholora.models.card import ModelCard
+from ortholora.models.card import FORMAT, ModelCard
 from ortholora.models.heads import HeadSpec
 from ortholora.models.language import LanguageModel
 from ortholora.models.language_spec import ChatSpec, CompletionSpec
@@ -55,12 +58,64 @@ def encode_task(task: TaskData, tokenizer: Any, max_length: int) -> EncodedTask:
     return EncodedTask(task, *(spec.encode(split, tokenizer, max_length) for split in splits))
 
 
-def card_from_json(data: dict[str, Any]) -> ModelCard:
-    """Inverse of `ModelCard.to_json`.
+def card_file() -> TypeAdapter[Any]:
+    """What the file of `ModelCard.to_json` must hold: keys of the card and of its tasks, with values of their types."""
+    forms = tuple(Annotated[_stored(kind.spec, _StoredTask), Tag(name)] for name, kind in KINDS.items())
+    task: Any = Annotated[Union[forms], _KIND]  # noqa: UP007 - made of a table
+    tasks = Annotated[tuple[task, ...], Field(min_length=1)]
+    return TypeAdapter(_stored(ModelCard, Stored, format=(Literal[FORMAT], ...), tasks=(tasks, ...)))
+
+
+def card_from_file(content: Any) -> ModelCard:
+    """The card out of what `card_file` read.
 
     Raises:
-        KeyError: A task is of a kind that is not known.
+        ValueError: Its tasks do not go together.
     """
-    fields = {key: value for key, value in data.items() if key in ModelCard.__dataclass_fields__}
-    tasks = tuple(KINDS[task["kind"]].spec.from_json(task) for task in data["tasks"])
-    return ModelCard(**{**fields, "tasks": tasks})
+    tasks = tuple(KINDS[task.kind].spec(**dict(task)) for task in content.tasks)
+    if len({task.name for task in tasks}) < len(tasks):
+        raise ValueError("two tasks of one name")
+    if len({KINDS[task.kind].model for task in tasks}) > 1:
+        raise ValueError("tasks of an encoder and of a language model")
+    for task in tasks:
+        task.check()
+    return ModelCard(**{**{key: value for key, value in content if key != "format"}, "tasks": tasks})
+
+
+#: Where not every value of a field's type will do. Not in the dataclasses, which are of use without pydantic.
+_STRICTER: dict[str, Any] = {
+    "backbone": Name,
+    "revision": Name | None,
+    "name": Name,
+    "max_length": Annotated[int, Field(gt=0)],
+    "labels": Annotated[tuple[str, ...], Field(min_length=2)] | None,
+    "scale": Annotated[float, Field(gt=0)],
+    "num_texts": Annotated[int, Field(ge=1, le=2)],
+    "max_new_tokens": Annotated[int, Field(gt=0)],
+}
+
+
+class _StoredTask(Stored):
+    """A key that is none of a task's is damage (a name that lost a letter), not something to pass over."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+def _stored(cls: Any, base: type[Stored], **more: Any) -> type[Stored]:
+    """A dataclass as a file holds it."""
+    hints = get_type_hints(cls, include_extras=True) | {
+        name: stricter for name, stricter in _STRICTER.items() if name in cls.__dataclass_fields__
+    }
+    needed = getattr(cls, "needed", ())
+    keys: dict[str, Any] = {
+        entry.name: (hints[entry.name], ... if entry.default is MISSING or entry.name in needed else entry.default)
+        for entry in fields(cls)
+    }
+    return create_model(cls.__name__, __base__=base, **{**more, **keys, **more})
+
+
+_KIND = Discriminator(
+    lambda raw: kind if isinstance(raw, dict) and (kind := str(raw.get("kind"))) in KINDS else None,
+    custom_error_type="kind",
+    custom_error_message="a task with a `kind` among " + ", ".join(KINDS),
+)

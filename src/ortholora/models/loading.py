@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,16 +9,18 @@ from typing import Any
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
-from safetensors import SafetensorError
+from pydantic import TypeAdapter
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ortholora.config.stored import damaged, read_stored
 from ortholora.errors import UserError
 from ortholora.models.adapted import AdaptedModel
+from ortholora.models.adapter import AdapterFile
 from ortholora.models.build import wrap
 from ortholora.models.card import FORMAT, ModelCard
-from ortholora.models.kinds import card_from_json, model_of
-from ortholora.models.saving import HEADS, METADATA
+from ortholora.models.kinds import card_file, card_from_file, model_of
+from ortholora.models.saving import ADAPTER, HEADS, METADATA
 
 
 def load_card(folder: Path) -> ModelCard:
@@ -38,13 +39,27 @@ def load_card(folder: Path) -> ModelCard:
             found=found if folder.is_dir() else "a file" if folder.exists() else "no such folder",
             todo="give the --out folder of `ortholora train`, or a run inside the --out of `ortholora compare`",
         )
+    expected = f"the metadata of a run, format {FORMAT}"
+    content = read_stored(path, card_file(), expected, way_out(folder))
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(data, dict) or data["format"] != FORMAT:
-            raise ValueError(f"format {data['format']}" if isinstance(data, dict) else type(data).__name__)
-        return card_from_json(data)
-    except (ValueError, KeyError, TypeError) as error:
-        raise _damaged(path, error, f"the metadata of a run, format {FORMAT}") from error
+        return card_from_file(content)
+    except ValueError as error:
+        raise damaged(path, expected, str(error), way_out(folder)) from None
+
+
+def check_files(folder: Path) -> None:
+    """Check what a run saved of its model, as far as it is there: somebody may have deleted it to make room.
+
+    Raises:
+        UserError: A file is damaged.
+    """
+    if (folder / METADATA).exists():
+        load_card(folder)
+    if (folder / "adapter_config.json").exists():
+        _check_configuration(folder)
+    for path in (folder / ADAPTER, folder / HEADS):
+        if path.exists():
+            read_tensors(path)
 
 
 def load_model(folder: Path, *, trainable: bool = False) -> tuple[AdaptedModel, ModelCard]:
@@ -64,8 +79,8 @@ def load_model(folder: Path, *, trainable: bool = False) -> tuple[AdaptedModel, 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PEFT warns of missing weights and goes on; below is an error
             peft_model = PeftModel.from_pretrained(bare, str(folder), is_trainable=trainable)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
-        raise _unfit(folder, card, " ".join(str(error).split())[:200]) from error
+    except Exception as error:  # PEFT fails in dozens of ways over its configuration and the weights
+        raise _unfit(folder, card, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}") from error
     expected = set(get_peft_model_state_dict(peft_model, save_embedding_layers=False))
     if odd := sorted(expected ^ saved):
         raise _unfit(folder, card, f"{len(odd)} matrices that only one of them has, such as {odd[0]}")
@@ -78,7 +93,7 @@ def load_weights(folder: Path, model: AdaptedModel) -> None:
     """Put the adapter and the heads saved in `folder` into a model that has both (resume, best model)."""
     from peft import set_peft_model_state_dict
 
-    adapter = _read_tensors(folder / "adapter_model.safetensors")
+    adapter = read_tensors(folder / ADAPTER)
     result: Any = set_peft_model_state_dict(model.peft_model, adapter)
     if result.unexpected_keys:
         raise _misfit(folder, f"unexpected weights such as {result.unexpected_keys[0]}")
@@ -99,7 +114,7 @@ def load_heads(folder: Path | Sequence[Path], model: AdaptedModel) -> None:
     if not expected:
         return
     folders = [folder] if isinstance(folder, Path) else folder
-    saved = {name: weight for each in folders for name, weight in _read_tensors(each / HEADS).items()}
+    saved = {name: weight for each in folders for name, weight in read_tensors(each / HEADS).items()}
     if {k: v.shape for k, v in saved.items()} != {k: v.shape for k, v in expected.items()}:
         raise _misfit(folders[0], f"heads {sorted({k.rpartition('.')[0] for k in saved})}")
     with torch.no_grad():
@@ -116,19 +131,39 @@ def check_adapter(folder: Path) -> set[str]:
     Raises:
         UserError: One is missing or damaged.
     """
-    path = folder / "adapter_config.json"
-    try:
-        json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise _damaged(path, error, "the adapter's configuration, as PEFT wrote it") from error
-    return set(_read_tensors(folder / "adapter_model.safetensors"))
+    _check_configuration(folder)
+    return set(read_tensors(folder / ADAPTER))
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
+def _check_configuration(folder: Path) -> None:
+    read_stored(
+        folder / "adapter_config.json",
+        TypeAdapter(AdapterFile),
+        "the adapter's configuration, as PEFT wrote it",
+        way_out(folder),
+    )
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a file of weights.
+
+    Raises:
+        UserError: It is missing, damaged, or holds values that are no numbers.
+    """
+    expected = "a safetensors file of finite numbers"
     try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise _damaged(path, error, "a safetensors file") from error
+        tensors = load_file(path)
+    except Exception as error:  # a damaged header can name types and shapes that do not exist
+        found = "no such file" if isinstance(error, FileNotFoundError) else f"{type(error).__name__}: {error}"
+        raise damaged(path, expected, found[:200], way_out(path.parent)) from error
+    odd = next((name for name, tensor in tensors.items() if not _is_finite(tensor)), None)
+    if odd is not None:
+        raise damaged(path, expected, f"other values in `{odd}`", way_out(path.parent))
+    return tensors
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and bool(tensor.isfinite().all())
 
 
 def _misfit(folder: Path, found: str) -> UserError:
@@ -149,15 +184,11 @@ def _unfit(folder: Path, card: ModelCard, found: str) -> UserError:
     )
 
 
-def _damaged(path: Path, error: Exception, expected: str) -> UserError:
-    found = f"{type(error).__name__}: {str(error)[:200]}"
-    if isinstance(error, FileNotFoundError):
-        found = "no such file"
-    elif isinstance(error, KeyError):
-        found = f"no key {error}"
-    return UserError(
-        f"{path} cannot be read",
-        expected=expected,
-        found=found,
-        todo="restore the file, or train the run again",
+def way_out(folder: Path) -> str:
+    """What to do about a damaged file of a run: its checkpoints, where there are some, make it anew."""
+    if not any((folder / "checkpoints").glob("checkpoint-*")):
+        return "restore the file, or train the run again"
+    return (
+        f"restore the file; or delete only {folder / 'result.json'} and start the same `train` or `compare` again: it "
+        "goes on from the last checkpoint and writes the file anew"
     )

@@ -11,6 +11,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from ortholora.errors import UserError
+from ortholora.files import is_text
 from ortholora.models.adapted import AdaptedModel, Reading
 from ortholora.models.answers import Answers, Prediction
 from ortholora.models.backbone import load_encoder
@@ -166,7 +167,7 @@ class MultiTaskModel(AdaptedModel):
 
 def _check_rows(rows: Sequence[tuple[str, ...]], num_texts: int) -> None:
     for i, row in enumerate(rows):
-        if len(row) != num_texts or any(not part.strip() for part in row):
+        if len(row) != num_texts or any(not part.strip() or not is_text(part) for part in row):
             raise UserError(
                 f"Text {i + 1} cannot be predicted",
                 expected="a text that is not empty" if num_texts == 1 else "a pair of two texts, neither empty",

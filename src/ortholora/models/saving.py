@@ -22,6 +22,7 @@ from ortholora.models.backbone import portable_name
 from ortholora.models.card import ModelCard
 
 METADATA = "ortholora.json"
+ADAPTER = "adapter_model.safetensors"
 HEADS = "heads.safetensors"
 
 

@@ -26,6 +26,9 @@ class TaskSpec:
     kind: str
     labels: tuple[str, ...] | None = None
 
+    #: What a saved task must say of itself: the default would be a guess.
+    needed: ClassVar[tuple[str, ...]] = ("labels",)
+
     #: Whether a question may also be written in JSON: a text, or the messages of a chat.
     reads_json: ClassVar[bool] = False
 
@@ -43,12 +46,15 @@ class TaskSpec:
         """Tokenise the rows of a split; longer ones are cut at `max_length` tokens."""
         raise NotImplementedError
 
+    def check(self) -> None:
+        """Check that the fields go together; for what is read from a file.
+
+        Raises:
+            ValueError: They do not.
+        """
+        if self.labels is not None and len(set(self.labels)) < len(self.labels):
+            raise ValueError(f"task `{self.name}` with a label twice")
+
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary."""
         return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Self:
-        """Inverse of `to_json`."""
-        labels = data.get("labels")
-        return cls(**{**data, "labels": None if labels is None else tuple(labels)})

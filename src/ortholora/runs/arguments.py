@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from transformers import TrainingArguments
+from transformers import Trainer, TrainingArguments, get_scheduler
 
 from ortholora.config.schema import Config
 from ortholora.errors import UserError
+from ortholora.models.passed_on import check_types
 
 
 def training_arguments(config: Config, folder: Path, seed: int, rows: int) -> TrainingArguments:
@@ -66,15 +67,33 @@ def training_arguments(config: Config, folder: Path, seed: int, rows: int) -> Tr
             found=", ".join(unknown),
             todo="correct or remove the key",
         )
+    check_types("training.arguments", section.arguments, TrainingArguments)
     try:
-        return TrainingArguments(**options)
-    except (ValueError, TypeError, ImportError) as error:
+        arguments = TrainingArguments(**options)
+        _try_out(arguments)
+    except Exception as error:  # whatever a value makes transformers, torch or an optimizer's package raise
         raise UserError(
             "The training settings do not fit together",
             expected="values that transformers.TrainingArguments takes on this machine",
-            found=str(error).strip().splitlines()[0][:300],
+            found=f"{type(error).__name__}: {str(error).strip()[:300]}",
             todo="correct `training:` in the configuration",
         ) from error
+    return arguments
+
+
+def _try_out(arguments: TrainingArguments) -> None:
+    """Make optimizer and schedule for one number: a wrong value shows here, and not inside of the training."""
+    kind, options = Trainer.get_optimizer_cls_and_kwargs(arguments)
+    if "optim_dict" in options:  # of optimizers that are made layer by layer, for the real model
+        return
+    optimizer = kind([torch.nn.Parameter(torch.zeros(1))], **{"weight_decay": arguments.weight_decay, **options})
+    get_scheduler(
+        arguments.lr_scheduler_type,
+        optimizer,
+        arguments.get_warmup_steps(arguments.max_steps),
+        arguments.max_steps,
+        cast("dict[str, Any]", arguments.lr_scheduler_kwargs or {}),
+    )
 
 
 #: Arguments that the run itself decides, and what to set instead.

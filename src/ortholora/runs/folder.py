@@ -5,27 +5,29 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import Field, TypeAdapter
 
 from ortholora.config.file import dump_config, load_config
 from ortholora.config.schema import Config
+from ortholora.config.stored import Stored, read_stored
 from ortholora.errors import UserError
 from ortholora.files import write_json, write_text
 from ortholora.runs.differences import differences
 from ortholora.runs.provenance import fingerprint
 from ortholora.runs.record import RESULT_FILE
 from ortholora.runs.run import Run, how_merged, settings_of_sources
-from ortholora.runs.stored import problem_of
 from ortholora.runs.workspace import Workspace
 from ortholora.trainers import checkpoints
 
 RUN_FILE = "run.json"
 CONFIG_FILE = "config.yaml"
+#: Rows of the data that were left out (`bad_rows: drop`).
+DROPPED_FILE = "dropped_rows.json"
 
 
-class RunFile(BaseModel):
+class RunFile(Stored):
     """What `run.json` holds.
 
     Attributes:
@@ -34,11 +36,9 @@ class RunFile(BaseModel):
         jobs: The most runs that shared the machine, over all the sittings it takes to finish.
     """
 
-    model_config = ConfigDict(strict=True, frozen=True)
-
-    fingerprint: str
-    data_base: str | None = None
-    jobs: int = 1
+    fingerprint: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    data_base: Annotated[str, Field(pattern=r"^[^\x00]+$")] | None = None
+    jobs: Annotated[int, Field(gt=0)] = 1
 
 
 def check_claim(run: Run, workspace: Workspace) -> str:
@@ -89,8 +89,20 @@ def claim(run: Run, workspace: Workspace, base: Path | None = None, jobs: int = 
         content["jobs"] = jobs
     run.folder.mkdir(parents=True, exist_ok=True)
     write_text(run.folder / CONFIG_FILE, dump_config(run.own_config(workspace.config)))
+    _list_dropped(run, workspace)
     write_json(run.folder / RUN_FILE, content)
     return jobs
+
+
+def _list_dropped(run: Run, workspace: Workspace) -> None:
+    """Say which rows of the run's data were left out, if any."""
+    dropped = {task.name: task.dropped for task in workspace.tasks if task.name in run.tasks and task.dropped}
+    if dropped:
+        listed = {
+            name: {part: [{"row": row, "problem": problem} for row, problem in rows] for part, rows in parts.items()}
+            for name, parts in dropped.items()
+        }
+        write_json(run.folder / DROPPED_FILE, listed)
 
 
 def is_claimed(folder: Path) -> bool:
@@ -102,7 +114,7 @@ def disclaim(folder: Path) -> None:
     """Take back `claim` for a run that was refused; not where something was trained."""
     if _has_work(folder):
         return
-    for name in (RUN_FILE, CONFIG_FILE):
+    for name in (RUN_FILE, CONFIG_FILE, DROPPED_FILE):
         (folder / name).unlink(missing_ok=True)
     for empty in (folder / "checkpoints", folder):
         with suppress(OSError):  # not there, or not empty
@@ -124,19 +136,16 @@ def _read(folder: Path, needed: bool) -> RunFile | None:
     path = folder / RUN_FILE
     if not path.is_file():
         return None
+    todo = (
+        f"delete only {path}, and start the same `train` or `compare` again: checkpoints and results are kept, and the "
+        f"file is written anew if {CONFIG_FILE} has the same settings"
+    )
     try:
-        return RunFile.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        if not needed:
-            return None
-        expected, found = problem_of(error)
-        raise UserError(
-            f"{path} is damaged",
-            expected=expected,
-            found=found,
-            todo=f"delete only {path}, and start the same `train` or `compare` again: checkpoints and results are "
-            f"kept, and the file is written anew if {CONFIG_FILE} has the same settings",
-        ) from None
+        return read_stored(path, TypeAdapter(RunFile), "whose run this is", todo)
+    except UserError:
+        if needed:
+            raise
+        return None
 
 
 def _has_work(folder: Path) -> bool:

@@ -36,7 +36,7 @@ def read_history(folder: Path) -> ConflictHistory | None:
     try:
         found = load_arrays(path)
         arrays = {entry.name: found[entry.name] for entry in fields(ConflictHistory)}
-    except (*UNREADABLE, KeyError) as error:
+    except UNREADABLE as error:
         raise _damaged(path, str(error) or type(error).__name__) from None
     tasks, blocks = (tuple(map(str, arrays.pop(name).tolist())) for name in ("tasks", "blocks"))
     history = ConflictHistory(tasks, blocks, **arrays)

@@ -32,6 +32,9 @@ def provenance(config: Config, tasks: Sequence[TaskData]) -> dict[str, Any]:
         "commit": commit(),
         "hardware": hardware(),
         "data": {task.name: {**task.sources, "rows": _rows(task)} for task in tasks},
+        "dropped_rows": {
+            task.name: {part: len(rows) for part, rows in task.dropped.items()} for task in tasks if task.dropped
+        },
         "config": {**config.model_dump(mode="json"), "tasks": [recorded(task) for task in config.tasks]},
     }
 
@@ -58,7 +61,7 @@ def _no_places(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 #: Where rows come from does not matter to a run; their hash does.
-_PLACES = {"train", "dev", "test", "hub", "package"}
+_PLACES = {"train", "dev", "test", "hub", "package", "bad_rows", "max_bad_rows"}
 
 
 def sha256_of(data: Any) -> str:

@@ -14,10 +14,10 @@ from typing import Annotated, Any, Literal, get_type_hints
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 
+from ortholora.config.stored import problem_of
 from ortholora.errors import UserError
 from ortholora.files import replace_file, write_json
 from ortholora.runs.arrays import UNREADABLE, load_arrays
-from ortholora.runs.stored import problem_of
 
 RESULT_FILE = "result.json"
 PREDICTIONS_FILE = "predictions.npz"
@@ -136,7 +136,9 @@ def read_record(folder: Path) -> RunRecord:
         UserError: A file is missing, truncated or of another format.
     """
     values = _read_result(folder / RESULT_FILE)
-    arrays: dict[str, Any] = _read_arrays(folder / PREDICTIONS_FILE, values["tasks"])
+    arrays: dict[str, Any] = _read_arrays(
+        folder / PREDICTIONS_FILE, {task: values["num_labels"][task] for task in values["tasks"]}
+    )
     return RunRecord(**values, **arrays)
 
 
@@ -144,45 +146,55 @@ def _read_result(path: Path) -> dict[str, Any]:
     try:
         stored = _Stored.model_validate_json(path.read_bytes())
     except FileNotFoundError:
-        raise _unreadable(path, "a finished run (`result.json` is written last)", "no such file") from None
+        raise unreadable(path, "a finished run (`result.json` is written last)", "no such file") from None
     except ValidationError as error:
-        raise _unreadable(path, *problem_of(error)) from None
+        raise unreadable(path, *problem_of(error)) from None
     except OSError as error:
-        raise _unreadable(path, "a JSON file", str(error)) from None
+        raise unreadable(path, "a JSON file", str(error)) from None
     values = {name: getattr(stored, name) for name in _KEYS}
     for entry in fields(RunRecord):
         for task in values["tasks"] if _EVERY_TASK in entry.metadata else ():
             if task not in values[entry.name]:
-                raise _unreadable(path, f"`{entry.name}` of task `{task}`", repr(values[entry.name])[:80])
+                raise unreadable(path, f"`{entry.name}` of task `{task}`", repr(values[entry.name])[:80])
     return values
 
 
-def _read_arrays(path: Path, tasks: tuple[str, ...]) -> dict[str, Any]:
+def _read_arrays(path: Path, num_labels: dict[str, int | None]) -> dict[str, Any]:
     """The fields that are arrays, each by task."""
     stored = _load(path)
     found: dict[str, dict[str, np.ndarray]] = {name: {} for name in _ARRAYS}
-    for task in tasks:
+    for task, classes in num_labels.items():
         for name, key in _ARRAYS.items():
             if f"{task}/{key}" not in stored:
-                raise _unreadable(path, f"an array `{task}/{key}`", f"{sorted(stored)}")
+                raise unreadable(path, f"an array `{task}/{key}`", f"{sorted(stored)}")
             found[name][task] = stored[f"{task}/{key}"]
+            _check_values(path, f"{task}/{key}", found[name][task], classes)
         shapes = {name: arrays[task].shape for name, arrays in found.items()}
         if len(set(shapes.values())) > 1 or len(shapes["targets"]) != 1:
             shown = " and ".join(f"{shape} {name}" for name, shape in shapes.items())
-            raise _unreadable(path, f"one prediction per row of `{task}`", shown)
+            raise unreadable(path, f"one prediction per row of `{task}`", shown)
     return found
+
+
+def _check_values(path: Path, name: str, values: np.ndarray, classes: int | None) -> None:
+    """Refuse what no run writes: other things than numbers, and classes that the task does not have."""
+    if values.dtype.kind not in "iuf":
+        raise unreadable(path, f"numbers in `{name}`", f"values of type {values.dtype}")
+    if classes is not None and values.size and not (values.min() >= 0 and values.max() < classes):
+        raise unreadable(path, f"classes from 0 to {classes - 1} in `{name}`", f"{values.min()} to {values.max()}")
 
 
 def _load(path: Path) -> dict[str, np.ndarray]:
     try:
         return load_arrays(path)
     except FileNotFoundError:
-        raise _unreadable(path, "the predictions of the run", "no such file") from None
+        raise unreadable(path, "the predictions of the run", "no such file") from None
     except UNREADABLE as error:
-        raise _unreadable(path, "an .npz file of arrays", str(error) or type(error).__name__) from None
+        raise unreadable(path, "an .npz file of arrays", str(error) or type(error).__name__) from None
 
 
-def _unreadable(path: Path, expected: str, found: str) -> UserError:
+def unreadable(path: Path, expected: str, found: str) -> UserError:
+    """The message about a result that cannot be used."""
     return UserError(
         f"cannot read {path}",
         expected=expected,

@@ -7,14 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ortholora.errors import UserError
+from ortholora.models.loading import check_files
 from ortholora.runs.build import build_trainer
+from ortholora.runs.conflict_form import conflict_problem
 from ortholora.runs.folder import check_claim, claim, disclaim, is_claimed
+from ortholora.runs.history import read_history
 from ortholora.runs.lock import check_unlocked, lock
 from ortholora.runs.measure import measure
 from ortholora.runs.merge import merge_run
 from ortholora.runs.progress import Progress, Silent, Stopped
 from ortholora.runs.publish import publish_model
-from ortholora.runs.record import RunRecord, read_record, write_record
+from ortholora.runs.record import RESULT_FILE, RunRecord, read_record, unreadable, write_record
 from ortholora.runs.run import Run
 from ortholora.runs.workspace import Workspace
 from ortholora.trainers import checkpoints
@@ -25,11 +28,15 @@ def check_folder(run: Run, workspace: Workspace) -> None:
     """Check a run's folder before the first run of a command: a mistake shows at once, not after hours.
 
     Raises:
-        UserError: The folder is of another run, or another process writes it.
+        UserError: The folder is of another run, another process writes it, or a file of a finished run is damaged.
     """
     if run.folder.exists():
         check_claim(run, workspace)
         check_unlocked(run.folder)
+    if run.finished:
+        _record_of(run)
+        read_history(run.folder)
+        check_files(run.folder)
 
 
 def announce(runs: Sequence[Run], workspace: Workspace, progress: Progress) -> None:
@@ -60,7 +67,22 @@ def ensure_record(run: Run, workspace: Workspace, progress: Progress, base: Path
             jobs = claim(run, workspace, base, jobs)
             if not run.finished:  # nor by whoever held the folder until now
                 write_record(run.folder, _train_or_disclaim(run, workspace, progress, jobs))
-    return read_record(run.folder)
+    return _record_of(run)
+
+
+def _record_of(run: Run) -> RunRecord:
+    """The record of a finished run, which must be of this very run."""
+    record = read_record(run.folder)
+    expected = (run.method.name, run.seed, run.tasks)
+    if (record.method, record.seed, record.tasks) != expected:
+        raise unreadable(
+            run.folder / RESULT_FILE,
+            "the result of {} with seed {}, of {}".format(*expected[:2], ", ".join(run.tasks)),
+            f"{record.method} with seed {record.seed}, of {', '.join(record.tasks)}",
+        )
+    if problem := conflict_problem(record.conflict):
+        raise unreadable(run.folder / RESULT_FILE, *problem)
+    return record
 
 
 def _train_or_disclaim(run: Run, workspace: Workspace, progress: Progress, jobs: int) -> RunRecord:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from ortholora.errors import UserError
+from ortholora.files import is_text
 from ortholora.text.dialogue import Dialogue, Piece
 from ortholora.text.tokenise import plain_tokens, special_tokens
 
@@ -33,8 +34,8 @@ class Chat(Dialogue):
     def can_ask(cls, question: Any) -> bool:
         """A text that is not empty, or messages. An answer to the assistant's own message was never trained."""
         if isinstance(question, str):
-            return bool(question.strip())
-        is_chat = isinstance(question, list) and all(isinstance(m, dict) and "content" in m for m in question)
+            return bool(question.strip()) and is_text(question)
+        is_chat = isinstance(question, list) and all(map(_is_message, question))
         return is_chat and bool(question) and question[-1].get("role") != "assistant"
 
     @classmethod
@@ -114,3 +115,8 @@ def _rewrites(text: str, turns: str) -> UserError:
         if turns == "all"
         else "use another backbone, or put the chat into words with `kind: completion`",
     )
+
+
+def _is_message(value: Any) -> bool:
+    parts = (value.get("role"), value.get("content")) if isinstance(value, dict) else (None,)
+    return all(isinstance(part, str) and is_text(part) for part in parts)

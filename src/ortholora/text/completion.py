@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 from ortholora.errors import UserError
+from ortholora.files import is_text
 from ortholora.text.dialogue import Dialogue, Piece
 from ortholora.text.tokenise import plain_tokens
 
@@ -28,7 +29,7 @@ class Completion(Dialogue):
     @classmethod
     def can_ask(cls, question: Any) -> bool:
         """A text that is not empty."""
-        return isinstance(question, str) and bool(question.strip())
+        return isinstance(question, str) and bool(question.strip()) and is_text(question)
 
     @classmethod
     def asking(cls, question: str) -> Self:

@@ -7,7 +7,6 @@ that a full disk or a kill in the middle leaves the previous one as the last.
 from __future__ import annotations
 
 import re
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -38,40 +37,17 @@ def last(folder: Path) -> Path | None:
 
     For the process that writes the folder alone: another one may be about to move its checkpoint.
 
-    Raises:
-        UserError: A file of it is cut off.
     """
     for path in _found(folder):
         put_back(path.with_suffix(""))
     complete = checkpoints(folder)
-    if not complete:
-        return None
-    check(complete[-1])
-    return complete[-1]
+    return complete[-1] if complete else None
 
 
 def step_of(checkpoint: Path | None) -> int:
     """Number of optimizer steps that a checkpoint has; 0 for none."""
     match = _NAME.match(checkpoint.name) if checkpoint else None
     return int(match[1]) if match else 0
-
-
-def check(checkpoint: Path) -> None:
-    """Check that no file of a checkpoint is cut off, before anybody fails over it.
-
-    Raises:
-        UserError: One is.
-    """
-    for path in sorted(checkpoint.iterdir()):
-        # What `torch.save` writes is a zip archive, whose directory is its end.
-        whole = zipfile.is_zipfile(path) if path.suffix in {".pt", ".pth"} else path.stat().st_size > 0
-        if not whole:
-            raise UserError(
-                f"The checkpoint {checkpoint} cannot be resumed",
-                expected="complete files",
-                found=f"{path.name}, cut off after {path.stat().st_size} bytes",
-                todo=f"delete {checkpoint} and start the same command again",
-            )
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from ortholora.models.loading import load_weights
 from ortholora.models.saving import save_model
 from ortholora.trainers import checkpoints
 from ortholora.trainers.mixin import ResolveMixin
+from ortholora.trainers.resumable import check_resumable
 from ortholora.trainers.resume import STATE_FILE
 
 
@@ -32,6 +33,8 @@ class SavingTrainer(ResolveMixin, Trainer):
 
         (The Trainer itself would take one step more there, unless an epoch ends with it.)
         """
+        if isinstance(resume_from_checkpoint, str):
+            check_resumable(Path(resume_from_checkpoint))
         if isinstance(resume_from_checkpoint, str) and self._is_finished(Path(resume_from_checkpoint)):
             self._load_from_checkpoint(resume_from_checkpoint)
             if self.args.load_best_model_at_end and self.state.best_model_checkpoint:

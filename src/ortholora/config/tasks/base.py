@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from ortholora.config.strict import Strict, wrong
+from ortholora.config.bounds import LONGEST_NAME
+from ortholora.config.strict import Revision, Strict, wrong
 from ortholora.metrics import table
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class HubSource(Strict):
 
     path: str = Field(description="Data set id on the hub, for example `nyu-mll/glue`.")
     name: str | None = Field(None, description="Configuration (subset) of the data set, for example `cola`.")
-    revision: str | None = Field(None, description="Commit or tag of the data set; pin it for repeatable results.")
+    revision: Revision | None = Field(None, description="Commit or tag of the data set; pin it for repeatable results.")
     train_split: str = Field("train", description="Name of the training split.")
     dev_split: str = Field("validation", description="Name of the split to evaluate on.")
     test_split: str | None = Field(
@@ -58,6 +59,7 @@ class Task(Strict):
     name: str = Field(
         description="Name of the task, unique; used in tables, logs and `predict --task`.",
         pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$",
+        max_length=LONGEST_NAME,
     )
     kind: str
     train: str | None = Field(
@@ -94,9 +96,22 @@ class Task(Strict):
         "`rouge_l` compare generated answers (extra `[lm]`).",
     )
     weight: float = Field(1.0, gt=0, description="Weight of the task's mean loss in the sum over tasks.")
-    max_train_rows: int | None = Field(None, gt=0, description="Keep only this many training rows (seeded draw).")
-    max_dev_rows: int | None = Field(None, gt=0, description="Keep only this many evaluation rows (seeded draw).")
-    max_test_rows: int | None = Field(None, gt=0, description="Keep only this many test rows (seeded draw).")
+    max_train_rows: int | None = Field(
+        None, gt=0, le=10**12, description="Keep only this many training rows (seeded draw)."
+    )
+    max_dev_rows: int | None = Field(
+        None, gt=0, le=10**12, description="Keep only this many evaluation rows (seeded draw)."
+    )
+    max_test_rows: int | None = Field(None, gt=0, le=10**12, description="Keep only this many test rows (seeded draw).")
+    bad_rows: Literal["error", "drop"] = Field(
+        "error",
+        description="What to do with rows that cannot be used: another number of fields than the first line, no JSON, "
+        "an empty text or label, no number, no chat. `error` refuses the data. `drop` leaves them out, counts them, "
+        "and lists them in `dropped_rows.json` of every run.",
+    )
+    max_bad_rows: float = Field(
+        0.05, gt=0, lt=1, description="Share of a file's rows that `bad_rows: drop` may leave out; more are refused."
+    )
     tsv_quotes: bool = Field(
         False, description="Treat double quotes in a .tsv file as CSV quotes (default: as plain characters)."
     )

@@ -22,7 +22,7 @@ class LanguageTask(LabelledTask):
         description="The closed set of answers, written as in the data; the likeliest of them is the prediction. "
         "Default: open answers.",
     )
-    max_new_tokens: int = Field(64, gt=0, description="Longest answer to generate, in tokens.")
+    max_new_tokens: int = Field(64, gt=0, le=65_536, description="Longest answer to generate, in tokens.")
 
     @property
     def compares(self) -> tuple[Compares, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, get_args
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Discriminator, Tag
 
 from ortholora.config.tasks.base import Task
 from ortholora.config.tasks.chat import ChatTask
@@ -14,14 +14,14 @@ from ortholora.config.tasks.completion import CompletionTask
 from ortholora.config.tasks.regression import RegressionTask
 
 _AnyTask = (
-    ClassificationTask  # the first is the kind of a task that names none
-    | RegressionTask
-    | CompletionTask
-    | ChatTask
+    Annotated[ClassificationTask, Tag("classification")]  # the first is the kind of a task that names none
+    | Annotated[RegressionTask, Tag("regression")]
+    | Annotated[CompletionTask, Tag("completion")]
+    | Annotated[ChatTask, Tag("chat")]
 )
 
 #: The classes of task by their kind.
-KINDS: dict[str, type[Task]] = {cls.model_fields["kind"].default: cls for cls in get_args(_AnyTask)}
+KINDS: dict[str, type[Task]] = {tag.tag: cls for cls, tag in map(get_args, get_args(_AnyTask))}
 _DEFAULT_KIND = next(iter(KINDS))
 
 #: Settings that every task had, whatever its kind, before each kind had its own: saved configurations and fingerprints
@@ -39,7 +39,13 @@ _ONCE_OF_ALL: dict[str, Any] = {
 
 #: Settings that came later, and what they are by default: a task that does not use them is recorded as it was before
 #: there were any.
-_LATER: dict[str, Any] = {"test": None, "max_test_rows": None, "standardise": True}
+_LATER: dict[str, Any] = {
+    "test": None,
+    "max_test_rows": None,
+    "standardise": True,
+    "bad_rows": "error",
+    "max_bad_rows": 0.05,
+}
 
 
 def kind_of(raw: Any) -> type[Task] | None:
@@ -67,5 +73,12 @@ def _prepare(raw: Any) -> Any:
     return {"kind": _DEFAULT_KIND, **{key: value for key, value in raw.items() if key not in idle}}
 
 
+def _tag(raw: Any) -> str | None:
+    """The kind of a task, whatever stands there; None for what is no task at all."""
+    if isinstance(raw, Task):
+        return str(raw.model_dump(include={"kind"})["kind"])
+    return str(raw.get("kind")) if isinstance(raw, Mapping) else None
+
+
 #: A task of any kind.
-TaskConfig = Annotated[Annotated[_AnyTask, Field(discriminator="kind")], BeforeValidator(_prepare)]
+TaskConfig = Annotated[Annotated[_AnyTask, Discriminator(_tag)], BeforeValidator(_prepare)]

@@ -105,6 +105,8 @@ def _cost(summary: dict[str, Any], use: str) -> tuple[str, str]:
     cost, tasks = summary["cost"][use], len(summary["tasks"])
     adapters = f"{cost['adapters']} adapters to keep and serve" if cost["adapters"] > 1 else "One adapter for all tasks"
     time, memory = cost["relative_step_seconds"], cost["relative_peak_memory"]
+    if summary["rules"].get(use, {}).get("merge"):
+        return "No training beyond single's", f"{adapters}, merged out of the {tasks} single ones."
     if use == "joint":
         return "What everything is measured against", f"{adapters}; single training would need {tasks}."
     notes = [f"{adapters}."]

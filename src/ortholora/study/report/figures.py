@@ -119,7 +119,9 @@ def sweep_panels(sweep: dict[str, Any], methods: Sequence[str]) -> list[Panel]:
     for number, (key, listed) in enumerate(sweep["values"].items()):
         numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in listed)
         places = [float(value) if numbers else float(index) for index, value in enumerate(listed)]
-        best = {m: [_best_at(sweep["methods"][m], key, value) for value in listed] for m in found}
+        # A merge has settings of its own, and those who train have no say in them.
+        having = [m for m in found if key in sweep["methods"][m]["scores"][0]["settings"]]
+        best = {m: [_best_at(sweep["methods"][m], key, value) for value in listed] for m in having}
 
         def draw(axes: Axes, key: str = key, listed: Any = listed, places: Any = places, best: Any = best) -> None:
             for method, values in best.items():
@@ -127,7 +129,8 @@ def sweep_panels(sweep: dict[str, Any], methods: Sequence[str]) -> list[Panel]:
                 there = [(x, 100 * y) for x, y in zip(places, values, strict=True) if y is not None]
                 axes.plot(*_columns(there), "-", color=COLOURS[colour], marker=marker, markersize=3.5, linewidth=1.2)
                 chosen = [settings[key] for settings in sweep["methods"][method]["chosen"].values()]
-                large = [(x, y) for (x, y), v in zip(there, listed, strict=False) if v in chosen]
+                given = {x for x, value in zip(places, listed, strict=True) if value in chosen}
+                large = [(x, y) for x, y in there if x in given]
                 axes.plot(*_columns(large), marker, color=COLOURS[colour], markersize=8, mec=COLOURS["paper"])
             if min(places) > 0 and max(places) / min(places) >= _WIDE / 2:
                 axes.set_xscale("log")
@@ -138,7 +141,7 @@ def sweep_panels(sweep: dict[str, Any], methods: Sequence[str]) -> list[Panel]:
 
         words = "; ".join(
             f"{m}: "
-            + ", ".join("none" if v is None else f"{points(v, 1)} at {x}" for x, v in zip(listed, vs, strict=True))
+            + ", ".join(f"{'none' if v is None else points(v, 1)} at {x}" for x, v in zip(listed, vs, strict=True))
             for m, vs in best.items()
         )
         panels.append(Panel(svg(draw, f"sweep-{number}"), f"Mean metric over {key}. {words}.", f"Metric over {key}"))

@@ -54,9 +54,16 @@ def ledger_page(studies: Sequence[StoredStudy]) -> Page:
 
 
 def _names(studies: Sequence[StoredStudy]) -> list[str]:
-    """The folders' names; where two are called alike, their paths."""
-    names = [study.name for study in studies]
-    return names if len(set(names)) == len(names) else [str(study.folder) for study in studies]
+    """The folders' names, with as much of their paths as tells them apart."""
+    paths = [study.folder.resolve() for study in studies]
+    return [_name(path, [other for other in paths if other != path]) for path in paths]
+
+
+def _name(path: Path, others: Sequence[Path]) -> str:
+    count = 1
+    while any(other.parts[-count:] == path.parts[-count:] for other in others):
+        count += 1
+    return "/".join(path.parts[-count:])
 
 
 def _lead(whole: dict[str, dict[str, Any]]) -> str:

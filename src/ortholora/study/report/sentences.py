@@ -78,6 +78,13 @@ def notes(summary: dict[str, Any]) -> list[str]:
     if summary["cut_rows"]:
         cut = ", ".join(f"{rows:,} of {task}" for task, rows in summary["cut_rows"].items())
         sentences.append(f"Rows that were longer than `max_length`, and so were cut: {cut}.")
+    if summary["dropped_rows"]:
+        left_out = ", ".join(
+            f"{rows:,} of {task} ({part})"
+            for task, parts in summary["dropped_rows"].items()
+            for part, rows in parts.items()
+        )
+        sentences.append(f"Bad rows that were left out of the data (`bad_rows: drop`): {left_out}.")
     for name, rule in summary["rules"].items():
         if rule.get("merge"):
             sentences.append(_merge_sentence(name, rule["merge"]))

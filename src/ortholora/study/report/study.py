@@ -87,6 +87,8 @@ def answer_cards(summary: dict[str, Any]) -> Cards:
     rule = summary["rules"].get(found.use, {})
     blocks = {"matrix": "each LoRA matrix", "layer": "each layer", "all": "the whole adapter"}
     block = blocks.get(str(rule.get("block")), str(rule.get("block")))
+    if rule.get("merge"):
+        kinds[found.use] = "one adapter, merged out of the single ones"
     kind = kinds.get(found.use) or (
         f"one adapter; rule {rule['rule']}, judged on {block}" if rule.get("rule") else "one adapter for all tasks"
     )

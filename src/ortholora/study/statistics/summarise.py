@@ -74,6 +74,7 @@ def summarise(
         "tasks": {task: _task(grid, compare, task) for task in grid.tasks},
         "cost": _costs(grid),
         "cut_rows": _cut_rows(grid),
+        "dropped_rows": _dropped_rows(grid),
         "curves": mean_curves(grid),
         "endings": compare_endings(grid),
         "provenance": merge([record.provenance for record in grid.records]),
@@ -123,6 +124,11 @@ def _cut_rows(grid: Grid) -> dict[str, int]:
     """Rows of every task that were longer than `max_length`, all parts together; only tasks that have some."""
     found = [record.provenance.get("cut_rows", {}) for record in grid.records]
     return {task: most for task in grid.tasks if (most := max(rows.get(task, 0) for rows in found))}
+
+
+def _dropped_rows(grid: Grid) -> dict[str, dict[str, int]]:
+    """Bad rows of every task that were left out, by part; only tasks that had some."""
+    return {task: parts for r in grid.records for task, parts in r.provenance.get("dropped_rows", {}).items()}
 
 
 def _rule(grid: Grid, compare: _Comparison, rule: str, gap: dict[str, Any], swept: Set[str]) -> dict[str, Any]:
