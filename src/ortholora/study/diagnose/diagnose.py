@@ -73,7 +73,8 @@ def diagnose(
         with stage(out) as scratch:
             few = FewSteps(workspace, groups, steps, config.seed, points, scratch, progress)
             progress.plan([(few.label(n), _work(few, n), few.done(n)) for n in few.trainings])
-            for sentence in workspace.cut_rows():
+            left = not all(few.done(n) for n in few.trainings)
+            for sentence in workspace.cut_rows() if left else ():
                 progress.note(sentence)
             for training in few.trainings:
                 few.ensure(training)

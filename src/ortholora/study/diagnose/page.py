@@ -89,8 +89,8 @@ def _draw(entry: dict[str, Any]) -> Any:
     return draw
 
 
-def _map(found: dict[str, Any]) -> HeatMap:
-    """Cosine pair by layer at the last point, A and B side by side."""
+def _map(found: dict[str, Any]) -> Part:
+    """Cosine pair by layer at the last point, A and B side by side; a sentence where there is none to show."""
     last = found["points"][-1]
     pairs = sorted(pairs_of(found["tasks"]), key=lambda pair: last["pairs"][pair_name(*pair)]["p"])[:_MOST_PAIRS]
     matrices = last["matrices"]
@@ -103,6 +103,8 @@ def _map(found: dict[str, Any]) -> HeatMap:
         ]
         for name, places in layers.items()
     }
+    if not any(cell for cells in rows.values() for cell in cells):
+        return Paragraph("In no single layer do these rows determine a cosine; more --rows would tell more.")
     shown = "the surest pairs" if len(pairs) < len(last["pairs"]) else "every pair"
     return HeatMap(
         f"Cosine of {shown} in every layer after step {last['step']}, in hundredths, A and B apart",

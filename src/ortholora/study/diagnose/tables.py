@@ -40,7 +40,7 @@ def pace_table(found: dict[str, Any]) -> Shown | None:
         "behind": "lags in company",
         "level": "no sure lag",
         "ahead": "learns faster in company",
-        "unknown": "not learned alone yet",
+        "unknown": "no sure gain alone",
     }
     rows = []
     for task, entry in found["pace"].items():

@@ -38,6 +38,7 @@ def verdict(found: dict[str, Any]) -> tuple[list[str], list[str]]:
     if not methods:
         sentences.append(_nothing(found, steps))
     sentences += _transfers(found["transfer"], found["tasks"])
+    sentences += _undetermined(last["sizes"])
     if found["grouping"]:
         sentences.append(_grouping(found["grouping"]))
     if found["pace"]:
@@ -140,12 +141,24 @@ def _nothing(found: dict[str, Any], steps: int) -> str:
         for entry in found["points"][-1]["pairs"].values()
         if entry["cosine"] is not None
     ]
-    seen = f" (no cosine is beyond ±{max(reaches):.2f}, as far as the intervals reach)" if reaches else ""
+    seen = f" (no cosine is beyond ±{max(reaches, default=0.0):.2f}, as far as the intervals reach)"
     lag = ", and none surely lags in company" if steps else ""
+    if not reaches:
+        return f"Nothing is surely wrong{lag}; but these rows say too little to call joint training fine."
     return (
         f"No pair is surely in conflict{seen}, no length surely differs from another by more than a factor of "
         f"{UNEQUAL:.0f}{lag}: as far as {steps} steps show it, joint training is fine."
     )
+
+
+def _undetermined(sizes: dict[str, Any]) -> list[str]:
+    unknown = [f"`{task}`" for task, entry in sizes.items() if not entry["determined"]]
+    if not unknown:
+        return []
+    return [
+        f"The rows do not determine how long the gradient of {', '.join(unknown)} is, so nothing is known of sizes and "
+        "cosines there. More --rows would tell."
+    ]
 
 
 def _transfers(transfer: dict[str, dict[str, Any]], tasks: Iterable[str]) -> list[str]:
@@ -178,6 +191,6 @@ def _unknown(pace: dict[str, Any], steps: int) -> list[str]:
     if not unknown:
         return []
     return [
-        f"Alone, {', '.join(unknown)} did not take away 5 % of the loss in {steps} steps: that says nothing about "
-        "company. More --steps would."
+        f"Alone, {', '.join(unknown)} did not surely begin to learn (5 % of the loss) in {steps} steps: nothing can be "
+        "said of company. More --steps would tell."
     ]

@@ -36,6 +36,6 @@ def to_markdown(found: dict[str, Any]) -> str:
 
 
 def _rows(rows: Sequence[Sequence[str]], left: int) -> list[str]:
-    cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
+    cells = [[cell.replace("|", "\\|").replace("\n", ", ") for cell in row] for row in rows]
     marks = ["---" if column < left else "---:" for column in range(len(rows[0]))]
     return ["| " + " | ".join(row) + " |" for row in (cells[0], marks, *cells[1:])]
