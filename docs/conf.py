@@ -31,7 +31,15 @@ CONTENTS = """
 ```
 """
 PAGES = {
-    "Use": ["docs/compare", "docs/report", "docs/configuration", "docs/language-models", "docs/trainers", "docs/rules"],
+    "Use": [
+        "docs/diagnose",
+        "docs/compare",
+        "docs/report",
+        "docs/configuration",
+        "docs/language-models",
+        "docs/trainers",
+        "docs/rules",
+    ],
     "Look up": ["docs/api", "docs/every-lora", "docs/every-model", "docs/scaling", "docs/versions"],
     "Results": ["benchmarks/gaps/README", "docs/performance", "docs/performance-method", "benchmarks/results/README"],
     "Project": ["docs/architecture", "CONTRIBUTING", "CHANGELOG", "LOG"],

@@ -80,6 +80,7 @@ def test_a_few_lines_that_are_billions_of_values(tmp_path: Path, text: str, foun
         ("lora: {r: 1000000000}", "lora.r", "less than or equal to"),
         ("lora: {alpha: 1e308}", "lora.alpha", "less than or equal to"),
         ("lora: {alpha: .inf}", "lora.alpha", "a finite number"),
+        ("training: {arguments: {max_grad_norm: .nan}}", "training.arguments", "a finite number"),
         ("training: {weight_decay: .nan}", "training.weight_decay", "a finite number"),
         ("mixing: {rows_per_task: 1000000000}", "mixing.rows_per_task", "less than or equal to"),
         ("study: {bootstrap: 1000000000}", "study.bootstrap", "less than or equal to"),

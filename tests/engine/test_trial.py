@@ -273,6 +273,28 @@ def test_a_contrastive_loss_within_each_task_is_right() -> None:
     assert_same(ortho.task_gradients(), expected)
 
 
+class Once(torch.autograd.Function):
+    """A loss without second derivatives, as fused ones are."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.square().sum()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, delta: Tensor) -> Tensor:
+        return 2 * delta * ctx.saved_tensors[0]
+
+
+def test_a_loss_without_second_derivatives_is_taken() -> None:
+    model, x = models.peft(models.Stack([5, 6]), ["layers.0"]), torch.randn(ROWS, 5)
+    ortho = OrthoLora(model, TASKS)
+    with ortho.batch(IDS):
+        Once.apply(model(x)).backward()
+    ortho.resolve()
+
+
 def test_a_second_call_that_comes_later_is_looked_at_in_the_next_batch() -> None:
     model, losses = labels_outside()
     ortho = OrthoLora(model, TASKS)

@@ -13,21 +13,28 @@ from ortholora.cli import showing
 from ortholora.cli.console import console, quiet, say, user_errors
 from ortholora.cli.options import (
     Choices,
+    ConfigArgument,
     DataOption,
+    DiagnosisOption,
+    FewStepsOption,
     FileOption,
+    GroupsOption,
     JobsOption,
     JsonLinesOption,
     JsonOption,
     ReportOption,
+    RowsOption,
     RunArgument,
+    SetOption,
     StudiesArgument,
     TaskOption,
+    TasksOption,
     TextsArgument,
     check_words,
     takes_choices,
 )
 from ortholora.cli.questions import read_questions
-from ortholora.cli.reading import prepare, read, settings_of
+from ortholora.cli.reading import diagnosis_folder, prepare, read, settings_of, words_of
 
 app = typer.Typer(
     name="ortholora",
@@ -71,6 +78,31 @@ def compare(choices: Choices, jobs: JobsOption = 1) -> None:
     with show_progress(console) as progress:
         summary = run_study(start.config, start.tasks, start.out, progress, start.data, jobs, quiet)
     showing.show_study(start.out, summary)
+
+
+@app.command()
+@user_errors()
+def diagnose(
+    config: ConfigArgument,
+    steps: FewStepsOption = None,
+    rows: RowsOption = 192,
+    groups: GroupsOption = None,
+    out: DiagnosisOption = None,
+    data_dir: DataOption = None,
+    set_: SetOption = None,
+    only: TasksOption = None,
+) -> None:
+    """Say which tasks help and which hurt each other, how surely, and what to compare; before training."""
+    choices = Choices(config, out or diagnosis_folder(config), data_dir, set_, only=only)
+    start = prepare(choices)
+    from ortholora.cli.progress import show_progress
+    from ortholora.study.diagnose.diagnose import diagnose as run_diagnosis
+
+    quiet()
+    with show_progress(console) as progress:
+        words = ["ortholora", "compare", *words_of(choices)]
+        found = run_diagnosis(start.config, start.tasks, start.out, steps, rows, progress, words, groups)
+    showing.show_diagnosis(start.out, found)
 
 
 @app.command()

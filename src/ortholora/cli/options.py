@@ -32,6 +32,9 @@ TextsArgument = Annotated[
         help="Texts (a chat: also messages in JSON); for a pair task two after two. Without: standard input.",
     ),
 ]
+DiagnosisOption = Annotated[
+    Path | None, typer.Option("--out", help="Folder for the results; default `runs/CONFIG-NAME-diagnosis`.")
+]
 OutOption = Annotated[Path | None, typer.Option("--out", help="Folder for the results; default `runs/CONFIG-NAME`.")]
 DataOption = Annotated[Path | None, typer.Option("--data-dir", help="Folder that the tasks' files are relative to.")]
 SetOption = Annotated[
@@ -53,6 +56,16 @@ JobsOption = Annotated[
         help="Runs at once, each in a process of its own: on GPUs one after the other of them, on the CPU with its "
         "share of the cores. Steps that were timed so are no measure of cost.",
     ),
+]
+FewStepsOption = Annotated[
+    int | None,
+    typer.Option("--steps", min=0, help="Steps to train; default 50, or all that there are. 0: the start as it is."),
+]
+GroupsOption = Annotated[
+    int | None, typer.Option("--groups", metavar="K", help="Propose groups of tasks for at most K adapters.")
+]
+RowsOption = Annotated[
+    int, typer.Option("--rows", min=1, help="Rows of each task to measure on; taken from the training rows.")
 ]
 TaskOption = Annotated[str, typer.Option("--task", help="Name of the task.")]
 FileOption = Annotated[

@@ -132,7 +132,8 @@ class _Line:
     def finish(self, label: str, metrics: dict[str, float]) -> None:
         """Replace the run's bar by its result."""
         numbers = ", ".join(f"{task} {100 * value:.1f}" for task, value in metrics.items())
-        self._display.console.print(f"[green]✓[/green] {label}: {numbers}", highlight=False)
+        shown = f"{label}: {numbers}" if numbers else label
+        self._display.console.print(f"[green]✓[/green] {shown}", highlight=False)
         self._display.bars.remove_task(self._bar)
         self._display.drop(label)
 

@@ -64,6 +64,21 @@ def prepare(choices: Choices) -> Start:
     return Start(config, read(config, base, data_dir), out, data_dir or base, seeds)
 
 
+def diagnosis_folder(config: str) -> Path:
+    """Where a diagnosis goes by default: not into the folder of the study that it advises."""
+    return Path("runs") / f"{Path(config).stem}-diagnosis"
+
+
+def words_of(choices: Choices) -> list[str]:
+    """The choices that say what is trained on which data, as they would be typed for another command."""
+    words = [choices.config]
+    if choices.data_dir is not None:
+        words += ["--data-dir", str(choices.data_dir)]
+    if choices.only is not None:
+        words += ["--tasks", choices.only]
+    return words + [word for override in choices.set_ or [] for word in ("--set", override)]
+
+
 def settings_of(run: Path) -> tuple[Config, Path]:
     """The configuration of a finished run, and the folder that its data files are relative to."""
     from ortholora.runs.folder import CONFIG_FILE, data_base

@@ -54,6 +54,16 @@ def show_study(out: Path, summary: dict[str, Any]) -> None:
     _suggest_predict(adapter_to_try(out, summary))
 
 
+def show_diagnosis(out: Path, found: dict[str, Any]) -> None:
+    """Show a diagnosis: the verdict, and the command to run next."""
+    for sentence in found["verdict"]:
+        console.print(f"• {sentence}", markup=False, highlight=False)
+    say(f"Wrote {out / 'diagnosis.html'}, diagnosis.md and diagnosis.json")
+    console.print("Not tested against outcomes yet: take it for what to try first.", style="dim")
+    console.print("Next:", style="bold")
+    print(f"  {found['next'].replace('ortholora', _command(), 1)}")
+
+
 def scores_table(scores: dict[str, dict[str, float]], metrics: dict[str, str], parts: Mapping[str, str]) -> Table:
     """Every score of every task, the task's own metric first and bold; `parts`: on which part each was scored."""
     table = Table("task", "metric", "value", title=f"{_title(parts)}, in points; bold: the task's metric")

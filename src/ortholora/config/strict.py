@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -37,6 +38,8 @@ class Strict(BaseModel):
                 raise wrong("text, numbers, true, false, lists and keys", _shown(part), "put it in quotes")
             if isinstance(part, bytes):
                 raise wrong("text", _shown(part), "write it as text")
+            if isinstance(part, float) and not math.isfinite(part):
+                raise wrong("a finite number", _shown(part), "write a number")
             if isinstance(part, int) and abs(part) > 2**63:
                 raise wrong("numbers of at most 19 digits", _shown(part), "lower it")
         return value

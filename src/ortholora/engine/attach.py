@@ -68,6 +68,7 @@ class Attachment:
         self._fused: dict[str, FusedLayer] = {}
         self._not_fused: dict[str, str] = {}  # layers with one-pass matrices, and why
         self._watch = Watch(model, self.matrices)
+        self._guarded: bool | None = None  # looked up at the first batch
         self._guard = StepGuard(self.groups, self._current.behind)
         self._others = OtherAdapters(model, self.matrices)
         self._early = EarlySteps(self.groups, self._others)
@@ -111,7 +112,9 @@ class Attachment:
 
     def was_abandoned(self) -> bool:
         """Whether what was captured is of a step that was given up, and must be forgotten before the next batch."""
-        return self._guard.was_abandoned()
+        if self._guarded is None:  # FSDP2 moves gradients about between its parameters: only the checks of sums tell
+            self._guarded = not sharding_modules(self._model)
+        return self._guarded and self._guard.was_abandoned()
 
     def open(self, grouping: Grouping) -> AbstractContextManager[Any]:
         """Begin a micro-batch.
@@ -203,7 +206,8 @@ class Attachment:
         Raises:
             CaptureError: Names a matrix that the capture did not see, or that would never train.
         """
-        self._guard.check()
+        if self._guarded:
+            self._guard.check()
         self._early.check()
         self._watch.check(thoroughly)
         self._others.check()

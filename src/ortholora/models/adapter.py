@@ -37,6 +37,7 @@ class AdapterFile(Stored):
     bias: Literal["none", "all", "lora_only"] = "none"
     use_rslora: bool = False
     use_dora: bool = False
+    lora_bias: bool = False
     fan_in_fan_out: bool = False
     base_model_name_or_path: str | None = None
     revision: str | None = None

@@ -87,14 +87,14 @@ class Call:
     """One call of the model.
 
     Attributes:
-        signature: Which inputs it got.
+        signature: Which inputs it got, as a number.
         levels: The modules that ran one inside of the other, outermost first.
         due: What of it was never tried out.
         counts: How often each matrix ran.
         before: How many captures each had seen when it ran first.
     """
 
-    signature: Hashable
+    signature: int
     levels: list[Level] = field(default_factory=list)
     due: dict[Hashable, Slot] = field(default_factory=dict)
     counts: dict[Slot, int] = field(default_factory=dict)

@@ -48,6 +48,7 @@ class Trial:
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
         self._tried: set[Hashable] = set()
         self._attempts: dict[Hashable, int] = {}
+        self._signatures: dict[Hashable, int] = {}  # numbered: a number is faster to look up in every layer
         self._batches = 0
         self._most_calls = 1  # of a batch whose loss was looked at
         self._unseen_losses = 0
@@ -190,7 +191,8 @@ class Trial:
         if busy or not torch.is_grad_enabled() or in_backward():
             return
         if not self._stack:
-            self._calls.append(Call(signature_of(args, kwargs)))
+            signature = signature_of(args, kwargs)
+            self._calls.append(Call(self._signatures.setdefault(signature, len(self._signatures))))
         level = Level(module, args, kwargs, Autocast.now(self._device.type))
         self._stack.append(level)
         self._calls[-1].levels.append(level)
@@ -299,6 +301,7 @@ class Trial:
                 return
             raise messages.loss_unclear(count, str(error).splitlines()[0]) from error
         finally:
+            self._current.behind.forget()  # a derivative that failed is no backward that was cut short
             for level, gradients in came_back:  # what was just computed came by the same hooks
                 level.gradients = gradients
         if mixed:

@@ -91,6 +91,7 @@ def _unattended(current: CurrentBatch) -> Iterator[None]:
     finally:
         current.trying = None
         current.note = note
+        current.behind.forget()
 
 
 def _given(codes: Codes, gradient: Tensor, coded: bool) -> Tensor:
