@@ -121,11 +121,20 @@ def test_flops_of_a_step_are_those_of_joint_training(
 ) -> None:
     sample, joint = minilm
     model = sample.fork()
-    ortho = OrthoLora(model, [f"task{t}" for t in range(tasks)], fused=fused)
+    ortho = OrthoLora(model, [f"task{t}" for t in range(tasks)], fused=fused, try_out=False)
     ratio = flops(model, [(sample, models.equal_runs(tasks, 32 // tasks))], ortho) / joint
     record_property("flop_ratio", ratio)
     print(f"FLOPs of an ortho step over a joint step, T = {tasks}: {ratio:.4f}")
     assert 1.0 <= ratio <= 1.005
+
+
+def test_a_model_is_tried_out_for_two_steps_more_and_once(minilm: tuple[models.Sample, int]) -> None:
+    sample, joint = minilm
+    model = sample.fork()
+    ortho = OrthoLora(model, [f"task{t}" for t in range(4)])
+    first, second = (flops(model, [(sample, models.equal_runs(4, 8))], ortho) / joint for _ in range(2))
+    assert 2.9 <= first <= 3.05
+    assert 1.0 <= second <= 1.005
 
 
 def test_flops_do_not_depend_on_the_order_of_the_rows() -> None:

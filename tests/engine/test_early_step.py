@@ -101,3 +101,20 @@ def test_after_the_capture_is_forgotten_anybody_may_step(how: str) -> None:
     run_step(ortho, sample.model, [(sample, IDS)])
     getattr(ortho, how)()
     optimizer.step()
+
+
+def test_a_closure_brings_the_last_backward_and_resolve_into_the_step() -> None:
+    """Lightning gives every optimizer one; the first micro-batch of two was captured before."""
+    sample = models.bert(4, 3)
+    ortho = OrthoLora(sample.model, ["a", "b"], rule="sum")
+    optimizer = torch.optim.SGD(models.lora_parameters(sample.model).values(), lr=0.1)
+    before = weights(sample.model)
+    run_step(ortho, sample.model, [(sample, IDS)])
+
+    def closure() -> float:
+        run_step(ortho, sample.model, [(sample, IDS)])
+        ortho.resolve()
+        return 0.0
+
+    optimizer.step(closure)
+    assert not all(torch.equal(before[name], p) for name, p in weights(sample.model).items())

@@ -27,7 +27,7 @@ from ortholora.engine.fused import FusedLayer, why_not_fused
 from ortholora.engine.grouping import Grouping
 from ortholora.engine.layers import find_matrices
 from ortholora.engine.others import OtherAdapters
-from ortholora.engine.sharded import is_sharded, refuse_layouts, sharding_modules
+from ortholora.engine.sharded import refuse_layouts, sharding_modules
 from ortholora.engine.summary import capture_summary
 from ortholora.engine.trial import Trial, remove_leftover_trials
 from ortholora.engine.watch import Watch
@@ -68,7 +68,7 @@ class Attachment:
         self._fused: dict[str, FusedLayer] = {}
         self._not_fused: dict[str, str] = {}  # layers with one-pass matrices, and why
         self._watch = Watch(model, self.matrices)
-        self._guarded: bool | None = None  # looked up at the first batch
+        self._fsdp2: bool | None = None  # looked up at the first batch
         self._guard = StepGuard(self.groups, self._current.behind)
         self._others = OtherAdapters(model, self.matrices)
         self._early = EarlySteps(self.groups, self._others)
@@ -112,9 +112,8 @@ class Attachment:
 
     def was_abandoned(self) -> bool:
         """Whether what was captured is of a step that was given up, and must be forgotten before the next batch."""
-        if self._guarded is None:  # FSDP2 moves gradients about between its parameters: only the checks of sums tell
-            self._guarded = not sharding_modules(self._model)
-        return self._guarded and self._guard.was_abandoned()
+        # FSDP2 moves gradients about between its parameters: there only the checks of sums tell.
+        return not self._is_sharded() and self._guard.was_abandoned()
 
     def open(self, grouping: Grouping) -> AbstractContextManager[Any]:
         """Begin a micro-batch.
@@ -206,7 +205,7 @@ class Attachment:
         Raises:
             CaptureError: Names a matrix that the capture did not see, or that would never train.
         """
-        if self._guarded:
+        if not self._is_sharded():
             self._guard.check()
         self._early.check()
         self._watch.check(thoroughly)
@@ -230,7 +229,10 @@ class Attachment:
         return capture_summary(self._model, self.matrices, len(self._fused), self._not_fused)
 
     def _is_sharded(self) -> bool:
-        return is_sharded(self.matrices[0].parameter)
+        """Whether FSDP2 holds the model. Not by its parameters: between forward and backward they may lie whole."""
+        if self._fsdp2 is None:
+            self._fsdp2 = bool(sharding_modules(self._model))
+        return self._fsdp2
 
     def _install_matrices(self) -> None:
         pure = {id(m.parameter) for m in self.matrices if m.task_pure}

@@ -70,9 +70,10 @@ def _captured(groups: Sequence[ShapeGroup]) -> list[Matrix]:
 
 
 def _refuser(early: weakref.ref[EarlySteps]) -> Any:
-    def refuse(optimizer: Optimizer, *_: Any) -> None:
+    def refuse(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         alive = early()
-        if alive is not None:
+        # A closure (Lightning gives one always) brings the last backward, and resolve, into the step itself.
+        if alive is not None and not any(callable(given) for given in (*args[1:], *kwargs.values())):
             alive.refuse(optimizer)
 
     return refuse
