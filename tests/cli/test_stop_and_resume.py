@@ -207,7 +207,7 @@ def test_no_space_at_any_write_of_a_checkpoint(cli, home, monkeypatch, trained_w
     assert weights(home / "out") == trained_weights
 
 
-@pytest.mark.parametrize("name", ["ortholora.runs.train.save_model", "numpy.savez_compressed"])
+@pytest.mark.parametrize("name", ["ortholora.runs.publish.save_model", "numpy.savez_compressed"])
 def test_no_space_for_the_result(cli, home, monkeypatch, trained_weights, name):
     def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -14,6 +14,9 @@ from ortholora.config.schema import Config
 from ortholora.errors import UserError
 from ortholora.models.passed_on import check_types
 
+#: The class with the fields and their types, whatever builds its objects.
+_DECLARED = TrainingArguments
+
 
 def training_arguments(config: Config, folder: Path, seed: int, rows: int) -> TrainingArguments:
     """Build the arguments of a run.
@@ -67,7 +70,7 @@ def training_arguments(config: Config, folder: Path, seed: int, rows: int) -> Tr
             found=", ".join(unknown),
             todo="correct or remove the key",
         )
-    check_types("training.arguments", section.arguments, TrainingArguments)
+    check_types("training.arguments", section.arguments, _DECLARED)
     try:
         arguments = TrainingArguments(**options)
         _try_out(arguments)

@@ -67,7 +67,9 @@ class Level:
                 self.outputs[position] = tensor
                 tensor.register_hook(partial(self._keep, position))
 
-    def _keep(self, position: int, gradient: Tensor) -> None:
+    def _keep(self, position: int, gradient: Tensor | None) -> None:
+        if gradient is None:  # a Function of somebody's own that gives this output nothing back
+            return
         gradient = gradient.detach()
         before = self.gradients.get(position)  # of an earlier backward over the same output
         self.gradients[position] = gradient if before is None else before + gradient
