@@ -150,6 +150,8 @@ def _read(bare: nn.Module, folders: Mapping[str, Path], weights: Mapping[str, fl
         }
     config = model.peft_config[next(iter(names.values()))]
     model.unload()
+    if hasattr(bare, "peft_config"):  # which PEFT 0.18 leaves on the bare model, and takes for adapters still there
+        del bare.peft_config
     return found, config
 
 
