@@ -99,8 +99,9 @@ class Plateau:
         relative = self._losses.relative(context)
         if self._running is None:
             self._running = torch.ones_like(relative)  # where every task starts
-        moves = torch.isfinite(context.losses) if context.losses is not None else torch.ones_like(relative).bool()
-        self._running = torch.where(moves, SMOOTHING * self._running + (1 - SMOOTHING) * relative, self._running)
+        assert context.losses is not None, "the engine gives losses to a rule that needs them"
+        moved = SMOOTHING * self._running + (1 - SMOOTHING) * relative
+        self._running = torch.where(context.losses.isfinite(), moved, self._running)
         return self._running
 
     def _lifted(self, relative: Tensor) -> Tensor:
