@@ -11,7 +11,16 @@ from rich.text import Text
 from ortholora.study.report.curves import has_curves
 from ortholora.study.report.merged import flatten
 from ortholora.study.report.sweep import sweep_lines, sweep_table
-from ortholora.study.report.wording import bounds, difference, gap_recovered, mean_std, sign, signed_points, times
+from ortholora.study.report.wording import (
+    beside,
+    bounds,
+    difference,
+    gap_recovered,
+    mean_std,
+    sign,
+    signed_points,
+    times,
+)
 
 #: Provenance that a reader looks for first.
 _FIRST = ("hardware", "versions", "data")
@@ -171,7 +180,7 @@ def _cost(summary: dict[str, Any]) -> str:
             [
                 method,
                 str(cost["adapters"]),
-                "–" if seconds is None else f"{1000 * seconds:.1f} ms{_beside(cost)}",
+                "–" if seconds is None else f"{1000 * seconds:.1f} ms{beside(cost)}",
                 times(cost["relative_step_seconds"]),
                 f"{memory / 2**20:.0f} MiB" if memory else "–",
                 times(cost["relative_peak_memory"]),
@@ -183,18 +192,12 @@ def _cost(summary: dict[str, Any]) -> str:
         "Against joint. For single: the sum over tasks of a step of each run, and the largest memory of any. "
         "Padding is its share of all tokens computed."
     )
-    if any(_beside(cost) for cost in summary["cost"].values()):
+    if any(beside(cost) for cost in summary["cost"].values()):
         text += (
             " A step marked “N at once” was timed while up to N runs shared the machine: it is no measure of cost and "
             "has no ratio. Runs of `--jobs 1` measure it."
         )
     return text + "\n\n" + _table(header, rows, left=1)
-
-
-def _beside(cost: dict[str, Any]) -> str:
-    """Mark times that were measured while other runs shared the machine."""
-    jobs = cost.get("jobs", 1)
-    return f" ({jobs} at once)" if jobs > 1 else ""
 
 
 def _provenance(provenance: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ortholora.runs.record import RunRecord
 from ortholora.study.report.page import Cell, Table
-from ortholora.study.report.wording import difference, mean_std, points, sign, times
+from ortholora.study.report.wording import beside, difference, mean_std, points, sign, times
 
 
 def differences_of(summary: dict[str, Any], method: str) -> dict[str, dict[str, Any]]:
@@ -65,13 +65,12 @@ def cost_table(summary: dict[str, Any]) -> Table:
     """What a step of every method costs."""
     rows = []
     for method, cost in summary["cost"].items():
-        seconds, memory, jobs = cost["step_seconds"], cost["peak_memory_bytes"], cost.get("jobs", 1)
-        beside = f" ({jobs} at once)" if jobs > 1 else ""
+        seconds, memory = cost["step_seconds"], cost["peak_memory_bytes"]
         rows.append(
             [
                 method,
                 str(cost["adapters"]),
-                "–" if seconds is None else f"{1000 * seconds:.1f} ms{beside}",
+                "–" if seconds is None else f"{1000 * seconds:.1f} ms{beside(cost)}",
                 times(cost["relative_step_seconds"]),
                 f"{memory / 2**20:,.0f} MiB" if memory else "–",
                 times(cost["relative_peak_memory"]),

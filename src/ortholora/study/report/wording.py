@@ -64,3 +64,9 @@ def listed(names: Sequence[str]) -> str:
 
 def _no_minus_zero(text: str) -> str:
     return text.removeprefix("-") if not text.strip("-0.") else text
+
+
+def beside(cost: dict[str, Any]) -> str:
+    """Mark times that were measured while other runs shared the machine."""
+    jobs = cost.get("jobs", 1)
+    return f" ({jobs} at once)" if jobs > 1 else ""
