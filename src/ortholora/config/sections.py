@@ -161,6 +161,11 @@ class MethodConfig(Strict):
         default_factory=dict,
         description="Settings of this method alone, by dotted key. The report says that it had them.",
     )
+    groups: list[list[str]] | None = Field(
+        None,
+        description="An adapter for each group of tasks, for example `[[cola, sst2], [stsb]]`: every task in one "
+        "group. `ortholora diagnose --groups K` proposes some. Default: one adapter for all tasks.",
+    )
 
 
 def _default_methods() -> list[str | MethodConfig]:
@@ -232,8 +237,8 @@ class StudySection(Strict):
     methods: list[str | MethodConfig] = Field(
         default_factory=_default_methods,
         description="`single` (one adapter per task), `joint`, rules by name, mappings of `name`, `rule`, `block`, "
-        "`set`, or a baseline: `joint-wide` (joint training with T times the rank), `merge-linear`, `merge-ties`, "
-        "`merge-dare` (one adapter merged out of the single ones, without training). `single` and `joint` are always "
+        "`set`, `groups`, or a baseline: `joint-wide` (joint training with T times the rank), `merge-linear`, "
+        "`merge-ties`, `merge-dare` (one adapter merged out of the single ones, without training). `single` and `joint` are always "
         "run; the first rule is what the headline of the report is about.",
     )
     seeds: list[Seed] = Field(

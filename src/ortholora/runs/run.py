@@ -38,7 +38,8 @@ class Run:
     @property
     def label(self) -> str:
         """For people."""
-        task = f" · {self.tasks[0]}" if self.method.name == SINGLE else ""
+        few = self.method.name == SINGLE or self.method.groups is not None
+        task = f" · {', '.join(self.tasks)}" if few else ""
         trial = f" · {self.trial}" if self.trial else ""
         return f"{self.method.name}{task}{trial} · seed {self.seed}"
 

@@ -6,6 +6,7 @@ The words claim no more than was measured: one training with one seed, and not t
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -25,7 +26,7 @@ def verdict(found: dict[str, Any]) -> tuple[list[str], list[str]]:
         found: What `figures` returned, with `tasks` and `settings`.
 
     Returns:
-        The sentences, and the methods to compare.
+        The sentences, and the methods to compare, as they are written in a configuration.
     """
     last, steps = found["points"][-1], found["settings"]["steps"]
     parts = [
@@ -43,7 +44,7 @@ def verdict(found: dict[str, Any]) -> tuple[list[str], list[str]]:
         sentences.append(_grouping(found["grouping"]))
     if found["pace"]:
         sentences += _unknown(found["pace"], steps)
-    return sentences, list(dict.fromkeys(methods)) or ["single", "joint"]
+    return sentences, (list(dict.fromkeys(methods)) or ["single", "joint"]) + _groups(found["grouping"])
 
 
 def _pace(pace: dict[str, Any], sizes: dict[str, Any], steps: int) -> tuple[list[str], list[str]]:
@@ -182,8 +183,15 @@ def _grouping(found: dict[str, Any]) -> str:
     return (
         f"With {len(found['groups'])} adapters, the measured transfer is best for: {groups}. A step is worth "
         f"{value:.2g} ± {error:.1g} % of a loss more than with one adapter; the best of many is flattered by being "
-        "chosen. Train each group with `--tasks`, and compare."
+        "chosen. Compare them as a method."
     )
+
+
+def _groups(grouping: dict[str, Any] | None) -> list[str]:
+    """The proposed groups as a method of `compare`; none where one adapter is best."""
+    if grouping is None or len(grouping["groups"]) < 2:
+        return []
+    return [json.dumps({"name": "groups", "rule": "sum", "groups": grouping["groups"]}, ensure_ascii=False)]
 
 
 def _unknown(pace: dict[str, Any], steps: int) -> list[str]:
