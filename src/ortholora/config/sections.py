@@ -238,8 +238,8 @@ class StudySection(Strict):
         default_factory=_default_methods,
         description="`single` (one adapter per task), `joint`, rules by name, mappings of `name`, `rule`, `block`, "
         "`set`, `groups`, or a baseline: `joint-wide` (joint training with T times the rank), `merge-linear`, "
-        "`merge-ties`, `merge-dare` (one adapter merged out of the single ones, without training). `single` and `joint` are always "
-        "run; the first rule is what the headline of the report is about.",
+        "`merge-ties`, `merge-dare` (one adapter merged out of the single ones, without training). `single` and "
+        "`joint` are always run; the first rule is what the headline of the report is about.",
     )
     seeds: list[Seed] = Field(
         default_factory=lambda: [0, 1], min_length=1, max_length=1000, description="One run per seed and method."
