@@ -14,7 +14,9 @@ from ortholora.data.mixing import StepSampler
 from ortholora.data.planner import Planner
 from ortholora.models.adapted import AdaptedModel
 from ortholora.models.build import build_model, make_card
+from ortholora.models.card import ModelCard
 from ortholora.models.merge import check_mergeable
+from ortholora.models.starting import start_from
 from ortholora.runs.arguments import training_arguments
 from ortholora.runs.progress import Progress, ProgressCallback
 from ortholora.runs.run import Run
@@ -35,7 +37,7 @@ def build_trainer(
     if config.training.tensorboard:
         _log_to(run.folder / "logs", arguments)
     trainer = OrthoTrainer(
-        build_model(config, card, run.seed) if model is None else model,
+        make_model(config, card, run.seed) if model is None else model,
         arguments,
         tasks=tasks,
         tokenizer=workspace.tokenizer,
@@ -53,6 +55,18 @@ def build_trainer(
     return trainer
 
 
+def make_model(config: Config, card: ModelCard, seed: int) -> AdaptedModel:
+    """A run's model as its training begins: new, or with what a finished run has learned (`init_from`).
+
+    Raises:
+        UserError: They do not go together.
+    """
+    model = build_model(config, card, seed)
+    if config.init_from is not None:
+        start_from(Path(config.init_from), model, card)
+    return model
+
+
 def check_settings(workspace: Workspace, merged: bool = False) -> None:
     """Build a run's model and arguments, and throw them away: a mistake shows before other runs' hours.
 
@@ -66,7 +80,7 @@ def check_settings(workspace: Workspace, merged: bool = False) -> None:
     """
     config = workspace.config
     training_arguments(config, Path("checkpoints"), 0, 1)
-    model = build_model(config, make_card(config, workspace.tasks), 0)
+    model = make_model(config, make_card(config, workspace.tasks), 0)
     if merged:
         check_mergeable(model.peft_model)
 

@@ -15,7 +15,18 @@ from ortholora.errors import UserError, did_you_mean, listing
 from ortholora.runs.method import JOINT, JOINT_WIDE, MERGES, SINGLE, Method
 
 #: What a method's `set` cannot change: the study's own keys, and the data, which is read once for all and cut alike.
-_OF_THE_STUDY = ("study", "rule", "block", "seed", "data_seed", "tasks", "backbone", "revision", "max_length")
+_OF_THE_STUDY = (
+    "study",
+    "init_from",
+    "rule",
+    "block",
+    "seed",
+    "data_seed",
+    "tasks",
+    "backbone",
+    "revision",
+    "max_length",
+)
 #: Settings of the methods that merge adapters, and of no other.
 MERGE_KEYS = "study.merge."
 _WEIGHT = re.compile(r"tasks\..+\.weight")
