@@ -1,6 +1,6 @@
-"""Keep a study's summary in the repository, with the command that made it, and show one in the README.
+"""Keep a study's summary in the repository, with the command that made it.
 
-python benchmarks/publish.py runs/glue glue-minilm --readme --command "ortholora compare examples/glue.yaml ..."
+python benchmarks/publish.py runs/glue glue-minilm --note "..." --command "ortholora compare examples/glue.yaml ..."
 python benchmarks/publish.py --tables       (put the benchmarks' tables into the pages on performance)
 """
 
@@ -16,7 +16,6 @@ ROOT = Path(__file__).resolve().parent.parent
 #: Pages that show benchmarks' tables.
 PAGES = (ROOT / "docs" / "performance.md", ROOT / "docs" / "performance-method.md")
 RESULTS = ROOT / "benchmarks" / "results"
-BEGIN, END = "<!-- result:begin -->", "<!-- result:end -->"
 
 
 def main() -> None:
@@ -26,7 +25,6 @@ def main() -> None:
     parser.add_argument("--command", help="the command that made the study")
     parser.add_argument("--note", help="what a reader must know of the data and the machine")
     parser.add_argument("--tables", action="store_true", help="renew the tables of the pages on performance")
-    parser.add_argument("--readme", action="store_true", help="show this result in the README")
     arguments = parser.parse_args()
     if arguments.tables:
         for page in PAGES:
@@ -35,9 +33,6 @@ def main() -> None:
     if not (arguments.study and arguments.name and arguments.command and arguments.note):
         parser.error("a study needs its folder, a name, --command and --note")
     publish(arguments.study, arguments.name, arguments.command, arguments.note)
-    if arguments.readme:
-        readme = ROOT / "README.md"
-        readme.write_text(with_result(readme.read_text(encoding="utf-8"), arguments.name), encoding="utf-8")
 
 
 def publish(study: Path, name: str, command: str, note: str) -> None:
@@ -48,13 +43,6 @@ def publish(study: Path, name: str, command: str, note: str) -> None:
         shutil.copyfile(study / f"summary.{ending}", folder / f"summary.{ending}")
     (folder / "command.txt").write_text(command + "\n", encoding="utf-8")
     (folder / "note.md").write_text(note + "\n", encoding="utf-8")
-
-
-def with_result(readme: str, name: str) -> str:
-    """The README with the result between its two marks."""
-    before, _, rest = readme.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{block(name)}\n{END}{after}"
 
 
 def with_tables(text: str) -> str:
@@ -79,42 +67,6 @@ def benchmark(name: str) -> str:
     commit = "rounds and commit in each row" if each else f"commit {content['commit'][:7]}"
     origin = f"`{command}` · {content['date'][:10]} · {machine} · {packages} · {commit}"
     return path.with_suffix(".md").read_text(encoding="utf-8").strip() + "\n\n" + origin
-
-
-def block(name: str) -> str:
-    """Picture, table and what it says of the gap, as they came out; the rest is a link away."""
-    folder = f"benchmarks/results/{name}"
-    markdown = (ROOT / folder / "summary.md").read_text(encoding="utf-8")
-    command = (ROOT / folder / "command.txt").read_text(encoding="utf-8").strip()
-    note = (ROOT / folder / "note.md").read_text(encoding="utf-8").strip()
-    findings = section(markdown, "Verdict").splitlines()
-    shown = [line for line in findings if line.startswith("- Of the gap") or ("single" in line and "joint" in line)]
-    return "\n".join(
-        [
-            "## A real result, as it came out",
-            f"![Single training, joint training and the rules]({folder}/summary.png)",
-            "",
-            table(markdown),
-            "",
-            *shown,
-            "",
-            f"{note} `{command}` · [all numbers]({folder}/summary.md)",
-        ]
-    )
-
-
-def table(markdown: str) -> str:
-    """The first table of a summary."""
-    lines = markdown.splitlines()
-    start = next(i for i, line in enumerate(lines) if line.startswith("|"))
-    stop = next(i for i in range(start, len(lines)) if not lines[i].startswith("|"))
-    return "\n".join(lines[start:stop])
-
-
-def section(markdown: str, title: str) -> str:
-    """The text under a heading."""
-    _, _, rest = markdown.partition(f"## {title}\n")
-    return rest.partition("\n## ")[0].strip()
 
 
 if __name__ == "__main__":

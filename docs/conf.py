@@ -36,6 +36,7 @@ PAGES = {
         "docs/compare",
         "docs/report",
         "docs/configuration",
+        "docs/training",
         "docs/language-models",
         "docs/trainers",
         "docs/rules",

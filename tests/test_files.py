@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +36,16 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, err
         files.replace_file(tmp_path / "a", write)
     assert names(tmp_path) == ["a"]
     assert (tmp_path / "a").read_text() == "old"
+
+
+def test_what_killed_processes_left_is_removed_and_what_others_write_is_not(tmp_path: Path) -> None:
+    started = subprocess.Popen([sys.executable, "-c", ""])
+    started.wait()
+    ours = f".a.{files._HERE}-"
+    for name in (f"{ours}{started.pid}.tmp", f"{ours}{os.getppid()}.tmp", f".a.elsewhere-{started.pid}.tmp", ".b.tmp"):
+        (tmp_path / name).write_text("half of")
+    files.write_text(tmp_path / "a", "new")
+    assert names(tmp_path) == sorted(["a", f"{ours}{os.getppid()}.tmp", f".a.elsewhere-{started.pid}.tmp", ".b.tmp"])
 
 
 def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

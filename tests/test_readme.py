@@ -14,8 +14,8 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = sorted(path.parent for path in ROOT.glob("benchmarks/results/*/summary.json"))
 
 
-def load_publish() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("publish", ROOT / "benchmarks" / "publish.py")
+def load_script(path: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / "benchmarks" / path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -23,15 +23,20 @@ def load_publish() -> ModuleType:
     return module
 
 
-def test_the_readme_shows_the_committed_result() -> None:
-    publish = load_publish()
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    shown = readme.partition(publish.BEGIN)[2].partition(publish.END)[0].strip()
-    assert shown == publish.block("demo").strip()
+def test_readme_and_ledger_show_the_committed_studies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks" / "gaps"))
+    ledger = load_script("gaps/run.py")
+    for page in ledger.PAGES:
+        text = page.read_text(encoding="utf-8")
+        assert ledger.with_table(text, page) == text, "run: python benchmarks/gaps/run.py --table"
+        assert all(f"/{study}/summary.md)" in text for study in ledger.summaries())
+    assert "](benchmarks/gaps/results/ledger.png)" in (ROOT / "README.md").read_text(encoding="utf-8")
+    ledger.picture.draw(ledger.summaries(), tmp_path / "ledger.png")
+    assert min((tmp_path / "ledger.png").stat().st_size, ledger.PICTURE.stat().st_size) > 10_000
 
 
 def test_the_performance_pages_show_the_committed_tables() -> None:
-    publish = load_publish()
+    publish = load_script("publish.py")
     pages = [page.read_text(encoding="utf-8") for page in publish.PAGES]
     assert [publish.with_tables(page) for page in pages] == pages
     shown = {name for page in pages for name in re.findall(r"<!-- ([a-z-]+):begin -->", page)}

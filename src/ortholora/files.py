@@ -6,9 +6,11 @@ older file (or folder), or the newer one, and never a part of one.
 
 from __future__ import annotations
 
+import glob
 import json
 import math
 import os
+import platform
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +20,8 @@ from typing import IO, Any
 
 #: The folder beside its place in which something is made.
 STAGING = ".saving"
+#: This machine, in names of files that are being written: a process's number says nothing on another one.
+_HERE = re.sub(r"[^A-Za-z0-9.]", "", platform.node())[:64]
 
 
 def replace_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -28,7 +32,8 @@ def replace_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         write: Called once with a binary stream to write to.
     """
     # Same folder, hence same file system: `os.replace` is atomic only there.
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    beside = path.with_name(f".{path.name}.{_HERE}-{os.getpid()}.tmp")
+    _remove_remains(path)
     try:
         with beside.open("wb") as stream:
             write(stream)
@@ -38,6 +43,26 @@ def replace_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
+
+
+def _remove_remains(path: Path) -> None:
+    """Remove what killed processes of this machine left beside a file; those of other machines may be alive."""
+    for remains in path.parent.glob(f".{glob.escape(path.name)}.{glob.escape(_HERE)}-*.tmp"):
+        process = remains.name.rpartition("-")[2].removesuffix(".tmp")
+        if process.isdecimal() and not _is_alive(int(process)):
+            remains.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    if os.name != "posix":  # elsewhere this signal ends a process
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # somebody else's, or no number of a process
+        return True
+    return True
 
 
 # Halves of characters: what Python makes of bytes that are not UTF-8, and JSON of "\\ud800".

@@ -30,7 +30,7 @@ SUMS = {
 #: Tasks that cannot be told apart do not get equal weights: one is drawn, or one is chosen.
 UNEQUAL = {"torchjd:Random", "torchjd:Krum"}
 #: A second or more for a block of many tasks.
-SLOW = {"torchjd:FairGrad"}
+SLOW = {"torchjd:FairGrad", "torchjd:GradVac"}
 
 # What a rule says of itself.
 SCALED = [name for name in ALL if getattr(RULES.get(name), "scale_free_per_task", False)]

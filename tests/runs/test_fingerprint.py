@@ -19,6 +19,8 @@ KNOWN = {
     "examples/language/language.yaml": "9a64b8583180d5f9b5f5dbc94a3da0e18b1a263b6a74785ee7ea485af1780929",
     "src/ortholora/study/demo.yaml": "8173a72307ea64493c84c427646b4627d924a1c79679e975e1d0b6aaf277e1c4",
 }
+#: What an example had when its fingerprint was taken, and has no more.
+ONCE = {"src/ortholora/study/demo.yaml": ["training.learning_rate=3e-3"]}
 
 
 def of(config: Config) -> str:
@@ -29,7 +31,7 @@ def of(config: Config) -> str:
 
 @pytest.mark.parametrize("name", KNOWN)
 def test_the_examples_have_the_fingerprints_of_the_first_version(name: str) -> None:
-    assert of(load_config(ROOT / name)) == KNOWN[name]
+    assert of(load_config(ROOT / name, ONCE.get(name, ()))) == KNOWN[name]
 
 
 def test_where_the_data_lie_is_no_part_of_it() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from ortholora.engine.rules import get_rule
 from ortholora.study.diagnose.blocks import figures_of_point
@@ -41,6 +42,14 @@ def paces(jointly: float, alone: float = 0.5, start: float = 1.0) -> dict[str, A
     own = [{0: start + rows, 9: np.full((GROUPS, 1), end) + rows * 0.9} for end in (alone, 0.5)]
     both = {0: start + np.hstack([rows, rows]), 9: np.array([jointly, 0.5]) + rows * 0.8}
     return figures_of_pace(both, own, TASKS)
+
+
+def test_proposed_groups_are_a_method_to_compare() -> None:
+    grouping = {"groups": [["calm"], ["loud"]], "more": {"value": 0.01, "error": 0.001}}
+    _, methods = verdict(found() | {"grouping": grouping})
+    assert yaml.safe_load(methods[-1]) == {"name": "groups", "rule": "sum", "groups": [["calm"], ["loud"]]}
+    _, methods = verdict(found() | {"grouping": grouping | {"groups": [TASKS], "adapters": 2}})
+    assert methods == ["single", "joint"]
 
 
 def transfers(change: float = 0.0, sure: bool = False) -> dict[str, Any]:

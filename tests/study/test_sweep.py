@@ -31,7 +31,7 @@ def diverged(method, *tasks):
 
 def chosen(method, *tried):
     settings = [{RATE: value} for value in (0.1, 0.2, 0.3)]
-    return choose(method.name, list(zip(settings, tried, strict=False)), ["a", "b"])
+    return choose(method, list(zip(settings, tried, strict=False)), ["a", "b"])
 
 
 def test_a_method_gets_the_best_mean_over_tasks():
@@ -42,6 +42,12 @@ def test_a_method_gets_the_best_mean_over_tasks():
 
 def test_single_chooses_for_each_task_by_itself():
     choice = chosen(SINGLE, [trial(SINGLE, a=0.9), trial(SINGLE, b=0.1)], [trial(SINGLE, a=0.5), trial(SINGLE, b=0.6)])
+    assert (choice.of("a"), choice.of("b")) == ({RATE: 0.1}, {RATE: 0.2})
+
+
+def test_a_group_of_tasks_chooses_by_its_own_mean():
+    groups = Method("two", "sum", groups=(("a",), ("b",)))
+    choice = chosen(groups, [trial(groups, a=0.9), trial(groups, b=0.1)], [trial(groups, a=0.5), trial(groups, b=0.6)])
     assert (choice.of("a"), choice.of("b")) == ({RATE: 0.1}, {RATE: 0.2})
 
 

@@ -45,6 +45,13 @@ class Config(Strict):
     )
     seed: Seed = Field(0, description="Seed of `train`: weights, data order, dropout and the rule's visit order.")
     data_seed: Seed = Field(0, description="Seed of the draw of `max_train_rows` and `max_dev_rows`.")
+    init_from: str | None = Field(
+        None,
+        min_length=1,
+        description="Folder of a finished run that `train` starts from, for example to add a task: its adapter, and "
+        "the heads of the tasks that have the same names here; other tasks get new heads. Backbone and `lora` must be "
+        "the same. The optimizer and the learning rate begin anew. Default: a new adapter.",
+    )
     tasks: list[TaskConfig] = Field(min_length=1, description="The tasks.")
     lora: LoraSection = Field(default_factory=LoraSection, description="The adapter.")
     mixing: MixingSection = Field(default_factory=MixingSection, description="The batch of a step.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -32,6 +32,12 @@ class MixingSection(Strict):
     quota: Literal["equal", "proportional", "temperature"] = Field(
         "equal",
         description="Rows per task and step: `equal`, `proportional` to the task's size, or size^(1/temperature).",
+    )
+    unit: Literal["rows", "tokens"] = Field(
+        "rows",
+        description="What `quota` divides. `tokens`: a task with long rows gets fewer of them, so that the tasks' "
+        "tokens in a step are, on average, as `quota` says; for `temperature` the size of a task is then its tokens. "
+        "The rows of a whole step are as many either way.",
     )
     rows_per_task: int = Field(
         8, gt=0, le=65_536, description="Mean number of rows per task in one optimizer step; times T is the whole step."
@@ -87,6 +93,10 @@ class CaptureSection(Strict):
     )
 
 
+#: What a task counts in a mean.
+Weight = Annotated[float, Field(ge=0, le=1e6)]
+
+
 class TrainingSection(Strict):
     """The optimisation; the same for every method of a study."""
 
@@ -108,11 +118,28 @@ class TrainingSection(Strict):
         "(needs `eval_every`). It is chosen on the rows it is scored on, which flatters `single` most: that chooses "
         "for each task by itself.",
     )
+    selection_by: Literal["mean", "worst"] = Field(
+        "mean",
+        description="With `selection: best`: the best checkpoint is the one with the best mean over tasks, or the one "
+        "whose worst task is best. `patience` goes by the same.",
+    )
+    selection_weights: dict[str, Weight] = Field(
+        default_factory=dict,
+        description="With `selection: best`: task → its weight in that mean, 0 for a task that is not to count. "
+        "Default: 1 for all.",
+    )
     patience: int = Field(
         0,
         ge=0,
         le=MOST_STEPS,
         description="With `selection: best`: stop after so many evaluations without a better one; 0: never.",
+    )
+    patience_per_task: int = Field(
+        0,
+        ge=0,
+        le=MOST_STEPS,
+        description="A task whose metric on dev has not got better for so many evaluations stops: its rows leave the "
+        "batch, and the others go on (needs `eval_every`); 0: never.",
     )
     save_every: int = Field(
         200, ge=0, le=MOST_STEPS, description="Checkpoint every so many steps; 0: only the final result."
@@ -138,6 +165,24 @@ class TrainingSection(Strict):
                 "`eval_every: 0`",
                 "set `eval_every`, for example to 100",
             )
+        if self.selection_by != "mean" and self.selection_weights:
+            raise wrong(
+                "no `selection_weights` with `selection_by: worst`, which compares the tasks as they are",
+                "both",
+                "remove one of the two",
+            )
+        if (self.selection_by != "mean" or self.selection_weights) and self.selection != "best":
+            raise wrong(
+                "`selection: best` with `selection_by` and `selection_weights`",
+                f"`selection: {self.selection}`",
+                "set `selection: best`, or remove them",
+            )
+        if self.patience_per_task and not self.eval_every:
+            raise wrong(
+                "`eval_every` greater than 0 with `patience_per_task`",
+                "`eval_every: 0`",
+                "set `eval_every`, for example to 100",
+            )
         if self.patience and self.selection != "best":
             raise wrong(
                 "`selection: best` with `patience`", "`selection: last`", "set `selection: best` or remove `patience`"
@@ -160,6 +205,11 @@ class MethodConfig(Strict):
     set: dict[str, Any] = Field(
         default_factory=dict,
         description="Settings of this method alone, by dotted key. The report says that it had them.",
+    )
+    groups: list[list[str]] | None = Field(
+        None,
+        description="An adapter for each group of tasks, for example `[[cola, sst2], [stsb]]`: every task in one "
+        "group. `ortholora diagnose --groups K` proposes some. Default: one adapter for all tasks.",
     )
 
 
@@ -232,9 +282,9 @@ class StudySection(Strict):
     methods: list[str | MethodConfig] = Field(
         default_factory=_default_methods,
         description="`single` (one adapter per task), `joint`, rules by name, mappings of `name`, `rule`, `block`, "
-        "`set`, or a baseline: `joint-wide` (joint training with T times the rank), `merge-linear`, `merge-ties`, "
-        "`merge-dare` (one adapter merged out of the single ones, without training). `single` and `joint` are always "
-        "run; the first rule is what the headline of the report is about.",
+        "`set`, `groups`, or a baseline: `joint-wide` (joint training with T times the rank), `merge-linear`, "
+        "`merge-ties`, `merge-dare` (one adapter merged out of the single ones, without training). `single` and "
+        "`joint` are always run; the first rule is what the headline of the report is about.",
     )
     seeds: list[Seed] = Field(
         default_factory=lambda: [0, 1], min_length=1, max_length=1000, description="One run per seed and method."

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Literal
@@ -24,7 +24,13 @@ from ortholora.errors import UserError
 Quota = Literal["equal", "proportional", "temperature"]
 
 
-def quotas(sizes: Sequence[int], rows: int, quota: Quota = "equal", temperature: float = 2.0) -> list[int]:
+def quotas(
+    sizes: Sequence[int],
+    rows: int,
+    quota: Quota = "equal",
+    temperature: float = 2.0,
+    lengths: Sequence[float] | None = None,
+) -> list[int]:
     """Divide the rows of a step among the tasks (largest remainders; every task gets at least one).
 
     Args:
@@ -32,6 +38,8 @@ def quotas(sizes: Sequence[int], rows: int, quota: Quota = "equal", temperature:
         rows: Rows of a step.
         quota: `equal`, `proportional` to the size, or to size^(1/temperature).
         temperature: For `temperature`.
+        lengths: Mean tokens of a row of each task, to divide tokens: the rows then have, on average, tokens in the
+            shares that `quota` says, and the size of a task is its tokens. None: rows are divided.
 
     Returns:
         Rows of each task in every step; they sum to `rows`.
@@ -47,7 +55,8 @@ def quotas(sizes: Sequence[int], rows: int, quota: Quota = "equal", temperature:
             todo="raise `mixing.rows_per_task`",
         )
     power = {"equal": 0.0, "proportional": 1.0, "temperature": 1.0 / temperature}[quota]
-    shares = np.asarray(sizes, dtype=np.float64) ** power
+    per_row = np.ones(len(sizes)) if lengths is None else np.asarray(lengths, dtype=np.float64)
+    shares = (np.asarray(sizes, dtype=np.float64) * per_row) ** power / per_row
     # One row each first; the rest by share, so that no task is starved and the total is met exactly.
     wanted = shares / shares.sum() * rows
     exact = np.maximum(wanted - 1, 0)
@@ -88,6 +97,8 @@ class StepSampler:
         rank: Which share of every step to yield.
         world_size: Number of shares.
         weights: What every row counts in its task's mean loss; default: 1.
+        gone: Index of a task → the first step without its rows. It may grow while steps are taken. The rows of the
+            others stay what they are.
 
     Raises:
         UserError: A step cannot be cut as the planner says, or has fewer rows than shares.
@@ -104,8 +115,10 @@ class StepSampler:
         rank: int = 0,
         world_size: int = 1,
         weights: Sequence[Sequence[int]] | None = None,
+        gone: Mapping[int, int] | None = None,
     ) -> None:
         self._weights = weights
+        self._gone: Mapping[int, int] = {} if gone is None else gone
         self._streams = [RowStream(n, len(sizes), seed) for n, sizes in zip(names, lengths, strict=True)]
         self._lengths, self._quota, self._accumulate = lengths, list(quota), accumulate
         self._planner = planner if accumulate == 1 else replace(planner, micro_batches=accumulate)
@@ -146,6 +159,8 @@ class StepSampler:
         """The micro-batches of this rank's share of one step."""
         rows, halves = [], []
         for task, (stream, quota) in enumerate(zip(self._streams, self._quota, strict=True)):
+            if step >= self._gone.get(task, step + 1):
+                continue
             rows += [(task, row) for row in stream.take(step * quota, quota)]
             halves += [place % 2 for place in range(quota)]
         lengths = [self._lengths[task][row] for task, row in rows]
@@ -154,5 +169,8 @@ class StepSampler:
             weights[task] += 1 if self._weights is None else self._weights[task][row]
         own = own_rows(lengths, self._rank, self._world_size)
         rows, lengths, halves = [rows[i] for i in own], [lengths[i] for i in own], [halves[i] for i in own]
-        cuts = self._planner.plan(lengths, [task for task, _ in rows])
+        planner = self._planner
+        if planner.micro_batches is not None and self._accumulate == 1:  # of a whole step; a smaller one has fewer rows
+            planner = replace(planner, micro_batches=min(planner.micro_batches, len(rows)))
+        cuts = planner.plan(lengths, [task for task, _ in rows])
         return [MicroBatch(tuple(rows[i] for i in cut), tuple(weights), tuple(halves[i] for i in cut)) for cut in cuts]

@@ -14,8 +14,10 @@ from ortholora.data.mixing import StepSampler
 from ortholora.data.planner import Planner
 from ortholora.models.adapted import AdaptedModel
 from ortholora.models.build import build_model, make_card
+from ortholora.models.card import ModelCard
 from ortholora.models.merge import check_mergeable
-from ortholora.runs.arguments import training_arguments
+from ortholora.models.starting import start_from
+from ortholora.runs.arguments import selection_of, training_arguments
 from ortholora.runs.progress import Progress, ProgressCallback
 from ortholora.runs.run import Run
 from ortholora.runs.workspace import Workspace
@@ -35,7 +37,7 @@ def build_trainer(
     if config.training.tensorboard:
         _log_to(run.folder / "logs", arguments)
     trainer = OrthoTrainer(
-        build_model(config, card, run.seed) if model is None else model,
+        make_model(config, card, run.seed) if model is None else model,
         arguments,
         tasks=tasks,
         tokenizer=workspace.tokenizer,
@@ -47,10 +49,24 @@ def build_trainer(
         fused=config.capture.fused,
         buffer_dtype=getattr(torch, config.capture.buffer_dtype),
         head_learning_rate=config.training.head_learning_rate,
+        selection=selection_of(config),
+        patience_per_task=config.training.patience_per_task,
         callbacks=_callbacks(config, progress),
     )
     trainer.remove_callback(PrinterCallback)  # the command line shows progress in its own way
     return trainer
+
+
+def make_model(config: Config, card: ModelCard, seed: int) -> AdaptedModel:
+    """A run's model as its training begins: new, or with what a finished run has learned (`init_from`).
+
+    Raises:
+        UserError: They do not go together.
+    """
+    model = build_model(config, card, seed)
+    if config.init_from is not None:
+        start_from(Path(config.init_from), model, card)
+    return model
 
 
 def check_settings(workspace: Workspace, merged: bool = False) -> None:
@@ -66,7 +82,7 @@ def check_settings(workspace: Workspace, merged: bool = False) -> None:
     """
     config = workspace.config
     training_arguments(config, Path("checkpoints"), 0, 1)
-    model = build_model(config, make_card(config, workspace.tasks), 0)
+    model = make_model(config, make_card(config, workspace.tasks), 0)
     if merged:
         check_mergeable(model.peft_model)
 

@@ -208,6 +208,8 @@ def _of_another(run: Run, own: Config) -> UserError:
     hidden = "another mixture of tasks in a step"
     if run.sources:
         hidden = "single adapters that were trained with other settings of their own"
+    elif own.init_from is not None:
+        hidden = f"another adapter in {own.init_from}, or {hidden}"
     try:
         shown = differences(load_config(folder / CONFIG_FILE), own, merges=bool(run.sources)) or (
             f"the same settings, but other rows in the data files, or {hidden}"

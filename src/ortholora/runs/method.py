@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -24,6 +25,7 @@ class Method:
         block: What conflict is judged on.
         overrides: Settings of this method alone, by dotted key.
         merge: How it merges the adapters of `single`; None: it trains.
+        groups: The tasks of each of its adapters; None: one adapter for all tasks (`single`: one for each).
     """
 
     name: str
@@ -31,3 +33,10 @@ class Method:
     block: Literal["matrix", "layer", "all"] = "matrix"
     overrides: dict[str, Any] = field(default_factory=dict)
     merge: Literal["linear", "ties", "dare"] | None = None
+    groups: tuple[tuple[str, ...], ...] | None = None
+
+    def adapters_of(self, tasks: Sequence[str]) -> list[tuple[str, ...]]:
+        """The tasks of each adapter that it trains, out of all tasks of a study."""
+        if self.name == SINGLE:
+            return [(task,) for task in tasks]
+        return [tuple(tasks)] if self.groups is None else list(self.groups)

@@ -19,6 +19,7 @@ import torch
 from ortholora.config.schema import Config
 from ortholora.config.tasks.union import recorded
 from ortholora.data.task import TaskData
+from ortholora.models.starting import digest_of
 from ortholora.version import __version__
 
 _PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "scikit-learn", "scipy", "numpy")
@@ -26,7 +27,9 @@ _PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "scikit-
 
 def provenance(config: Config, tasks: Sequence[TaskData]) -> dict[str, Any]:
     """Everything needed to repeat or to judge a result; paths only as the configuration gives them."""
+    source = config.init_from
     return {
+        **({} if source is None else {"init_from": {"run": source, "sha256": digest_of(Path(source))}}),
         "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "versions": versions(),
         "commit": commit(),
@@ -42,9 +45,26 @@ def provenance(config: Config, tasks: Sequence[TaskData]) -> dict[str, Any]:
 def fingerprint(config: Config, tasks: Sequence[TaskData], extra: dict[str, Any]) -> str:
     """A hash of all that decides a run's outcome: settings and data, not where or when it ran."""
     settings = config.model_dump(mode="json", exclude={"study": True, "seed": True, "rule": True, "block": True})
-    del settings["tasks"]
+    del settings["tasks"], settings["init_from"]
+    _forget_defaults(settings)
+    if config.init_from is not None:
+        extra = {**extra, "init_from": digest_of(Path(config.init_from))}
     named = {task.name: [_no_places(recorded(task.spec)), _hashes(task)] for task in tasks}
     return sha256_of({"settings": settings, "tasks": named, **extra})
+
+
+def _forget_defaults(settings: dict[str, Any]) -> None:
+    """Leave out keys that earlier versions did not have, where they change nothing: their runs stay this version's."""
+    for section, keys in _LATER.items():
+        for key, default in keys.items():
+            if settings[section][key] == default:
+                del settings[section][key]
+
+
+_LATER: dict[str, dict[str, Any]] = {
+    "mixing": {"unit": "rows"},
+    "training": {"selection_by": "mean", "selection_weights": {}, "patience_per_task": 0},
+}
 
 
 def _rows(task: TaskData) -> list[int]:

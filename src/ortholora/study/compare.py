@@ -63,6 +63,7 @@ def compare(
     check_alone("compare")
     progress = progress or Silent()
     _check_tasks(config)
+    _check_start(config)
     methods = methods_of(config)
     _check_out(out)
     means = Means(config, list(tasks), base, jobs, set_up)
@@ -121,6 +122,17 @@ def _check_tasks(config: Config) -> None:
             expected="two tasks or more",
             found=f"one task, {config.tasks[0].name!r}",
             todo="add tasks to the configuration, or use `ortholora train`",
+        )
+
+
+def _check_start(config: Config) -> None:
+    if config.init_from is not None:
+        raise UserError(
+            "`init_from` cannot be compared",
+            expected="new adapters: `single` trains each task alone, and an adapter that has learned other tasks is no "
+            "longer alone",
+            found=f"init_from: {config.init_from}",
+            todo="use `ortholora train` for it, once with each rule; or remove `init_from` to compare from the start",
         )
 
 

@@ -15,7 +15,18 @@ from ortholora.errors import UserError, did_you_mean, listing
 from ortholora.runs.method import JOINT, JOINT_WIDE, MERGES, SINGLE, Method
 
 #: What a method's `set` cannot change: the study's own keys, and the data, which is read once for all and cut alike.
-_OF_THE_STUDY = ("study", "rule", "block", "seed", "data_seed", "tasks", "backbone", "revision", "max_length")
+_OF_THE_STUDY = (
+    "study",
+    "init_from",
+    "rule",
+    "block",
+    "seed",
+    "data_seed",
+    "tasks",
+    "backbone",
+    "revision",
+    "max_length",
+)
 #: Settings of the methods that merge adapters, and of no other.
 MERGE_KEYS = "study.merge."
 _WEIGHT = re.compile(r"tasks\..+\.weight")
@@ -98,11 +109,13 @@ def _as_entry(entry: str | MethodConfig) -> MethodConfig:
 
 def _merge(entry: MethodConfig, config: Config) -> Method:
     odd = [key for key in entry.set if not key.startswith(MERGE_KEYS)]
-    if odd or entry.block is not None:
+    own = {"block": entry.block, "groups": entry.groups}
+    found = [f"{key} = {entry.set[key]!r}" for key in odd] + [f"{k} = {v!r}" for k, v in own.items() if v is not None]
+    if found:
         raise UserError(
             f"study.methods, {entry.name!r}: it merges finished adapters, and does not train",
             expected=f"settings that start with `{MERGE_KEYS}`",
-            found=f"{odd[0]} = {entry.set[odd[0]]!r}" if odd else f"block = {entry.block!r}",
+            found=found[0],
             todo="remove it; what the single adapters are trained with is set for the whole study",
         )
     with_own = _with_own(entry, config)
@@ -142,4 +155,24 @@ def _method(entry: MethodConfig, config: Config) -> Method:
             else "set it for the whole study, or make another one",
         )
     _with_own(entry, config)
-    return Method(entry.name, entry.rule, entry.block or config.block, dict(entry.set))
+    return Method(entry.name, entry.rule, entry.block or config.block, dict(entry.set), groups=_groups(entry, config))
+
+
+def _groups(entry: MethodConfig, config: Config) -> tuple[tuple[str, ...], ...] | None:
+    """The tasks of each adapter, in the order of the configuration; None for one adapter."""
+    if entry.groups is None:
+        return None
+    named = [task for group in entry.groups for task in group]
+    what = f"study.methods, {entry.name!r}: `groups` is no division of the tasks"
+    expected = f"two groups or more with each of {listing(config.task_names)} in one of them"
+    if unknown := [task for task in named if task not in config.task_names]:
+        todo = did_you_mean(unknown[0], config.task_names, "correct or remove it")
+        raise UserError(what, expected=expected, found=f"unknown task {unknown[0]!r}", todo=todo)
+    counts = {task: named.count(task) for task in config.task_names}
+    if odd := [task for task, count in counts.items() if count != 1]:
+        found = f"{odd[0]!r} in {counts[odd[0]] or 'none'} of them"
+        raise UserError(what, expected=expected, found=found, todo="name every task once")
+    if len(entry.groups) < 2 or not all(entry.groups):
+        found = "an empty group" if len(entry.groups) > 1 else "one group"
+        raise UserError(what, expected=expected, found=found, todo="remove `groups` to train one adapter for all")
+    return tuple(tuple(task for task in config.task_names if task in group) for group in entry.groups)

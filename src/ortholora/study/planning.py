@@ -9,7 +9,7 @@ from pathlib import Path
 from ortholora.config.schema import Config
 from ortholora.runs.method import SINGLE, Method
 from ortholora.runs.run import Run
-from ortholora.study.folders import folder_of
+from ortholora.study.folders import adapters_in, folder_of
 from ortholora.study.sweep.values import Settings
 
 #: Method → task → the settings that it was given there.
@@ -31,12 +31,11 @@ def plan(config: Config, methods: Sequence[Method], out: Path, given: Given | No
         singles: list[Run] = []
         for method in methods:
             own = {task: _own(method, task, given or {}) for task in names}
-            folder = folder_of(out, method.name, seed)
+            sources = tuple(singles) if method.merge else ()
+            parts = adapters_in(folder_of(out, method.name, seed), method, names)
+            runs += [Run(own[part[0]], part, seed, folder, sources=sources) for folder, part in parts]
             if method.name == SINGLE:
-                singles = [Run(own[task], (task,), seed, folder / task) for task in names]
-                runs += singles
-            else:
-                runs.append(Run(own[names[0]], names, seed, folder, sources=tuple(singles) if method.merge else ()))
+                singles = runs[-len(parts) :]
     return runs
 
 

@@ -185,7 +185,7 @@ def _missing(
         for name in names:
             lacking = [task for task in tasks if (name, seed, task) not in there]
             if lacking:
-                only = f" ({', '.join(lacking)})" if name == SINGLE and len(lacking) < len(tasks) else ""
+                only = f" ({', '.join(lacking)})" if len(lacking) < len(tasks) else ""
                 left.append(f"{name}{only}, seed {seed}")
     more = f" and {len(left) - 12} more" if len(left) > 12 else ""
     lines = [f"This study is not finished. Missing: {'; '.join(left[:12])}{more}."]

@@ -6,6 +6,7 @@ The words claim no more than was measured: one training with one seed, and not t
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -15,7 +16,8 @@ from ortholora.study.diagnose.blocks import pair_name, pairs_of
 #: Lengths that surely differ by more than this factor are named.
 UNEQUAL = 2.0
 #: What is advised for each finding; `single` and `joint` are always compared.
-PLATEAU, SIZE, DIRECTION = ["plateau"], ["balanced"], ["balanced-ortho", "ortho"]
+#: The first is the one that did best where a task stood still (benchmarks/gaps).
+PLATEAU, SIZE, DIRECTION = ["gradnorm(alpha=2)", "plateau"], ["balanced"], ["balanced-ortho", "ortho"]
 
 
 def verdict(found: dict[str, Any]) -> tuple[list[str], list[str]]:
@@ -25,7 +27,7 @@ def verdict(found: dict[str, Any]) -> tuple[list[str], list[str]]:
         found: What `figures` returned, with `tasks` and `settings`.
 
     Returns:
-        The sentences, and the methods to compare.
+        The sentences, and the methods to compare, as they are written in a configuration.
     """
     last, steps = found["points"][-1], found["settings"]["steps"]
     parts = [
@@ -43,7 +45,7 @@ def verdict(found: dict[str, Any]) -> tuple[list[str], list[str]]:
         sentences.append(_grouping(found["grouping"]))
     if found["pace"]:
         sentences += _unknown(found["pace"], steps)
-    return sentences, list(dict.fromkeys(methods)) or ["single", "joint"]
+    return sentences, (list(dict.fromkeys(methods)) or ["single", "joint"]) + _groups(found["grouping"])
 
 
 def _pace(pace: dict[str, Any], sizes: dict[str, Any], steps: int) -> tuple[list[str], list[str]]:
@@ -58,12 +60,13 @@ def _pace(pace: dict[str, Any], sizes: dict[str, Any], steps: int) -> tuple[list
             lines.append(
                 f"`{task}` learns alone (loss {start:.3f} → {own:.3f} in {steps} steps) and stands nearly still in "
                 f"company (→ {company:.3f}, {share}; surely less than a quarter){size}. Try a rule that lifts tasks "
-                "on a plateau (`plateau`), or a larger weight for it."
+                "that lag (`gradnorm(alpha=2)`, `plateau`), or a larger weight for it."
             )
         else:
             lines.append(
                 f"`{task}` lags in company: {share} (loss {start:.3f} → {company:.3f} against {own:.3f} alone, after "
-                f"{steps} steps; surely less than two thirds){size}. Try `plateau`, or more steps."
+                f"{steps} steps; surely less than two thirds){size}. Try `gradnorm(alpha=2)`, `plateau`, or "
+                "more steps."
             )
     return lines, PLATEAU if lines else []
 
@@ -182,8 +185,15 @@ def _grouping(found: dict[str, Any]) -> str:
     return (
         f"With {len(found['groups'])} adapters, the measured transfer is best for: {groups}. A step is worth "
         f"{value:.2g} ± {error:.1g} % of a loss more than with one adapter; the best of many is flattered by being "
-        "chosen. Train each group with `--tasks`, and compare."
+        "chosen. Compare them as a method."
     )
+
+
+def _groups(grouping: dict[str, Any] | None) -> list[str]:
+    """The proposed groups as a method of `compare`; none where one adapter is best."""
+    if grouping is None or len(grouping["groups"]) < 2:
+        return []
+    return [json.dumps({"name": "groups", "rule": "sum", "groups": grouping["groups"]}, ensure_ascii=False)]
 
 
 def _unknown(pace: dict[str, Any], steps: int) -> list[str]:

@@ -86,6 +86,9 @@ def notes(summary: dict[str, Any]) -> list[str]:
         )
         sentences.append(f"Bad rows that were left out of the data (`bad_rows: drop`): {left_out}.")
     for name, rule in summary["rules"].items():
+        if rule.get("groups"):
+            shown = "; ".join(listed(group) for group in rule["groups"])
+            sentences.append(f"{name} trains {len(rule['groups'])} adapters, each on a group of tasks: {shown}.")
         if rule.get("merge"):
             sentences.append(_merge_sentence(name, rule["merge"]))
         elif rule["settings"]:

@@ -32,7 +32,8 @@ def sweep_lines(sweep: dict[str, Any]) -> list[str]:
             * bool(of_merges)
         ),
         f"Chosen on up to {rows} training rows of each task (seed {seeds}), which no run of the study trained on or is "
-        "scored on. `single` chooses for each task by itself, every other method by the mean over tasks.",
+        "scored on. `single` chooses for each task by itself, a method with groups for each group, every other "
+        "method by the mean over tasks.",
     ]
     for key, values in sweep["values"].items():
         if len(values) == 2 and _are_numbers(values):

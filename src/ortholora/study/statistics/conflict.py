@@ -15,7 +15,7 @@ def summarise_conflict(records: Sequence[RunRecord]) -> dict[str, Any] | None:
     """Merge the conflict reports of one method's runs.
 
     Args:
-        records: The runs of one method, one a seed.
+        records: The runs of one method: one a seed, or one for each group of tasks and seed.
 
     Returns:
         `pairs`: for every pair `a~b` the mean whole-vector `cosine` over steps and seeds, its
@@ -23,13 +23,21 @@ def summarise_conflict(records: Sequence[RunRecord]) -> dict[str, Any] | None:
         and a `verdict` (`conflict`, `agreement`, `unsure`); `removed`: mean share of the summed gradient that
         the rule took away. None where no run captured.
     """
-    reports = [record.conflict for record in records if record.conflict]
+    seen = [(record.seed, record.conflict) for record in records if record.conflict]
+    # A run of one task has no pair, and its rule nothing to take away.
+    seen = [(seed, report) for seed, report in seen if report["pairs"]] or seen
+    reports = [report for _, report in seen]
     if not reports:
         return None
-    names = [pair for pair in reports[0]["pairs"] if all(pair in report["pairs"] for report in reports)]
+    # A pair is in every run that trained both of its tasks; a pair of two groups is in none.
+    parts: dict[str, list[dict[str, Any]]] = {}
+    for report in reports:
+        for name, figures in report["pairs"].items():
+            parts.setdefault(name, []).append(figures)
+    seeds = {seed for seed, _ in seen}
     return {
         "removed": sum(report["removed"] for report in reports) / len(reports),
-        "pairs": {name: _merge([report["pairs"][name] for report in reports]) for name in names},
+        "pairs": {name: _merge(found) for name, found in parts.items() if len(found) == len(seeds)},
     }
 
 

@@ -144,6 +144,7 @@ def _rule(grid: Grid, compare: _Comparison, rule: str, gap: dict[str, Any], swep
         reason = no_gap(gap)
     return {
         **_merged(grid, rule),
+        **_groups(grid, rule),
         "rule": record.rule,
         "block": record.block,
         "settings": {k: v for k, v in (record.provenance.get("settings") or {}).items() if k not in swept},
@@ -158,6 +159,12 @@ def _merged(grid: Grid, rule: str) -> dict[str, Any]:
     found = [grid.cells[rule, seed, grid.tasks[0]].provenance.get("merge") for seed in grid.seeds]
     merges = [merge for merge in found if merge is not None]
     return {"merge": merges[0] | {"kept": float(np.mean([m["kept"] for m in merges]))}} if merges else {}
+
+
+def _groups(grid: Grid, rule: str) -> dict[str, Any]:
+    """The tasks of each adapter of a method that has several; nothing for one adapter."""
+    parts = [list(record.tasks) for record in grid.of_method(rule, grid.seeds[0])]
+    return {"groups": parts} if len(parts) > 1 else {}
 
 
 def _method(grid: Grid, method: str) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ortholora.errors import UserError
-from ortholora.runs.method import SINGLE
+from ortholora.errors import UserError, listing
+from ortholora.runs.method import Method
 from ortholora.runs.record import RunRecord
 from ortholora.runs.run import Run
 from ortholora.study.sweep.values import Settings, shown
@@ -34,12 +34,12 @@ class Score:
     @property
     def average(self) -> float | None:
         """Mean over tasks."""
-        values = [value for value in self.tasks.values() if value is not None]
-        return float(np.mean(values)) if len(values) == len(self.tasks) else None
+        return self.over(list(self.tasks))
 
-    def of(self, name: str) -> float | None:
-        """The metric of a task, or the average."""
-        return self.average if name == AVERAGE else self.tasks[name]
+    def over(self, tasks: Sequence[str]) -> float | None:
+        """Mean over some of the tasks; None where one of them has no metric."""
+        values = [value for task in tasks if (value := self.tasks[task]) is not None]
+        return float(np.mean(values)) if len(values) == len(tasks) else None
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ class Choice:
     Attributes:
         method: Name of the method.
         scores: Its scores, in the order of the combinations.
-        settings: Task → chosen settings for `single`, which chooses for each task by itself; `average` → the
-            settings for any other method.
+        settings: Task → chosen settings for a method with several adapters, which chooses for each of them by itself;
+            `average` → the settings for any other method.
     """
 
     method: str
@@ -76,20 +76,23 @@ def given_by(choices: Sequence[Choice], tasks: Sequence[str]) -> dict[str, dict[
 Trial = tuple[Run, RunRecord | None]
 
 
-def choose(method: str, tried: Sequence[tuple[Settings, Sequence[Trial]]], tasks: Sequence[str]) -> Choice:
+def choose(method: Method, tried: Sequence[tuple[Settings, Sequence[Trial]]], tasks: Sequence[str]) -> Choice:
     """Choose the settings of a method.
 
     Args:
-        method: Name of the method.
-        tried: The combinations, each with its runs: one for each seed (for `single`, and each task).
+        method: The method.
+        tried: The combinations, each with its runs: one for each seed and each of its adapters.
         tasks: Names of the tasks.
 
     Raises:
         UserError: No combination could be trained.
     """
     scores = [Score(settings, {task: _mean(trials, task) for task in tasks}) for settings, trials in tried]
-    names = list(tasks) if method == SINGLE else [AVERAGE]
-    return Choice(method, scores, {name: _best(method, name, scores).settings for name in names})
+    chosen: dict[str, Settings] = {}
+    for part in method.adapters_of(tasks):
+        best = _best(method.name, part, scores, whole=len(part) == len(tasks))
+        chosen |= dict.fromkeys([AVERAGE] if len(part) == len(tasks) else part, best.settings)
+    return Choice(method.name, scores, chosen)
 
 
 def _mean(trials: Sequence[Trial], task: str) -> float | None:
@@ -99,15 +102,17 @@ def _mean(trials: Sequence[Trial], task: str) -> float | None:
     return float(np.mean(values)) if len(values) == len(found) else None
 
 
-def _best(method: str, name: str, scores: Sequence[Score]) -> Score:
+def _best(method: str, tasks: Sequence[str], scores: Sequence[Score], whole: bool) -> Score:
+    """The best settings of the adapter that serves these tasks."""
+
     def points(score: Score) -> float:
-        value = score.of(name)
+        value = score.over(tasks)
         return -math.inf if value is None else value
 
     best = max(scores, key=points)  # of equal ones the first
     if points(best) == -math.inf:
         raise UserError(
-            f"study.sweep: no settings work for {method}" + ("" if name == AVERAGE else f" on task {name!r}"),
+            f"study.sweep: no settings work for {method}" + ("" if whole else f" on {listing(tasks)}"),
             expected="a finite loss and metric with one of the values at least",
             found="; ".join(shown(score.settings) for score in scores) + ": none",
             todo="add lower learning rates to `study.sweep.values`, and start the same command again",

@@ -12,6 +12,7 @@ from ortholora.files import write_json
 from ortholora.runs.method import SINGLE, Method
 from ortholora.runs.progress import Progress
 from ortholora.runs.run import Run
+from ortholora.study.folders import adapters_in
 from ortholora.study.running import Means, Workspaces, check_runs, do_runs
 from ortholora.study.sweep.choice import Choice, Trial, choose
 from ortholora.study.sweep.values import Settings, combinations_of, folder_name, shown
@@ -71,10 +72,8 @@ def _trial_of(task: str, seed: int, trials: Sequence[Run], chosen: Choice) -> Ru
 
 def _runs(method: Method, settings: Settings, folder: Path, seeds: Sequence[int], tasks: Sequence[str]) -> list[Run]:
     own = replace(method, overrides=method.overrides | settings)
-    trial = shown(settings)
-    if method.name == SINGLE:
-        return [Run(own, (task,), seed, folder / f"seed-{seed}" / task, trial) for seed in seeds for task in tasks]
-    return [Run(own, tuple(tasks), seed, folder / f"seed-{seed}", trial) for seed in seeds]
+    parts = [(seed, *part) for seed in seeds for part in adapters_in(folder / f"seed-{seed}", method, tasks)]
+    return [Run(own, part, seed, place, shown(settings)) for seed, place, part in parts]
 
 
 def run_trials(
@@ -127,7 +126,7 @@ def _choose(method: Method, config: Config, trials: Sequence[Trial]) -> Choice:
         overrides = method.overrides | settings
         own = [(run, r) for run, r in trials if run.method.name == method.name and run.method.overrides == overrides]
         tried.append((settings, own))
-    return choose(method.name, tried, config.task_names)
+    return choose(method, tried, config.task_names)
 
 
 def _by_settings(choice: Choice) -> list[tuple[Settings, list[str]]]:
