@@ -18,8 +18,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import data
 import picture
+
+import data
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent

@@ -36,6 +36,8 @@ def show_trained(results: dict[Path, Any]) -> None:
 def _say_how(record: Any) -> None:
     padding = f"{100 * record.padding:.0f} % padding"
     say(f"{record.micro_batches:.1f} micro-batches a step, {padding}, {1000 * record.step_seconds:.0f} ms a step.")
+    for task, step in record.stopped.items():
+        say(f"{task} stopped after step {step}: {record.metric_names[task]} on dev had not got better for a while.")
     for line in record.provenance.get("capture", []):
         say(f"Capture: {line}.")
 

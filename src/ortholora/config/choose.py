@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from ortholora.config.schema import Config
 from ortholora.errors import UserError, did_you_mean
@@ -47,8 +47,17 @@ def with_tasks(config: Config, names: Sequence[str]) -> Config:
             found=", ".join(unknown) or "nothing",
             todo=did_you_mean(unknown[0], config.task_names, "correct the option"),
         )
-    kept = {task for tasks in chosen.values() for task in tasks}
-    return config.model_copy(update={"tasks": [task for task in config.tasks if task.name in kept]})
+    return keep(config, {task for tasks in chosen.values() for task in tasks})
+
+
+def keep(config: Config, names: Container[str]) -> Config:
+    """The configuration of some tasks alone, without what is said of the others elsewhere."""
+    training = config.training
+    weights = {name: weight for name, weight in training.selection_weights.items() if name in names}
+    tasks = [task for task in config.tasks if task.name in names]
+    return config.model_copy(
+        update={"tasks": tasks, "training": training.model_copy(update={"selection_weights": weights})}
+    )
 
 
 def _stands_for(name: str, task: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -87,6 +87,10 @@ class CaptureSection(Strict):
     )
 
 
+#: What a task counts in a mean.
+Weight = Annotated[float, Field(ge=0, le=1e6)]
+
+
 class TrainingSection(Strict):
     """The optimisation; the same for every method of a study."""
 
@@ -108,11 +112,28 @@ class TrainingSection(Strict):
         "(needs `eval_every`). It is chosen on the rows it is scored on, which flatters `single` most: that chooses "
         "for each task by itself.",
     )
+    selection_by: Literal["mean", "worst"] = Field(
+        "mean",
+        description="With `selection: best`: the best checkpoint is the one with the best mean over tasks, or the one "
+        "whose worst task is best. `patience` goes by the same.",
+    )
+    selection_weights: dict[str, Weight] = Field(
+        default_factory=dict,
+        description="With `selection: best`: task → its weight in that mean, 0 for a task that is not to count. "
+        "Default: 1 for all.",
+    )
     patience: int = Field(
         0,
         ge=0,
         le=MOST_STEPS,
         description="With `selection: best`: stop after so many evaluations without a better one; 0: never.",
+    )
+    patience_per_task: int = Field(
+        0,
+        ge=0,
+        le=MOST_STEPS,
+        description="A task whose metric on dev has not got better for so many evaluations stops: its rows leave the "
+        "batch, and the others go on (needs `eval_every`); 0: never.",
     )
     save_every: int = Field(
         200, ge=0, le=MOST_STEPS, description="Checkpoint every so many steps; 0: only the final result."
@@ -135,6 +156,24 @@ class TrainingSection(Strict):
         if self.selection == "best" and not self.eval_every:
             raise wrong(
                 "`eval_every` greater than 0 with `selection: best`",
+                "`eval_every: 0`",
+                "set `eval_every`, for example to 100",
+            )
+        if self.selection_by != "mean" and self.selection_weights:
+            raise wrong(
+                "no `selection_weights` with `selection_by: worst`, which compares the tasks as they are",
+                "both",
+                "remove one of the two",
+            )
+        if (self.selection_by != "mean" or self.selection_weights) and self.selection != "best":
+            raise wrong(
+                "`selection: best` with `selection_by` and `selection_weights`",
+                f"`selection: {self.selection}`",
+                "set `selection: best`, or remove them",
+            )
+        if self.patience_per_task and not self.eval_every:
+            raise wrong(
+                "`eval_every` greater than 0 with `patience_per_task`",
                 "`eval_every: 0`",
                 "set `eval_every`, for example to 100",
             )

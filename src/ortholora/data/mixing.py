@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Literal
@@ -88,6 +88,8 @@ class StepSampler:
         rank: Which share of every step to yield.
         world_size: Number of shares.
         weights: What every row counts in its task's mean loss; default: 1.
+        gone: Index of a task → the first step without its rows. It may grow while steps are taken. The rows of the
+            others stay what they are.
 
     Raises:
         UserError: A step cannot be cut as the planner says, or has fewer rows than shares.
@@ -104,8 +106,10 @@ class StepSampler:
         rank: int = 0,
         world_size: int = 1,
         weights: Sequence[Sequence[int]] | None = None,
+        gone: Mapping[int, int] | None = None,
     ) -> None:
         self._weights = weights
+        self._gone: Mapping[int, int] = {} if gone is None else gone
         self._streams = [RowStream(n, len(sizes), seed) for n, sizes in zip(names, lengths, strict=True)]
         self._lengths, self._quota, self._accumulate = lengths, list(quota), accumulate
         self._planner = planner if accumulate == 1 else replace(planner, micro_batches=accumulate)
@@ -146,6 +150,8 @@ class StepSampler:
         """The micro-batches of this rank's share of one step."""
         rows, halves = [], []
         for task, (stream, quota) in enumerate(zip(self._streams, self._quota, strict=True)):
+            if step >= self._gone.get(task, step + 1):
+                continue
             rows += [(task, row) for row in stream.take(step * quota, quota)]
             halves += [place % 2 for place in range(quota)]
         lengths = [self._lengths[task][row] for task, row in rows]
@@ -154,5 +160,8 @@ class StepSampler:
             weights[task] += 1 if self._weights is None else self._weights[task][row]
         own = own_rows(lengths, self._rank, self._world_size)
         rows, lengths, halves = [rows[i] for i in own], [lengths[i] for i in own], [halves[i] for i in own]
-        cuts = self._planner.plan(lengths, [task for task, _ in rows])
+        planner = self._planner
+        if planner.micro_batches is not None and self._accumulate == 1:  # of a whole step; a smaller one has fewer rows
+            planner = replace(planner, micro_batches=min(planner.micro_batches, len(rows)))
+        cuts = planner.plan(lengths, [task for task, _ in rows])
         return [MicroBatch(tuple(rows[i] for i in cut), tuple(weights), tuple(halves[i] for i in cut)) for cut in cuts]

@@ -13,6 +13,7 @@ from transformers import Trainer, TrainingArguments, get_scheduler
 from ortholora.config.schema import Config
 from ortholora.errors import UserError
 from ortholora.models.passed_on import check_types
+from ortholora.trainers.selection import SCORE, Selection
 
 #: The class with the fields and their types, whatever builds its objects.
 _DECLARED = TrainingArguments
@@ -125,6 +126,11 @@ def _check_owned(arguments: dict[str, Any]) -> None:
         )
 
 
+def selection_of(config: Config) -> Selection:
+    """How the best checkpoint is chosen."""
+    return Selection(config.training.selection_by, config.training.selection_weights)
+
+
 def _evaluation(config: Config) -> dict[str, Any]:
     section = config.training
     options: dict[str, Any] = {"eval_strategy": "no", "save_strategy": "no"}
@@ -138,7 +144,7 @@ def _evaluation(config: Config) -> dict[str, Any]:
             "save_strategy": "steps",
             "save_steps": section.eval_every,
             "load_best_model_at_end": True,
-            "metric_for_best_model": "average",
+            "metric_for_best_model": "average" if selection_of(config).is_plain else SCORE,
             "greater_is_better": True,
         }
     return options

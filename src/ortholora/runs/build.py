@@ -17,7 +17,7 @@ from ortholora.models.build import build_model, make_card
 from ortholora.models.card import ModelCard
 from ortholora.models.merge import check_mergeable
 from ortholora.models.starting import start_from
-from ortholora.runs.arguments import training_arguments
+from ortholora.runs.arguments import selection_of, training_arguments
 from ortholora.runs.progress import Progress, ProgressCallback
 from ortholora.runs.run import Run
 from ortholora.runs.workspace import Workspace
@@ -49,6 +49,8 @@ def build_trainer(
         fused=config.capture.fused,
         buffer_dtype=getattr(torch, config.capture.buffer_dtype),
         head_learning_rate=config.training.head_learning_rate,
+        selection=selection_of(config),
+        patience_per_task=config.training.patience_per_task,
         callbacks=_callbacks(config, progress),
     )
     trainer.remove_callback(PrinterCallback)  # the command line shows progress in its own way

@@ -58,6 +58,7 @@ def measure(run: Run, trainer: OrthoTrainer, config: Config, jobs: int) -> RunRe
         },
         curves=curves,
         scored_on={task.name: task.scored_on for task in data},
+        stopped=trainer.patience.stopped,
         dev_metrics={task.name: on_dev[task.name] for task in data if task.test is not None},
     )
 

@@ -46,10 +46,24 @@ def fingerprint(config: Config, tasks: Sequence[TaskData], extra: dict[str, Any]
     """A hash of all that decides a run's outcome: settings and data, not where or when it ran."""
     settings = config.model_dump(mode="json", exclude={"study": True, "seed": True, "rule": True, "block": True})
     del settings["tasks"], settings["init_from"]
+    _forget_defaults(settings)
     if config.init_from is not None:
         extra = {**extra, "init_from": digest_of(Path(config.init_from))}
     named = {task.name: [_no_places(recorded(task.spec)), _hashes(task)] for task in tasks}
     return sha256_of({"settings": settings, "tasks": named, **extra})
+
+
+def _forget_defaults(settings: dict[str, Any]) -> None:
+    """Leave out keys that earlier versions did not have, where they change nothing: their runs stay this version's."""
+    for section, keys in _LATER.items():
+        for key, default in keys.items():
+            if settings[section][key] == default:
+                del settings[section][key]
+
+
+_LATER: dict[str, dict[str, Any]] = {
+    "training": {"selection_by": "mean", "selection_weights": {}, "patience_per_task": 0},
+}
 
 
 def _rows(task: TaskData) -> list[int]:

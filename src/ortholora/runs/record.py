@@ -61,6 +61,7 @@ class RunRecord:
         curves: `loss`: task → its mean training loss between two logs. `metric`: task → its metric on dev at the
             evaluations during training.
         scored_on: Task → `dev` or `test`, the rows that `metrics` are of. Missing: dev.
+        stopped: Task → the step after which its rows left the batch, of those that did (`patience_per_task`).
         dev_metrics: Task with test rows → its main metric on dev, to choose by.
     """
 
@@ -84,6 +85,7 @@ class RunRecord:
     curves: dict[str, dict[str, Curve]] = field(default_factory=dict, metadata={_LATER: True})
     scored_on: dict[str, str] = field(default_factory=dict, metadata={_LATER: True})
     dev_metrics: dict[str, Number] = field(default_factory=dict, metadata={_LATER: True})
+    stopped: dict[str, int] = field(default_factory=dict, metadata={_LATER: True})
 
 
 _ARRAYS = {entry.name: entry.metadata[_ARRAY] for entry in fields(RunRecord) if _ARRAY in entry.metadata}

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ortholora.config.choose import keep
 from ortholora.config.schema import Config
 from ortholora.models.merge import Merge
 from ortholora.runs.method import SINGLE, Method
@@ -60,9 +61,8 @@ class Run:
 
     def own_config(self, config: Config) -> Config:
         """The configuration with which `train` would repeat this run alone."""
-        return config.model_copy(
+        return keep(config, self.tasks).model_copy(
             update={
-                "tasks": [task for task in config.tasks if task.name in self.tasks],
                 "rule": self.method.rule or "sum",
                 "block": self.method.block,
                 "seed": self.seed,

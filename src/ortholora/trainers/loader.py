@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch.utils.data import DataLoader
@@ -25,7 +25,12 @@ class StepLoader(DataLoader[Any]):
 
 
 def step_loader(
-    tasks: Sequence[EncodedTask], quota: Sequence[int], planner: Planner, collator: Collator, args: TrainingArguments
+    tasks: Sequence[EncodedTask],
+    quota: Sequence[int],
+    planner: Planner,
+    collator: Collator,
+    args: TrainingArguments,
+    gone: Mapping[int, int],
 ) -> StepLoader:
     """Make the loader of one rank: one epoch of steps.
 
@@ -37,6 +42,7 @@ def step_loader(
         planner: Cuts a step into micro-batches.
         collator: Makes batches of rows.
         args: Seed, ranks and accumulation steps.
+        gone: See `StepSampler`.
     """
     sampler = StepSampler(
         names=[task.data.name for task in tasks],
@@ -48,6 +54,7 @@ def step_loader(
         rank=args.process_index,
         world_size=args.world_size,
         weights=[task.train.weights for task in tasks],
+        gone=gone,
     )
     return StepLoader(
         MicroBatches(MixedDataset([task.train for task in tasks])),

@@ -47,10 +47,14 @@ class SavingTrainer(ResolveMixin, Trainer):
         if not path.is_file():
             return False
         state = TrainerState.load_from_json(str(path))
-        if 0 < self.args.max_steps <= state.global_step:
+        if 0 < self.args.max_steps <= state.global_step or self._is_over(checkpoint):
             self.state = state
             self.state.max_steps = self.args.max_steps
             return True
+        return False
+
+    def _is_over(self, checkpoint: Path) -> bool:
+        """Whether nothing is left to train before the last step."""
         return False
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:

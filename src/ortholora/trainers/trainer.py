@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,10 @@ from ortholora.trainers import checkpoints
 from ortholora.trainers.cost import StepTimer
 from ortholora.trainers.loader import step_loader
 from ortholora.trainers.planning import complete, padding_multiple
+from ortholora.trainers.resume import read_state
 from ortholora.trainers.saving import SavingTrainer
 from ortholora.trainers.scoring import Evaluation, score
+from ortholora.trainers.selection import SCORE, Selection, TaskPatience, check_patience
 from ortholora.trainers.task_losses import TaskLosses
 
 
@@ -58,6 +61,8 @@ class OrthoTrainer(SavingTrainer):
         buffer_dtype: See `OrthoLora`.
         try_out: See `OrthoLora`.
         head_learning_rate: Learning rate of the heads, where it differs from the adapter's.
+        selection: What `metric_for_best_model="selection/score"` stands for.
+        patience_per_task: Evaluations without a better metric, after which a task's rows leave the steps; 0: never.
         kwargs: Further arguments of `Trainer` (callbacks, optimizers, …).
     """
 
@@ -77,12 +82,15 @@ class OrthoTrainer(SavingTrainer):
         buffer_dtype: torch.dtype = torch.float32,
         try_out: bool = True,
         head_learning_rate: float | None = None,
+        selection: Selection | None = None,
+        patience_per_task: int = 0,
         **kwargs: Any,
     ) -> None:
         _check_heads(model, tasks)
         _check_wrappers(args)
         self.tasks, self.card, self.quota = list(tasks), card, list(quota)
-        self.head_learning_rate = head_learning_rate
+        self.head_learning_rate, self.selection = head_learning_rate, selection or Selection()
+        self.patience = TaskPatience([task.data.name for task in tasks], patience_per_task)
         self.collator = model.collator(tokenizer, padding_multiple(args.device.type))
         self.timer = StepTimer()
         super().__init__(
@@ -94,6 +102,9 @@ class OrthoTrainer(SavingTrainer):
             **kwargs,
         )
         self.add_callback(self.timer)
+        if patience_per_task:
+            check_patience(args, self.quota)
+            self.add_callback(self.patience)
         # Our loss is normalised over the whole step already. Trainer must not divide it again: newer versions
         # ask this attribute, older ones whether there is a `compute_loss_func`.
         self.loss_is_scaled_for_ga = True
@@ -126,7 +137,7 @@ class OrthoTrainer(SavingTrainer):
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """One epoch of steps, each a fixed number of rows per task."""
-        return step_loader(self.tasks, self.quota, self.planner, self.collator, self.args)
+        return step_loader(self.tasks, self.quota, self.planner, self.collator, self.args, self.patience.gone)
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
         """The Trainer's optimizer, with parameter groups of their own for the heads where their rate differs."""
@@ -157,7 +168,9 @@ class OrthoTrainer(SavingTrainer):
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """Count the step for the logs and the rule, with its last micro-batch."""
         if self.accelerator.sync_gradients and self.args.process_index == 0:  # counts are summed over the ranks
-            self.task_losses.add_counts(1)
+            self.task_losses.add_counts(
+                torch.tensor([float(i not in self.patience.gone) for i in range(len(self.tasks))])
+            )
         return super().training_step(*args, **kwargs)
 
     def forget_unfinished_step(self) -> None:
@@ -209,12 +222,15 @@ class OrthoTrainer(SavingTrainer):
             metric_key_prefix: Prefix of the returned keys.
 
         Returns:
-            `{prefix}_{task}` (the task's metric), `{prefix}_{task}/{metric}` for all that fit it, and
-            `{prefix}_average`. Targets and predictions stay in `self.evaluations`.
+            `{prefix}_{task}` (the task's metric), `{prefix}_{task}/{metric}` for all that fit it, `{prefix}_average`
+            and, where it is another, `{prefix}_selection/score`. Targets and predictions stay in `self.evaluations`.
         """
         result = self._ask(metric_key_prefix, [task.dev for task in self.tasks])
         main = [result[f"{metric_key_prefix}_{task.data.name}"] for task in self.tasks]
         result[f"{metric_key_prefix}_average"] = float(np.mean(main))
+        if not self.selection.is_plain:
+            names = [task.data.name for task in self.tasks]
+            result[f"{metric_key_prefix}_{SCORE}"] = self.selection.score(dict(zip(names, main, strict=True)))
         self.log(dict(result))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, result)
         return result
@@ -279,7 +295,13 @@ class OrthoTrainer(SavingTrainer):
     def resume_state(self) -> dict[str, Any]:
         """Everything that a run needs to go on as if it had not stopped."""
         self._add_up_tokens()
-        return super().resume_state() | {"step_seconds": self.timer.seconds, "tokens": self.tokens.tolist()}
+        own = {"step_seconds": self.timer.seconds, "tokens": self.tokens.tolist()}
+        return super().resume_state() | own | {"patience_per_task": self.patience.state_dict()}
+
+    def _is_over(self, checkpoint: Path) -> bool:
+        """Whether every task has stopped."""
+        state = (read_state(checkpoint) or {}).get("patience_per_task", {"gone": {}})
+        return len(state["gone"]) == len(self.tasks)
 
     def load_resume_state(self, state: dict[str, Any]) -> None:
         """Restore `resume_state()`."""
@@ -289,6 +311,8 @@ class OrthoTrainer(SavingTrainer):
             state = state | {"task_losses": {"tasks": self.task_losses.tasks, "total": total}}
         super().load_resume_state(state)
         self.timer.seconds = list(state["step_seconds"])
+        if "patience_per_task" in state:  # not in checkpoints of earlier versions
+            self.patience.load_state_dict(state["patience_per_task"])
         self.tokens = np.asarray(state["tokens"], dtype=np.int64)
 
 

@@ -37,6 +37,7 @@ def gradient_points(steps: int) -> list[int]:
 def plain(config: Config) -> Config:
     """The configuration without what a few steps do not need: evaluations, checkpoints, logs in files."""
     keys = {"eval_every": 0, "save_every": 0, "selection": "last", "patience": 0, "tensorboard": False}
+    keys |= {"selection_by": "mean", "selection_weights": {}, "patience_per_task": 0}
     return config.model_copy(update={"training": config.training.model_copy(update=keys)})
 
 
