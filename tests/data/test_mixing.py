@@ -35,6 +35,25 @@ def test_quotas_by_hand() -> None:
     assert quotas([900, 100], 20, "temperature", 1.0) == [18, 2]
 
 
+def test_quotas_of_tokens_by_hand() -> None:
+    """Rows of 10 and of 30 tokens: equal tokens are three rows to one; in proportion to tokens is as to rows."""
+    assert quotas([500, 500], 40, "equal", lengths=[10, 30]) == [30, 10]
+    assert quotas([900, 100], 20, "proportional", lengths=[10, 30]) == [18, 2]
+    # Tokens 4000 and 64000: their roots are 1 to 4, of tokens; of rows, 1/10 to 4/40.
+    assert quotas([400, 1600], 20, "temperature", 2.0, lengths=[10, 40]) == [10, 10]
+    assert quotas([5, 5, 5], 6, "equal", lengths=[1, 1, 1000]) in ([3, 2, 1], [2, 3, 1])  # nobody is starved
+
+
+def test_a_large_task_brings_new_rows_while_a_small_one_goes_round() -> None:
+    """An epoch of the small task after the other has other rows of the large one, until that has been seen whole."""
+    sampler = StepSampler(["small", "large"], [[5] * 8, [5] * 40], [4, 4], 0, Planner("mixed"))
+    epochs = [[row for step in (2 * e, 2 * e + 1) for cut in sampler.step(step) for row in cut.rows] for e in range(5)]
+    seen = [{row for task, row in epoch if task == 1} for epoch in epochs]
+    assert all(sorted(row for task, row in epoch if task == 0) == list(range(8)) for epoch in epochs)
+    assert set.union(*seen) == set(range(40))
+    assert sum(map(len, seen)) == 40
+
+
 def test_too_few_rows() -> None:
     with pytest.raises(UserError, match="at least 3 rows"):
         quotas([5, 5, 5], 2)

@@ -6,6 +6,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import TrainingArguments
@@ -151,3 +152,14 @@ def test_head_outputs_are_float32_under_autocast(tmp_path: Path) -> None:
         outputs = head(pooled)
     assert outputs.dtype == torch.float32
     assert torch.equal(outputs, head(pooled))
+
+
+def test_rows_are_counted_out_by_tokens() -> None:
+    """On average the tasks have equally many tokens in a step, and the step as many rows as before."""
+    space = workspaces.workspace(mixing={"unit": "tokens", "rows_per_task": 40})
+    quota = space.quota()
+    assert sum(quota.values()) == 120
+    tokens = {name: rows * np.mean(space.encoded(name).train.lengths) for name, rows in quota.items()}
+    assert max(tokens.values()) < 1.1 * min(tokens.values())
+    assert workspaces.workspace(mixing={"rows_per_task": 40}).quota() == dict.fromkeys(TASKS, 40)
+    assert quota["topic"] != 40

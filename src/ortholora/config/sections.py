@@ -33,6 +33,12 @@ class MixingSection(Strict):
         "equal",
         description="Rows per task and step: `equal`, `proportional` to the task's size, or size^(1/temperature).",
     )
+    unit: Literal["rows", "tokens"] = Field(
+        "rows",
+        description="What `quota` divides. `tokens`: a task with long rows gets fewer of them, so that the tasks' "
+        "tokens in a step are, on average, as `quota` says; for `temperature` the size of a task is then its tokens. "
+        "The rows of a whole step are as many either way.",
+    )
     rows_per_task: int = Field(
         8, gt=0, le=65_536, description="Mean number of rows per task in one optimizer step; times T is the whole step."
     )

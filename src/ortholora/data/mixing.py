@@ -24,7 +24,13 @@ from ortholora.errors import UserError
 Quota = Literal["equal", "proportional", "temperature"]
 
 
-def quotas(sizes: Sequence[int], rows: int, quota: Quota = "equal", temperature: float = 2.0) -> list[int]:
+def quotas(
+    sizes: Sequence[int],
+    rows: int,
+    quota: Quota = "equal",
+    temperature: float = 2.0,
+    lengths: Sequence[float] | None = None,
+) -> list[int]:
     """Divide the rows of a step among the tasks (largest remainders; every task gets at least one).
 
     Args:
@@ -32,6 +38,8 @@ def quotas(sizes: Sequence[int], rows: int, quota: Quota = "equal", temperature:
         rows: Rows of a step.
         quota: `equal`, `proportional` to the size, or to size^(1/temperature).
         temperature: For `temperature`.
+        lengths: Mean tokens of a row of each task, to divide tokens: the rows then have, on average, tokens in the
+            shares that `quota` says, and the size of a task is its tokens. None: rows are divided.
 
     Returns:
         Rows of each task in every step; they sum to `rows`.
@@ -47,7 +55,8 @@ def quotas(sizes: Sequence[int], rows: int, quota: Quota = "equal", temperature:
             todo="raise `mixing.rows_per_task`",
         )
     power = {"equal": 0.0, "proportional": 1.0, "temperature": 1.0 / temperature}[quota]
-    shares = np.asarray(sizes, dtype=np.float64) ** power
+    per_row = np.ones(len(sizes)) if lengths is None else np.asarray(lengths, dtype=np.float64)
+    shares = (np.asarray(sizes, dtype=np.float64) * per_row) ** power / per_row
     # One row each first; the rest by share, so that no task is starved and the total is met exactly.
     wanted = shares / shares.sum() * rows
     exact = np.maximum(wanted - 1, 0)

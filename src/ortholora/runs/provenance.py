@@ -62,6 +62,7 @@ def _forget_defaults(settings: dict[str, Any]) -> None:
 
 
 _LATER: dict[str, dict[str, Any]] = {
+    "mixing": {"unit": "rows"},
     "training": {"selection_by": "mean", "selection_weights": {}, "patience_per_task": 0},
 }
 

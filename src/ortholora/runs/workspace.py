@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from ortholora.config.schema import Config
 from ortholora.data.encoded import EncodedTask
 from ortholora.data.mixing import quotas
@@ -65,13 +67,11 @@ class Workspace:
         mixing = self.config.mixing
         rows = mixing.rows_per_task * len(self.tasks)
         sizes = [len(task.train) for task in self.tasks]
-        return dict(
-            zip(
-                [task.name for task in self.tasks],
-                quotas(sizes, rows, mixing.quota, mixing.temperature),
-                strict=True,
-            )
-        )
+        lengths = None
+        if mixing.unit == "tokens":
+            lengths = [float(np.mean(self.encoded(task.name).train.lengths)) for task in self.tasks]
+        found = quotas(sizes, rows, mixing.quota, mixing.temperature, lengths)
+        return dict(zip([task.name for task in self.tasks], found, strict=True))
 
 
 def _check_names(config: Config) -> None:

@@ -16,7 +16,8 @@ from ortholora.study.diagnose.blocks import pair_name, pairs_of
 #: Lengths that surely differ by more than this factor are named.
 UNEQUAL = 2.0
 #: What is advised for each finding; `single` and `joint` are always compared.
-PLATEAU, SIZE, DIRECTION = ["plateau"], ["balanced"], ["balanced-ortho", "ortho"]
+#: The first is the one that did best where a task stood still (benchmarks/gaps).
+PLATEAU, SIZE, DIRECTION = ["gradnorm(alpha=2)", "plateau"], ["balanced"], ["balanced-ortho", "ortho"]
 
 
 def verdict(found: dict[str, Any]) -> tuple[list[str], list[str]]:
@@ -59,12 +60,13 @@ def _pace(pace: dict[str, Any], sizes: dict[str, Any], steps: int) -> tuple[list
             lines.append(
                 f"`{task}` learns alone (loss {start:.3f} → {own:.3f} in {steps} steps) and stands nearly still in "
                 f"company (→ {company:.3f}, {share}; surely less than a quarter){size}. Try a rule that lifts tasks "
-                "on a plateau (`plateau`), or a larger weight for it."
+                "that lag (`gradnorm(alpha=2)`, `plateau`), or a larger weight for it."
             )
         else:
             lines.append(
                 f"`{task}` lags in company: {share} (loss {start:.3f} → {company:.3f} against {own:.3f} alone, after "
-                f"{steps} steps; surely less than two thirds){size}. Try `plateau`, or more steps."
+                f"{steps} steps; surely less than two thirds){size}. Try `gradnorm(alpha=2)`, `plateau`, or "
+                "more steps."
             )
     return lines, PLATEAU if lines else []
 

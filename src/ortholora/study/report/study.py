@@ -27,7 +27,7 @@ from ortholora.study.report.page import (
 from ortholora.study.report.repeat import origin_section
 from ortholora.study.report.sweep import sweep_lines, sweep_table
 from ortholora.study.report.tables import cost_table, dev_table, differences_of, results_table, runs_table
-from ortholora.study.report.wording import sign
+from ortholora.study.report.wording import listed, sign
 from ortholora.study.stored import StoredStudy, read_study
 from ortholora.version import __version__
 
@@ -99,11 +99,13 @@ def _answer(summary: dict[str, Any]) -> Section:
     sentences: list[Part] = [Sentences(summary["verdict"])] if summary["verdict"] else []
     on_dev = dev_table(summary)
     tables: list[Part] = [results_table(summary), *([] if on_dev is None else [on_dev])]
+    grouped = [f"`{name}`" for name, rule in summary["rules"].items() if rule.get("groups")]
+    but = f" (of {listed(grouped)}: one for each group of tasks)" if grouped else ""
     return Section(
         "The answer",
         [answer_cards(summary), *tables, Folded("The same in sentences, one finding each", sentences)],
         "`single` trains an adapter for each task alone, `joint` one adapter on all tasks at once. Every other method "
-        "is one adapter, too, with a rule or a setting that is to make up for what joint training loses.",
+        f"is one adapter, too{but}, with a rule or a setting that is to make up for what joint training loses.",
     )
 
 
