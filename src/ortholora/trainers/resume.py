@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pickle
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ortholora.errors import UserError
@@ -20,7 +22,7 @@ def write_state(checkpoint: Path, state: dict[str, Any]) -> None:
     Raises:
         UserError: It holds an object that would not be read back.
     """
-    _check_plain(state, "the state")
+    state = _plain(state, "the state")
     checkpoint.mkdir(parents=True, exist_ok=True)
     replace_file(checkpoint / STATE_FILE, lambda stream: torch.save(state, stream))
 
@@ -55,22 +57,35 @@ def _unreadable(checkpoint: Path, found: str) -> UserError:
 
 
 #: What `torch.load(weights_only=True)` builds, of what a state is made of.
-_PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.Tensor, torch.Size, torch.dtype, torch.device)
+_PLAIN = (
+    type(None),
+    bool,
+    int,
+    float,
+    complex,
+    str,
+    bytes,
+    torch.Tensor,
+    torch.nn.Parameter,
+    torch.Size,
+    torch.dtype,
+    torch.device,
+)
 
 
-def _check_plain(value: Any, where: str) -> None:
-    """Refuse a state that could be written and never be read back."""
-    if type(value) is dict:
-        for key, part in value.items():
-            _check_plain(key, where)
-            _check_plain(part, f"{where}[{key!r}]")
-    elif type(value) in (list, tuple, set):
-        for part in value:
-            _check_plain(part, where)
-    elif type(value) not in _PLAIN:
+def _plain(value: Any, where: str) -> Any:
+    """The state with NumPy's scalars as Python's; one that could be written and never be read back is refused."""
+    if type(value) in (dict, OrderedDict):
+        return {_plain(key, where): _plain(part, f"{where}[{key!r}]") for key, part in value.items()}
+    if type(value) in (list, tuple, set):
+        return type(value)(_plain(part, where) for part in value)
+    if isinstance(value, np.generic):
+        return value.item()
+    if type(value) not in _PLAIN:
         raise UserError(
             f"A checkpoint cannot keep {where}",
             expected="tensors, numbers, texts and None, in dicts, lists, tuples and sets: nothing else is read back",
             found=f"{type(value).__module__}.{type(value).__qualname__}",
             todo="say the same in tensors and numbers in the rule's `state_dict()`, or the trainer's `resume_state()`",
         )
+    return value
