@@ -173,3 +173,32 @@ def test_settings_of_heads_have_no_place_with_a_language_model() -> None:
     entry = {"name": "t", "kind": "completion", "train": "a.jsonl", "dev": "a.jsonl"}
     with pytest.raises(ValueError, match="a language model has none"):
         Config.model_validate({"backbone": "x", "tasks": [entry], "pooling": "last"})
+
+
+CALL = [GOOD[0], {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}]
+
+
+def test_tools_of_a_row(tmp_path: Path) -> None:
+    """From the column `tools`, or the one that is named; as a list, or as a text in JSON."""
+    schema = [{"type": "function", "function": {"name": "f"}}]
+    write(tmp_path, [{"messages": CALL, "tools": schema, "more": None}, {"messages": GOOD, "more": json.dumps(schema)}])
+    task = read(tmp_path, kind="chat")
+    assert [list(row.tools) for row in task.train.texts] == [schema, []]
+    assert task.train.texts[0].messages[1]["tool_calls"][0]["function"]["arguments"] == {}
+    named = read(tmp_path, kind="chat", tools="more")
+    assert [list(row.tools) for row in named.train.texts] == [[], schema]
+    assert named.sources != task.sources
+    assert "no column `functions`" in complaint(tmp_path, kind="chat", tools="functions")
+
+
+def test_an_answer_that_only_calls_has_no_text_to_compare(tmp_path: Path) -> None:
+    write(tmp_path, [{"messages": CALL}])
+    assert "`tool_calls` alone" in complaint(tmp_path, kind="chat", metric="exact_match")
+    assert "`tool_calls` alone" in complaint(tmp_path, kind="chat", labels=["a", "b"])
+
+
+def test_tools_that_are_none(tmp_path: Path) -> None:
+    rows = [{"messages": GOOD, "tools": "{"}] + [{"messages": GOOD}] * 40
+    write(tmp_path, rows)
+    assert "tools that are no JSON in row 1" in complaint(tmp_path, kind="chat")
+    assert len(read(tmp_path, kind="chat", bad_rows="drop").train) == 40

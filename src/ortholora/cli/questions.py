@@ -81,13 +81,14 @@ def _dialogue(line: str, quoted: bool) -> Any:
 
     In a file, where a line is a question, a text may be in JSON too (`quoted`), to hold line breaks.
     """
-    if not line.lstrip().startswith(('"', "[")):
+    if not line.lstrip().startswith(('"', "[", "{")):
         return line
     try:
         content = json.loads(line)
     except (ValueError, RecursionError):  # no JSON, a number of thousands of digits, thousands of brackets
         return line  # a text that starts like this
     is_chat = isinstance(content, list) and bool(content) and all(isinstance(part, dict) for part in content)
+    is_chat = is_chat or (isinstance(content, dict) and "messages" in content)
     return content if is_chat or (quoted and isinstance(content, str)) else line
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ortholora.config.tasks.chat import TOOLS
 from ortholora.config.tasks.union import TaskConfig
 from ortholora.data.dialogues import chat_problem
 from ortholora.data.labels import is_number
 from ortholora.data.table import Table, cell_problem
 from ortholora.errors import UserError
+from ortholora.text.messages import tools_problem
 
 
 def without_bad_rows(table: Table, spec: TaskConfig) -> Table:
@@ -62,6 +64,8 @@ def _problems(table: Table, spec: TaskConfig) -> list[str | None]:
 def _problem(name: str, value: object, table: Table, spec: TaskConfig) -> str | None:
     if spec.kind == "chat" and name == table.label:
         return chat_problem(value)
+    if spec.kind == "chat" and name == (spec.tools or TOOLS):
+        return tools_problem(value)
     problem = cell_problem(value, f"value of `{name}`")
     if problem is None and spec.kind == "regression" and name == table.label and not is_number(str(value)):
         return f"no number in `{name}`"

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
+from ortholora.config.tasks.chat import TOOLS
 from ortholora.config.tasks.union import TaskConfig
 from ortholora.data.table import DROP, Table, check_texts, require_columns, row_numbers
-from ortholora.errors import UserError, did_you_mean, listing
-from ortholora.files import is_text
+from ortholora.errors import UserError, did_you_mean
 from ortholora.text.chat import Chat
 from ortholora.text.completion import Completion
 from ortholora.text.dialogue import Dialogue
+from ortholora.text.messages import as_message, message_problem, read_tools, tools_problem
 
 
 def check_completions(table: Table) -> list[Completion]:
@@ -27,24 +27,37 @@ def check_completions(table: Table) -> list[Completion]:
     return [Completion(*pair) for pair in zip(prompts, completions, strict=True)]
 
 
-def check_chats(table: Table) -> list[Chat]:
-    """Check a table's column of messages and turn it into rows.
+def check_chats(table: Table, tools: str | None = None, compared: bool = False) -> list[Chat]:
+    """Check a table's column of messages, and one of tools, and turn them into rows.
+
+    Args:
+        table: The table.
+        tools: The column of the tools. Default: `tools`, if there is one.
+        compared: Whether answers are compared as texts: then each must have one.
 
     Raises:
-        UserError: The column is missing, there are no rows, or one is no chat that ends with an answer.
+        UserError: A column is missing, there are no rows, or one is no chat that ends with an answer.
     """
-    require_columns(table, [("messages", table.text[0])])
+    wanted = [("messages", table.text[0])]
+    require_columns(table, [("tools", tools), *wanted] if tools is not None else wanted)
     chats = table.columns[table.text[0]]
-    problems = [chat_problem(chat) for chat in chats]
+    offered = table.columns.get(tools or TOOLS, [None] * len(chats))
+    problems = [
+        chat_problem(chat, compared) or tools_problem(offer) for chat, offer in zip(chats, offered, strict=True)
+    ]
     bad = [i for i, problem in enumerate(problems) if problem is not None]
     if bad:
         raise UserError(
             f"{table.shown}, column `{table.text[0]}`: not a chat",
-            expected="a list of messages, each with a `role` and a `content` that is text, the last from the assistant",
+            expected="a list of messages, each with a `role` and a `content` that is text (or, from the assistant, "
+            "`tool_calls`), the last from the assistant",
             found=f"{problems[bad[0]]} in {row_numbers(table, bad, len(chats))}",
             todo=f"correct these rows, or point the task's `messages` to another column, {DROP}",
         )
-    return [Chat(tuple(map(_without_nulls, chat))) for chat in chats]  # type: ignore[call-overload]
+    return [
+        Chat(tuple(map(as_message, chat)), read_tools(offer))  # type: ignore[call-overload]
+        for chat, offer in zip(chats, offered, strict=True)
+    ]
 
 
 def answer_indices(spec: TaskConfig, table: Table, rows: Sequence[Dialogue]) -> list[int]:
@@ -71,23 +84,20 @@ def answer_indices(spec: TaskConfig, table: Table, rows: Sequence[Dialogue]) -> 
     return [index[answer] for answer in answers]
 
 
-def chat_problem(chat: Any) -> str | None:
+def chat_problem(chat: Any, compared: bool = False) -> str | None:
     """What is wrong with a chat."""
     if not isinstance(chat, list) or not chat:
         return "no list" if not isinstance(chat, list) else "an empty list"
     for message in chat:
-        if isinstance(message, dict) and not is_text(json.dumps(message, ensure_ascii=False, default=str)):
-            return "half of a character"
-        if not isinstance(message, dict) or not {"role", "content"} <= set(message):
-            found = listing(message) if isinstance(message, dict) else type(message).__name__
-            return f"a message without `role` and `content` ({found})"
-        if not isinstance(message["content"], str) or not isinstance(message["role"], str):
-            return f"a message whose content is a {type(message['content']).__name__}"
+        if problem := message_problem(message):
+            return problem
     if len(chat) < 2 or chat[-1]["role"] != "assistant":
         return f"a chat that ends with a message of {chat[-1]['role']!r}" if len(chat) > 1 else "a single message"
-    return None if chat[-1]["content"].strip() else "an empty answer"
-
-
-def _without_nulls(message: dict[str, Any]) -> dict[str, Any]:
-    """Parquet fills the keys that some messages lack with null; a template would show them."""
-    return {key: value for key, value in message.items() if value is not None}
+    if (chat[-1].get("content") or "").strip():
+        return None
+    if not chat[-1].get("tool_calls"):
+        return "an empty answer"
+    return (
+        "an answer of `tool_calls` alone, which `labels` and metrics of texts cannot be compared with" * compared
+        or None
+    )

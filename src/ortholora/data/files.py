@@ -40,7 +40,7 @@ def read_file(
     *,
     text: tuple[str, ...],
     label: str,
-    also: str | None = None,
+    also: tuple[str, ...] = (),
     tsv_quotes: bool = False,
     drop: bool = False,
 ) -> Table:
@@ -51,7 +51,7 @@ def read_file(
         name: The file as configured; its ending decides the format.
         text: The text columns.
         label: The label column.
-        also: One more column to read.
+        also: More columns to read, as far as they are there.
         tsv_quotes: Whether double quotes in a .tsv file quote, as in CSV, or are plain characters.
         drop: Whether lines that cannot be read are left out and listed, or refused.
 
@@ -73,7 +73,7 @@ def read_file(
     if not path.is_file():
         raise _missing(path, tuple(READERS))
     reader = _read_quoted_tsv if tsv_quotes and ending == ".tsv" else READERS[ending]
-    wanted = dict.fromkeys([*text, label, *([also] if also is not None else [])])
+    wanted = dict.fromkeys([*text, label, *also])
     read = reader(path, list(wanted))
     if read.bad and not drop:
         _, expected, where = read.bad[0]

@@ -38,7 +38,7 @@ def read_hub(spec: TaskConfig, split: str) -> Table:
         text = (source.text,) if isinstance(source.text, str) else tuple(source.text)
     label = source.label if source.label is not None else label
     found = tuple(dataset.column_names)
-    wanted = dict.fromkeys([*text, label, *([spec.split_by] if spec.split_by is not None else [])])
+    wanted = dict.fromkeys([*text, label, *spec.more_columns])
     columns: dict[str, Sequence[object]] = {name: list(dataset[name]) for name in wanted if name in found}
     if spec.split_by in columns and hasattr(dataset.features[spec.split_by], "names"):
         names = dataset.features[spec.split_by].names

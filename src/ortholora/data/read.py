@@ -109,7 +109,9 @@ def _tables(spec: TaskConfig, base: Path, data_dir: Path | None) -> tuple[Table,
     def file(name: str, text: tuple[str, ...], label: str) -> Table:
         root = data_dir or base
         drop = spec.bad_rows == "drop"
-        return read_file(root, name, text=text, label=label, also=spec.split_by, tsv_quotes=spec.tsv_quotes, drop=drop)
+        return read_file(
+            root, name, text=text, label=label, also=spec.more_columns, tsv_quotes=spec.tsv_quotes, drop=drop
+        )
 
     text, label = spec.columns
     own = None if spec.test == OF_PACKAGE else spec.test

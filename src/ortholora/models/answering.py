@@ -124,7 +124,7 @@ def as_questions(spec: LanguageSpec, texts: Any) -> list[Dialogue]:
     Raises:
         UserError: One is empty, or a chat that ends with the assistant's own message.
     """
-    one = isinstance(texts, str) or (len(texts) > 0 and isinstance(texts[0], Mapping))
+    one = isinstance(texts, str | Mapping) or (len(texts) > 0 and isinstance(texts[0], Mapping) and "role" in texts[0])
     questions = [
         text[0] if isinstance(text, tuple) and len(text) == 1 else text for text in ([texts] if one else texts)
     ]

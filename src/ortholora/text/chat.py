@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 from ortholora.errors import UserError
 from ortholora.files import is_text
 from ortholora.text.dialogue import Dialogue, Piece
+from ortholora.text.messages import Message, as_message, message_problem, read_tools, tools_problem
 from ortholora.text.tokenise import plain_tokens, special_tokens
-
-#: A `role`, a `content`, and what else the chat template reads.
-Message = Mapping[str, Any]
+from ortholora.text.written import check_written
 
 
 @dataclass(frozen=True)
@@ -22,12 +21,15 @@ class Chat(Dialogue):
 
     Attributes:
         messages: In their order; the last one is the (last) answer.
+        tools: What the assistant may call, as the template takes them: JSON schemas of functions.
     """
 
     messages: tuple[Message, ...]
+    tools: tuple[Mapping[str, Any], ...] = ()
 
     expects: ClassVar[str] = (
-        "a text that is not empty, or a list of messages with `role` and `content`, the last not from the assistant"
+        "a text that is not empty, or a list of messages with `role` and `content`, the last not from the assistant; "
+        "or `messages` with `tools`"
     )
 
     @classmethod
@@ -35,36 +37,48 @@ class Chat(Dialogue):
         """A text that is not empty, or messages. An answer to the assistant's own message was never trained."""
         if isinstance(question, str):
             return bool(question.strip()) and is_text(question)
+        if isinstance(question, dict):
+            with_tools = question.keys() <= {"messages", "tools"} and tools_problem(question.get("tools")) is None
+            return with_tools and isinstance(question.get("messages"), list) and cls.can_ask(question["messages"])
         is_chat = isinstance(question, list) and all(map(_is_message, question))
         return is_chat and bool(question) and question[-1].get("role") != "assistant"
 
     @classmethod
-    def asking(cls, question: str | Sequence[Message]) -> Self:
-        """A message of the user's, or the messages so far, and an empty answer."""
+    def asking(cls, question: str | Mapping[str, Any] | Sequence[Message]) -> Self:
+        """A message of the user's, or the messages so far (with tools), and an empty answer."""
+        if isinstance(question, Mapping):
+            return replace(cls.asking(question["messages"]), tools=read_tools(question.get("tools")))
         asked = [{"role": "user", "content": question}] if isinstance(question, str) else question
-        return cls((*map(dict, asked), {"role": "assistant", "content": ""}))
+        return cls((*map(as_message, asked), {"role": "assistant", "content": ""}))
 
     @property
     def answer(self) -> str:
-        """The last message."""
+        """What the last message says; empty where it only calls tools."""
         return str(self.messages[-1]["content"])
 
     def with_answer(self, answer: str) -> Self:
         """The chat with another last message."""
-        return type(self)((*self.messages[:-1], {"role": "assistant", "content": answer}))
+        return type(self)((*self.messages[:-1], {"role": "assistant", "content": answer}), self.tools)
 
     def prompt_tokens(self, tokenizer: Any) -> list[int]:
         """All messages but the last, and what the template puts before an answer."""
-        return plain_tokens(tokenizer, _render(tokenizer, self.messages[:-1], prompt=True))
+        return plain_tokens(tokenizer, _render(tokenizer, self.messages[:-1], self.tools, prompt=True))
 
     def pieces(self, tokenizer: Any, turns: str) -> Iterator[Piece]:
         """Each answer that is a target, after all that stands before it."""
         # A chat that the assistant opens: there is nothing yet that it could answer.
         answers = [i for i, message in enumerate(self.messages) if i and message["role"] == "assistant"]
+        targets_of = answers if turns == "all" else answers[-1:]
+        check_written(
+            lambda messages, tools: _render(tokenizer, messages, tools, prompt=False),
+            self.messages,
+            self.tools,
+            targets_of,
+        )
         done = ""
-        for i in answers if turns == "all" else answers[-1:]:
-            before = _render(tokenizer, self.messages[:i], prompt=True)
-            after = _render(tokenizer, self.messages[: i + 1], prompt=False)
+        for i in targets_of:
+            before = _render(tokenizer, self.messages[:i], self.tools, prompt=True)
+            after = _render(tokenizer, self.messages[: i + 1], self.tools, prompt=False)
             if not (before.startswith(done) and after.startswith(before)):
                 raise _rewrites(before if not before.startswith(done) else after, turns)
             yield plain_tokens(tokenizer, before[len(done) :]), 0
@@ -76,8 +90,9 @@ class Chat(Dialogue):
             done = after
 
     def serialised(self) -> list[str]:
-        """The messages as one text in JSON."""
-        return [json.dumps(list(self.messages), ensure_ascii=False, default=str)]
+        """The messages as one text in JSON; the tools, if any, as another."""
+        parts = [self.messages, self.tools] if self.tools else [self.messages]
+        return [json.dumps(list(part), ensure_ascii=False, default=str) for part in parts]
 
 
 def _until_end(tokenizer: Any, answer: list[int]) -> int:
@@ -86,7 +101,7 @@ def _until_end(tokenizer: Any, answer: list[int]) -> int:
     return special[-1] + 1 if special else len(answer)
 
 
-def _render(tokenizer: Any, messages: Sequence[Message], prompt: bool) -> str:
+def _render(tokenizer: Any, messages: Sequence[Message], tools: Sequence[Any], prompt: bool) -> str:
     if not getattr(tokenizer, "chat_template", None):
         raise UserError(
             "The tokenizer has no chat template",
@@ -95,7 +110,8 @@ def _render(tokenizer: Any, messages: Sequence[Message], prompt: bool) -> str:
             todo="use the instruction-tuned model, or `kind: completion`",
         )
     try:
-        return tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=prompt)
+        more = {"tools": list(tools)} if tools else {}
+        return tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=prompt, **more)
     except Exception as error:  # a template is a program, which raises what it likes
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
@@ -118,5 +134,4 @@ def _rewrites(text: str, turns: str) -> UserError:
 
 
 def _is_message(value: Any) -> bool:
-    parts = (value.get("role"), value.get("content")) if isinstance(value, dict) else (None,)
-    return all(isinstance(part, str) and is_text(part) for part in parts)
+    return message_problem(value) is None

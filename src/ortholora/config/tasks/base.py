@@ -122,6 +122,11 @@ class Task(Strict):
         """The columns that the rows are read from."""
 
     @property
+    def more_columns(self) -> tuple[str, ...]:
+        """Columns that are read besides, as far as they are there."""
+        return () if self.split_by is None else (self.split_by,)
+
+    @property
     @abstractmethod
     def compares(self) -> tuple[table.Compares, ...]:
         """What the metrics that fit the task compare; the task's default metric is that of the first."""

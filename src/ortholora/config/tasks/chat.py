@@ -10,6 +10,9 @@ from ortholora.config.strict import wrong
 from ortholora.config.tasks.base import Columns
 from ortholora.config.tasks.language import LanguageTask
 
+#: The column of the tools, where a task does not name another.
+TOOLS = "tools"
+
 
 class ChatTask(LanguageTask):
     """Messages through the tokenizer's chat template, for a language model, with the loss on the answers only."""
@@ -21,9 +24,19 @@ class ChatTask(LanguageTask):
         "messages",
         description="Column of the messages: a list of `role` and `content`, the last one from the assistant.",
     )
+    tools: str | None = Field(
+        None,
+        description="Column of the tools that the assistant may call: a list of JSON schemas, or the same as a text in "
+        "JSON. Default: `tools`, if there is such a column.",
+    )
     turns: Literal["all", "last"] = Field(
         "all", description="Learn from all of the assistant's messages of a chat, or from the last one only."
     )
+
+    @property
+    def more_columns(self) -> tuple[str, ...]:
+        """Also the tools'."""
+        return (*super().more_columns, self.tools or TOOLS)
 
     @property
     def columns(self) -> Columns:

@@ -45,6 +45,7 @@ _LATER: dict[str, Any] = {
     "standardise": True,
     "bad_rows": "error",
     "max_bad_rows": 0.05,
+    "tools": None,
 }
 
 
