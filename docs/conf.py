@@ -37,6 +37,7 @@ PAGES = {
         "docs/report",
         "docs/configuration",
         "docs/training",
+        "docs/serving",
         "docs/language-models",
         "docs/trainers",
         "docs/rules",

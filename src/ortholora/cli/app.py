@@ -18,6 +18,7 @@ from ortholora.cli.options import (
     DataOption,
     DemoOption,
     DiagnosisOption,
+    ExportOption,
     FewStepsOption,
     FileOption,
     GroupsOption,
@@ -173,3 +174,14 @@ def predict(
     quiet()
     for question, answer in zip(questions, load(run).predict(task, questions), strict=True):
         print(showing.to_json_line(question, answer) if as_json else showing.to_line(question, answer))
+
+
+@app.command()
+@user_errors()
+def export(run: RunArgument, out: ExportOption) -> None:
+    """Merge the adapter of a finished run into its backbone: a folder for plain transformers, without PEFT."""
+    check_words({"run": run, "out": out})
+    from ortholora.models.export import export as write_export
+
+    quiet()
+    showing.show_export(out, write_export(run, out))
