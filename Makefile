@@ -40,7 +40,7 @@ $(VENV)/.dev: $(VENV)/.torch pyproject.toml
 
 demo: $(VENV)/.demo
 	@echo "== Comparing single, joint and Ortho-LoRA training; results go to demo-run/"
-	@$(BIN)/ortholora compare demo --out demo-run
+	@$(BIN)/ortholora demo
 
 test: $(VENV)/.dev
 	@echo "== Running the tests"

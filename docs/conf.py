@@ -37,11 +37,12 @@ PAGES = {
         "docs/report",
         "docs/configuration",
         "docs/training",
+        "docs/serving",
         "docs/language-models",
         "docs/trainers",
         "docs/rules",
     ],
-    "Look up": ["docs/api", "docs/every-lora", "docs/every-model", "docs/scaling", "docs/versions"],
+    "Look up": ["docs/api", "docs/every-lora", "docs/every-model", "docs/scaling", "docs/versions", "docs/security"],
     "Results": ["benchmarks/gaps/README", "docs/performance", "docs/performance-method", "benchmarks/results/README"],
     "Project": ["docs/architecture", "CONTRIBUTING", "CHANGELOG", "LOG"],
 }

@@ -182,3 +182,22 @@ def test_the_lightning_example_says_what_it_does(
     printed = capsys.readouterr().out
     assert "10 steps with rule ortho" in printed
     assert "micro-batch 20: has_5" in printed
+
+
+# ---- images and speech -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["image_classifier", "speech"])
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+def test_a_model_of_images_or_of_speech_learns_its_tasks(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And what it prints are losses of its two tasks."""
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", "--steps", "80"])
+    made = module(name)
+    made.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in lines] == made.TASKS
+    for line in lines:
+        first, last = numbers(line)
+        assert last < 0.5 * first

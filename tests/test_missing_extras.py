@@ -51,12 +51,14 @@ def test_a_name_that_needs_the_command_lines_packages(monkeypatch: pytest.Monkey
     check(caught.value, "ortholora.OrthoTrainer", "pydantic", "cli")
 
 
-def test_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("word", "extra"), [("train", "cli"), ("demo", "demo")])
+def test_the_command(monkeypatch: pytest.MonkeyPatch, word: str, extra: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["ortholora", word])
     monkeypatch.setitem(sys.modules, "typer", None)
     monkeypatch.delitem(sys.modules, "ortholora.cli.app", raising=False)
     with pytest.raises(SystemExit) as caught:
         command.main()
-    check(caught.value, "The ortholora command", "typer", "cli")
+    check(caught.value, "The ortholora command", "typer", extra)
 
 
 def test_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:

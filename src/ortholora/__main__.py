@@ -15,7 +15,8 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name and error.name.startswith("ortholora"):
             raise
-        sys.exit(str(missing_extra("The ortholora command", "cli", error)))
+        extra = "demo" if sys.argv[1:2] == ["demo"] else "cli"  # which brings the command line with it
+        sys.exit(str(missing_extra("The ortholora command", extra, error)))
     for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a letter is no reason to lose the rest
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -243,6 +243,15 @@ def test_where_every_value_diverges_the_message_says_what_to_do(home):
 RATE = "training.learning_rate"
 
 
+def test_a_value_with_which_nothing_can_be_captured_is_refused_before_training(home):
+    """DoRA takes micro-batches of one task only."""
+    sweep = {**SWEEP, "values": {"lora.options.use_dora": [False, True]}}
+    message = Cli(home).complaint("compare", study(home, sweep, mixing={"layout": "mixed"}), "--out", "out")
+    assert "cannot be split by row" in message
+    assert "`mixing.layout: mixed`" in message
+    assert not list((home / "out").rglob("result.json"))
+
+
 @pytest.mark.parametrize(
     ("sweep", "words"),
     [

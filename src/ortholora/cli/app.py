@@ -6,6 +6,7 @@ Nothing here imports torch before a command runs, so that `--help` and configura
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import typer
 
@@ -15,7 +16,9 @@ from ortholora.cli.options import (
     Choices,
     ConfigArgument,
     DataOption,
+    DemoOption,
     DiagnosisOption,
+    ExportOption,
     FewStepsOption,
     FileOption,
     GroupsOption,
@@ -26,6 +29,7 @@ from ortholora.cli.options import (
     RowsOption,
     RunArgument,
     SetOption,
+    StepsOption,
     StudiesArgument,
     TaskOption,
     TasksOption,
@@ -34,7 +38,7 @@ from ortholora.cli.options import (
     takes_choices,
 )
 from ortholora.cli.questions import read_questions
-from ortholora.cli.reading import diagnosis_folder, prepare, read, settings_of, words_of
+from ortholora.cli.reading import DEMO, check_demo, diagnosis_folder, prepare, read, settings_of, words_of
 from ortholora.ranks.launch import index
 
 app = typer.Typer(
@@ -69,6 +73,11 @@ def train(choices: Choices) -> None:
 @user_errors()
 def compare(choices: Choices, jobs: JobsOption = 1) -> None:
     """Train each task alone, all jointly, and with each rule; print and save the comparison."""
+    run_comparison(choices, jobs)
+
+
+def run_comparison(choices: Choices, jobs: int) -> None:
+    """Do a study, and show what came out."""
     start = prepare(choices)
     from ortholora.cli.progress import show_progress
     from ortholora.study.compare import compare as run_study
@@ -80,6 +89,14 @@ def compare(choices: Choices, jobs: JobsOption = 1) -> None:
     with show_progress(console) as progress:
         summary = run_study(start.config, start.tasks, start.out, progress, start.data, jobs, quiet)
     showing.show_study(start.out, summary)
+
+
+@app.command()
+@user_errors()
+def demo(out: DemoOption = Path("demo-run"), max_steps: StepsOption = None, jobs: JobsOption = 1) -> None:
+    """Compare on three real tasks that come as packages (extra `[demo]`): no data, no hub, about 10 minutes."""
+    check_demo()
+    run_comparison(Choices(DEMO, out, max_steps=max_steps), jobs)
 
 
 @app.command()
@@ -159,3 +176,14 @@ def predict(
     quiet()
     for question, answer in zip(questions, load(run).predict(task, questions), strict=True):
         print(showing.to_json_line(question, answer) if as_json else showing.to_line(question, answer))
+
+
+@app.command()
+@user_errors()
+def export(run: RunArgument, out: ExportOption) -> None:
+    """Merge the adapter of a finished run into its backbone: a folder for plain transformers, without PEFT."""
+    check_words({"run": run, "out": out})
+    from ortholora.models.export import export as write_export
+
+    quiet()
+    showing.show_export(out, write_export(run, out))

@@ -35,7 +35,9 @@ TextsArgument = Annotated[
 DiagnosisOption = Annotated[
     Path | None, typer.Option("--out", help="Folder for the results; default `runs/CONFIG-NAME-diagnosis`.")
 ]
+ExportOption = Annotated[Path, typer.Option("--out", help="Folder for the merged model; new, or empty.")]
 OutOption = Annotated[Path | None, typer.Option("--out", help="Folder for the results; default `runs/CONFIG-NAME`.")]
+DemoOption = Annotated[Path, typer.Option("--out", help="Folder for the results.")]
 DataOption = Annotated[Path | None, typer.Option("--data-dir", help="Folder that the tasks' files are relative to.")]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. `tasks.cola.weight=2`.")

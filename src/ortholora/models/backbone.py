@@ -104,7 +104,7 @@ def load_config(backbone: str, revision: str | None = None) -> Any:
     """
     from transformers import AutoConfig
 
-    return _guarded(backbone, lambda path: AutoConfig.from_pretrained(path, revision=revision, **_file_of(backbone)))
+    return _guarded(backbone, lambda path: AutoConfig.from_pretrained(path, revision=revision, **_reading(backbone)))
 
 
 def load_encoder(backbone: str, dtype: torch.dtype, revision: str | None = None) -> nn.Module:
@@ -122,7 +122,7 @@ def load_encoder(backbone: str, dtype: torch.dtype, revision: str | None = None)
     model_class = AutoModel._model_mapping.get(type(config), None)
     if isinstance(model_class, type) and "add_pooling_layer" in inspect.signature(model_class).parameters:
         options["add_pooling_layer"] = False
-    options |= _file_of(backbone)
+    options |= _reading(backbone)
     model = _guarded(backbone, lambda path: _quietly(lambda: AutoModel.from_pretrained(path, **options)))
     return cast_weights(model, dtype)
 
@@ -161,7 +161,7 @@ def _causal(backbone: str, revision: str | None) -> nn.Module:
     from transformers import AutoModelForCausalLM
 
     check_is_language_model(backbone, revision)
-    options = {"revision": revision, **_file_of(backbone)}
+    options = {"revision": revision, **_reading(backbone)}
     return _guarded(backbone, lambda path: _quietly(lambda: AutoModelForCausalLM.from_pretrained(path, **options)))
 
 
@@ -190,6 +190,11 @@ def _is_encoder(config: Any) -> bool:
     return config.model_type in ("bert", "roberta", "electra", "camembert", "xlm-roberta") and not config.is_decoder
 
 
+def _reading(backbone: str) -> dict[str, Any]:
+    """How a backbone is read: without code of its own, about which transformers would else ask at the terminal."""
+    return {"trust_remote_code": False, **_file_of(backbone)}
+
+
 def _file_of(backbone: str) -> dict[str, str]:
     """The argument that names a packaged GGUF file."""
     packaged = PACKAGED.get(backbone.removeprefix("package:")) if backbone.startswith("package:") else None
@@ -200,7 +205,7 @@ def load_tokenizer(backbone: str, revision: str | None = None) -> Any:
     """Load the tokenizer; one without a padding token pads with its end-of-text token."""
     from transformers import AutoTokenizer
 
-    options = {"revision": revision, **_file_of(backbone)}
+    options = {"revision": revision, **_reading(backbone)}
     tokenizer = _guarded(backbone, lambda path: _quietly(lambda: AutoTokenizer.from_pretrained(path, **options)))
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token

@@ -21,6 +21,7 @@ from ortholora.runs.arguments import selection_of, training_arguments
 from ortholora.runs.progress import Progress, ProgressCallback
 from ortholora.runs.run import Run
 from ortholora.runs.workspace import Workspace
+from ortholora.trainers.planning import check_layout
 from ortholora.trainers.trainer import OrthoTrainer
 
 
@@ -69,22 +70,25 @@ def make_model(config: Config, card: ModelCard, seed: int) -> AdaptedModel:
     return model
 
 
-def check_settings(workspace: Workspace, merged: bool = False) -> None:
+def check_settings(workspace: Workspace, merged: bool = False, captured: bool = False) -> None:
     """Build a run's model and arguments, and throw them away: a mistake shows before other runs' hours.
 
     Args:
         workspace: The settings.
         merged: Whether its adapter will be merged with others.
+        captured: Whether a rule will want its task gradients.
 
     Raises:
-        UserError: The adapter does not go onto the backbone or cannot be merged, or the training settings make no
-            sense.
+        UserError: The adapter does not go onto the backbone or cannot be merged, task gradients cannot be captured in
+            such micro-batches, or the training settings make no sense.
     """
     config = workspace.config
     training_arguments(config, Path("checkpoints"), 0, 1)
     model = make_model(config, make_card(config, workspace.tasks), 0)
     if merged:
         check_mergeable(model.peft_model)
+    if captured:
+        check_layout(config.mixing.layout, model, len(workspace.tasks))
 
 
 def check_plans(workspace: Workspace) -> None:

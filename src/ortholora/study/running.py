@@ -87,10 +87,14 @@ def check_runs(runs: Sequence[Run], workspaces: Workspaces, merging: bool = Fals
     merged |= {_key(run.method) for run in left if merging and run.method.name == SINGLE}
     methods = [run.method for run in left if run.method.merge is None]
     methods += [source.method for run in left for source in run.sources]
+    captured = {_key(method) for method in methods if method.rule is not None}
     for key, method in {_key(method): method for method in methods}.items():
-        check_plans(workspaces.of(method))
-        if method.overrides or key in merged:
-            check_settings(workspaces.of(method), merged=key in merged)
+        workspace = workspaces.of(method)
+        check_plans(workspace)
+        # `auto` gives every model micro-batches that it can take: nothing to build a model for.
+        laid_out = key in captured and workspace.config.mixing.layout != "auto"
+        if method.overrides or key in merged or laid_out:
+            check_settings(workspace, key in merged, laid_out)
 
 
 def _key(method: Method) -> str:

