@@ -79,6 +79,10 @@ class NonFiniteLossError(UserError):
     """A task's loss became NaN or infinite; names the step and the task."""
 
 
+class LostProcessError(UserError):
+    """One of the processes that train together is gone, or does not answer; names it where it is known."""
+
+
 class CaptureError(UserError):
     """A LoRA matrix whose task gradients cannot be, or were not, captured."""
 

@@ -16,12 +16,7 @@ import torch
 import transformers
 from packaging import version
 
-import workspaces
 from ortholora.data.planner import own_rows
-from ortholora.errors import UserError
-from ortholora.runs.run import Run
-from ortholora.runs.train import train_run
-from workspaces import ORTHO
 
 SCRIPT = Path(__file__).with_name("ddp_script.py")
 pytestmark = pytest.mark.slow
@@ -95,12 +90,6 @@ def test_a_resumed_run_of_two_processes_is_the_run_of_one(tmp_path: Path) -> Non
     assert {"rng_state_0.pth", "rng_state_1.pth", "ortholora_state.pt"} <= names
     assert not (tmp_path / "run" / "checkpoints" / ".saving").exists()
     assert_same_run(run(tmp_path, 2, "ortho", mixing, training={"save_every": 2}), alone("ortho"))
-
-
-def test_the_command_line_is_for_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match="A run is trained by one process"):
-        train_run(Run(ORTHO, ("topic", "pair", "score"), 0, tmp_path), workspaces.workspace())
 
 
 def test_shares_are_even() -> None:

@@ -39,6 +39,7 @@ from ortholora.cli.options import (
 )
 from ortholora.cli.questions import read_questions
 from ortholora.cli.reading import DEMO, check_demo, diagnosis_folder, prepare, read, settings_of, words_of
+from ortholora.ranks.launch import index
 
 app = typer.Typer(
     name="ortholora",
@@ -52,7 +53,7 @@ app = typer.Typer(
 
 @app.command()
 @takes_choices
-@user_errors()
+@user_errors(processes="several")
 def train(choices: Choices) -> None:
     """Train one adapter on all tasks of CONFIG with its rule; start again to resume."""
     start = prepare(choices)
@@ -63,7 +64,8 @@ def train(choices: Choices) -> None:
     seeds = start.seeds or [start.config.seed]
     with show_progress(console) as progress:
         results = train_seeds(start.config, start.tasks, start.out, seeds, progress, start.data)
-    showing.show_trained(results)
+    if index() == 0:
+        showing.show_trained(results)
 
 
 @app.command()

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-from ortholora.errors import UserError, file_error
+from ortholora.cli.processes import ending, may_speak, of_another
+from ortholora.errors import LostProcessError, UserError, file_error
+from ortholora.ranks.launch import check_alone, index, launched
 
 console = Console()
 errors = Console(stderr=True)
@@ -36,12 +40,36 @@ def quiet() -> None:
 
 
 @contextmanager
-def user_errors() -> Iterator[None]:
-    """Show a user's mistake as one message and exit with 2; a wanted stop exits with 130."""
+def user_errors(processes: str = "one") -> Iterator[None]:
+    """Show a user's mistake as one message and exit with 2; a wanted stop exits with 130.
+
+    Args:
+        processes: `several`, where a launcher may start more than one for the command; else that is refused.
+    """
     # PEFT imports it where it is installed, and on a CPU it complains of a kernel that is not needed.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    if launched() == 1:
+        with _shown():
+            yield
+        return
+    console.quiet = errors.quiet = index() > 0
+    # DDP's advice about unused parameters, from every process: a micro-batch need not have rows of every task.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    with ending(), _shown(), of_another():
+        if processes == "one":
+            check_alone(next((word for word in sys.argv[1:] if not word.startswith("-")), "ortholora"))
+        if index() > 0:  # the first has the same to say
+            warnings.filterwarnings("ignore")
+            logging.disable(logging.WARNING)
+        yield
+
+
+@contextmanager
+def _shown() -> Iterator[None]:
     try:
         yield
+    except LostProcessError as error:
+        raise _refused(error, 1) from None
     except UserError as error:
         raise _refused(error) from None
     except BrokenPipeError:
@@ -49,10 +77,17 @@ def user_errors() -> Iterator[None]:
     except OSError as error:
         raise _refused(file_error(error)) from None
     except KeyboardInterrupt:
-        errors.print("Stopped. Start the same command again to go on from the last checkpoint.")
+        _tell("Stopped. Start the same command again to go on from the last checkpoint.")
         raise typer.Exit(130) from None
 
 
-def _refused(error: UserError) -> typer.Exit:
-    errors.print(f"[bold red]Error:[/bold red] {escape(str(error))}", highlight=False, soft_wrap=True)
-    return typer.Exit(2)
+def _refused(error: UserError, code: int = 2) -> typer.Exit:
+    _tell(f"[bold red]Error:[/bold red] {escape(str(error))}", highlight=False, soft_wrap=True)
+    return typer.Exit(code)
+
+
+def _tell(text: str, **style: Any) -> None:
+    """Print to standard error; of several processes one does."""
+    if may_speak():
+        errors.quiet = False
+        errors.print(text, **style)

@@ -13,7 +13,11 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from ortholora.ranks.launch import launched
 from ortholora.runs.progress import Stopped
+
+#: Seconds in which one Ctrl-C may arrive twice: from the terminal, and from the launcher, which passes it on.
+_PASSED_ON = 3.0
 
 
 class TerminalProgress:
@@ -142,11 +146,16 @@ class _Line:
 def show_progress(console: Console) -> Iterator[TerminalProgress]:
     """Show progress; Ctrl-C (or a termination) stops after the current step, with a checkpoint."""
     progress = TerminalProgress(console)
+    again = 0.0
 
     def ask_to_stop(number: int, frame: FrameType | None) -> None:
+        nonlocal again
         if progress.stop_requested:
+            if time.monotonic() < again:
+                return
             raise KeyboardInterrupt
         progress.stop_requested = True
+        again = time.monotonic() + (_PASSED_ON if launched() > 1 else 0.0)
         console.print("Stopping after this step, with a checkpoint. (Once more: stop at once.)")
 
     before = {number: signal.signal(number, ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -14,6 +14,7 @@ from ortholora.config.schema import Config
 from ortholora.config.stored import Stored, read_stored
 from ortholora.errors import UserError
 from ortholora.files import write_json, write_text
+from ortholora.runs.alike import check_alike
 from ortholora.runs.differences import differences
 from ortholora.runs.provenance import fingerprint
 from ortholora.runs.record import RESULT_FILE
@@ -52,18 +53,23 @@ def check_claim(run: Run, workspace: Workspace) -> str:
             `run.json` beside work that is worth keeping.
     """
     own = run.own_config(workspace.config)
-    method = run.method.rule and [run.method.rule, run.method.block]
-    data = [task for task in workspace.tasks if task.name in run.tasks]
-    extra: dict[str, Any] = {"method": method, "seed": run.seed, "quota": workspace.quota()}
-    if run.sources:
-        extra["merge"] = [asdict(how_merged(run, workspace.config)), settings_of_sources(run)]
-    mark = fingerprint(workspace.config, data, extra)
+    mark = _mark_of(run, workspace)
     found = _read(run.folder, needed=_has_work(run.folder))
     if found is None:
         _check_unmarked(run, own)
     elif found.fingerprint != mark and _has_work(run.folder):
         raise _of_another(run, own)
     return mark
+
+
+def _mark_of(run: Run, workspace: Workspace) -> str:
+    """The run's fingerprint."""
+    method = run.method.rule and [run.method.rule, run.method.block]
+    data = [task for task in workspace.tasks if task.name in run.tasks]
+    extra: dict[str, Any] = {"method": method, "seed": run.seed, "quota": workspace.quota()}
+    if run.sources:
+        extra["merge"] = [asdict(how_merged(run, workspace.config)), settings_of_sources(run)]
+    return fingerprint(workspace.config, data, extra)
 
 
 def claim(run: Run, workspace: Workspace, base: Path | None = None, jobs: int = 1) -> int:
@@ -92,6 +98,15 @@ def claim(run: Run, workspace: Workspace, base: Path | None = None, jobs: int = 
     _list_dropped(run, workspace)
     write_json(run.folder / RUN_FILE, content)
     return jobs
+
+
+def check_same(run: Run, workspace: Workspace) -> None:
+    """Check that all processes of a run do the same one, in the same folder: for all of them, after `claim`.
+
+    Raises:
+        UserError: See `check_alike`.
+    """
+    check_alike(_mark_of(run, workspace), run.folder / RUN_FILE)
 
 
 def _list_dropped(run: Run, workspace: Workspace) -> None:

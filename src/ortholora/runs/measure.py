@@ -55,6 +55,7 @@ def measure(run: Run, trainer: OrthoTrainer, config: Config, jobs: int) -> RunRe
             **_how(trainer),
             "settings": run.method.overrides,
             "jobs": jobs,
+            "processes": trainer.args.world_size,
         },
         curves=curves,
         scored_on={task.name: task.scored_on for task in data},

@@ -7,6 +7,8 @@ from typing import Any, Protocol
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ortholora.ranks.together import on_any
+
 
 class RunProgress(Protocol):
     """What one run after another reports to."""
@@ -75,6 +77,8 @@ class ProgressCallback(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Report the step; on request save and stop."""
         self._progress.step(state.global_step)
-        if self._progress.stop_requested and state.global_step < state.max_steps:
+        # Whichever process was asked: all must stop after the same step.
+        if on_any(self._progress.stop_requested) and state.global_step < state.max_steps:
+            self._progress.stop_requested = True
             control.should_save = True
             control.should_training_stop = True

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from ortholora.errors import UserError
 from ortholora.models.loading import check_files
+from ortholora.ranks.together import on_any, on_first, rank
 from ortholora.runs.build import build_trainer
 from ortholora.runs.conflict_form import conflict_problem
-from ortholora.runs.folder import check_claim, claim, disclaim, is_claimed
+from ortholora.runs.folder import check_claim, check_same, claim, disclaim, is_claimed
 from ortholora.runs.history import read_history
 from ortholora.runs.lock import check_unlocked, lock
 from ortholora.runs.measure import measure
@@ -51,6 +52,8 @@ def announce(runs: Sequence[Run], workspace: Workspace, progress: Progress) -> N
 def ensure_record(run: Run, workspace: Workspace, progress: Progress, base: Path | None, jobs: int = 1) -> RunRecord:
     """The record of a run: read if it is finished, trained (or resumed, or merged) and written if not.
 
+    Of several processes all call this; the first alone reads and writes the folder.
+
     Args:
         run: The run.
         workspace: Configuration and tokenised tasks.
@@ -62,12 +65,26 @@ def ensure_record(run: Run, workspace: Workspace, progress: Progress, base: Path
         UserError: See `train_run`; also another process that does this run now.
         Stopped: The progress asked to stop.
     """
-    if not (run.finished and is_claimed(run.folder)):
-        with lock(run.folder):
-            jobs = claim(run, workspace, base, jobs)
-            if not run.finished:  # nor by whoever held the folder until now
-                write_record(run.folder, _train_or_disclaim(run, workspace, progress, jobs))
-    return _record_of(run)
+    if not on_first(lambda: run.finished and is_claimed(run.folder)):
+        with _locked(run.folder):
+            jobs = on_first(lambda: claim(run, workspace, base, jobs))
+            check_same(run, workspace)
+            if not on_first(lambda: run.finished):  # nor by whoever held the folder until now
+                record = _train_or_disclaim(run, workspace, progress, jobs)
+                on_first(lambda: write_record(run.folder, record))
+    return on_first(lambda: _record_of(run))
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """The first process holds the folder, for all."""
+    with ExitStack() as held:
+
+        def hold() -> None:
+            held.enter_context(lock(folder))
+
+        on_first(hold)
+        yield
 
 
 def _record_of(run: Run) -> RunRecord:
@@ -89,7 +106,8 @@ def _train_or_disclaim(run: Run, workspace: Workspace, progress: Progress, jobs:
     try:
         return (merge_run if run.sources else train_run)(run, workspace, progress, jobs)
     except UserError:
-        disclaim(run.folder)
+        if rank() == 0:
+            disclaim(run.folder)
         raise
 
 
@@ -111,29 +129,17 @@ def train_run(run: Run, workspace: Workspace, progress: Progress | None = None, 
         UserError: Bad settings, a non-finite loss, or a full disk.
         Stopped: `progress.stop_requested` was set; a checkpoint was written.
     """
-    _check_one_process()
     progress, config = progress or Silent(), workspace.config
     reset_peak_memory()
-    resume = checkpoints.last(run.checkpoints)
+    resume = on_first(lambda: checkpoints.last(run.checkpoints))
     trainer = build_trainer(run, workspace, progress)
     progress.start(run.label, config.training.steps, checkpoints.step_of(resume))
     trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    if progress.stop_requested and trainer.state.global_step < trainer.state.max_steps:
+    if on_any(progress.stop_requested and trainer.state.global_step < trainer.state.max_steps):
         raise Stopped(run.label)
     record = measure(run, trainer, config, jobs)
-    publish_model(run, trainer)
+    on_first(lambda: publish_model(run, trainer))
     if trainer.ortho is not None:
         trainer.ortho.detach()
     progress.finish(run.label, record.metrics)
     return record
-
-
-def _check_one_process() -> None:
-    """Runs write one folder each; several processes would write it together."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError(
-            "A run is trained by one process",
-            expected="`ortholora train` or `compare`, started as they are",
-            found=f"WORLD_SIZE={os.environ['WORLD_SIZE']}: a start with torchrun or accelerate launch",
-            todo="start it without them; or use OrthoTrainer in a script of your own, which runs under both",
-        )

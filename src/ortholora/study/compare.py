@@ -12,6 +12,7 @@ from ortholora.config.schema import Config
 from ortholora.data.task import TaskData
 from ortholora.errors import UserError
 from ortholora.files import write_text
+from ortholora.ranks.launch import check_alone
 from ortholora.runs.folder import RUN_FILE
 from ortholora.runs.method import Method
 from ortholora.runs.progress import Progress, Silent
@@ -59,6 +60,7 @@ def compare(
             holds a study with other settings.
         Stopped: The progress asked to stop; start again to go on.
     """
+    check_alone("compare")
     progress = progress or Silent()
     _check_tasks(config)
     _check_start(config)

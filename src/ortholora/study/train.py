@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from ortholora.config.schema import Config
 from ortholora.data.task import TaskData
+from ortholora.ranks.board import introduce
+from ortholora.ranks.together import join, on_first
 from ortholora.runs.method import Method
 from ortholora.runs.progress import Progress
 from ortholora.runs.record import RunRecord
@@ -21,6 +24,9 @@ def train_seeds(
 ) -> dict[Path, RunRecord]:
     """Train the configuration's rule on all its tasks, with each seed.
 
+    In several processes, if a launcher started them: every one calls this, they share out the rows of each step, and
+    the first alone writes.
+
     Args:
         config: The configuration.
         tasks: The data.
@@ -32,12 +38,14 @@ def train_seeds(
     Returns:
         Folder → result, in the order of the seeds; finished runs are kept and not repeated.
     """
+    join(config.training.arguments.get("ddp_timeout"))
+    introduce()
     check_rule(config.rule)
     method = Method(config.rule, config.rule, config.block)
     workspace = Workspace(config, tasks)
     names = tuple(config.task_names)
     runs = [Run(method, names, seed, out if len(seeds) == 1 else out / f"seed-{seed}") for seed in seeds]
     for run in runs:
-        check_folder(run, workspace)
+        on_first(partial(check_folder, run, workspace))
     announce(runs, workspace, progress)
     return {run.folder: ensure_record(run, workspace, progress, base) for run in runs}
