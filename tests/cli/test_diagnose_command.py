@@ -6,6 +6,7 @@ import json
 import shlex
 
 import pytest
+import yaml
 
 from ortholora.study.diagnose import diagnose as diagnose_module
 from tiny import tiny_config
@@ -21,15 +22,19 @@ def test_it_says_what_to_compare(cli, home):
     assert found["settings"]["seed"] == 1
     assert sorted(task for group in found["grouping"]["groups"] for task in group) == ["pair", "topic"]
     assert "Not tested against outcomes yet" in shown
+    assert "not tested against outcomes yet" in (out / "diagnosis.md").read_text(encoding="utf-8")
     assert found["verdict"][0].split()[0] in shown
     words = shlex.split(found["next"])
     assert words[:7] == ["ortholora", "compare", "tiny.yaml", "--tasks", "topic,pair", "--set", "seed=1"]
     assert found["next"] in shown
     assert {path.name for path in out.iterdir()} == {"diagnosis.json", "diagnosis.md", "diagnosis.html", "points"}
-    from ortholora.config.file import load_config
+    from ortholora.config.choose import with_tasks
+    from ortholora.config.file import load_config, with_settings
     from ortholora.study.methods import methods_of
 
-    methods_of(load_config(home / "tiny.yaml", [words[-1]]))  # what is advised can be done
+    # What is advised can be done, also where groups of the two tasks are proposed.
+    two = with_tasks(load_config(home / "tiny.yaml"), found["tasks"])
+    methods_of(with_settings(two, yaml.safe_load(words[-1].replace("study.methods=", "study.methods: "))))
 
 
 @pytest.mark.parametrize(

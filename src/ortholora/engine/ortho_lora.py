@@ -93,8 +93,8 @@ class OrthoLora:
         buffer_dtype: torch.dtype = torch.float32,
         try_out: bool = True,
     ) -> None:
-        self.tasks = _check_tasks(tasks)
-        self.rule = get_rule(rule)
+        self.tasks: tuple[str, ...] = _check_tasks(tasks)
+        self.rule: Rule = get_rule(rule)
         self._preconditioner = preconditioner_of(self.rule)
         self._weights = check_weights(weights, len(self.tasks)) if loses_weights(self.rule) else None
         halved = wants_halves(self.rule)

@@ -53,6 +53,20 @@ def portable_name(backbone: str) -> str:
     return PACKAGED[name].name if backbone != name and name in PACKAGED else backbone
 
 
+def hub_id(backbone: str) -> str | None:
+    """The backbone's name on the hub; None for a folder, which is no affair of others."""
+    from huggingface_hub.utils import validate_repo_id
+
+    name = portable_name(backbone)
+    if name.startswith(("/", ".", "~")):
+        return None
+    try:
+        validate_repo_id(name)
+    except ValueError:
+        return None
+    return name
+
+
 def locate(backbone: str) -> str:
     """Turn `package:NAME` into the folder inside the installed package; hub ids and folders pass through.
 

@@ -6,9 +6,8 @@ Names of tasks and labels come from data, so none is written into the page: `hea
 from __future__ import annotations
 
 from huggingface_hub import ModelCardData
-from huggingface_hub.utils import validate_repo_id
 
-from ortholora.models.backbone import portable_name
+from ortholora.models.backbone import hub_id
 from ortholora.models.card import ModelCard, Pooling
 
 _PAGE = """---
@@ -91,19 +90,7 @@ def export_page(card: ModelCard, *, with_heads: bool, options: str) -> str:
     front = ModelCardData(
         library_name="transformers",
         pipeline_tag=None if with_heads else "text-generation",
-        base_model=_hub_id(card.backbone),
+        base_model=hub_id(card.backbone),
         tags=["ortho-lora"],
     )
     return _PAGE.format(front=front.to_yaml(), count=count, text=text, snippet=snippet)
-
-
-def _hub_id(backbone: str) -> str | None:
-    """The backbone's name on the hub; None for a folder, which is no affair of others."""
-    name = portable_name(backbone)
-    if name.startswith(("/", ".", "~")):
-        return None
-    try:
-        validate_repo_id(name)
-    except ValueError:
-        return None
-    return name

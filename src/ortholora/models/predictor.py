@@ -29,7 +29,7 @@ class Predictor:
 
     def __init__(self, model: AdaptedModel, card: ModelCard, tokenizer: Any) -> None:
         self.model, self.card, self.tokenizer = model, card, tokenizer
-        self.max_tokens = 8192
+        self.max_tokens: int = 8192
 
     @property
     def tasks(self) -> list[str]:

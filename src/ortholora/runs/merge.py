@@ -40,7 +40,7 @@ def merge_run(run: Run, workspace: Workspace, progress: Progress, jobs: int = 1)
     load_heads(list(folders.values()), model)
     trainer = build_trainer(run, workspace, progress, model)
     record = measure(run, trainer, config, jobs)
-    publish_model(run, trainer)
+    publish_model(run, trainer, record)
     progress.finish(run.label, record.metrics)
     about = {**asdict(how), "rank": merged.rank, "kept": merged.kept, "singles": settings_of_sources(run)}
     return replace(

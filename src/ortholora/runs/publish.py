@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from ortholora.files import publish_files
+from ortholora.files import publish_files, write_text
 from ortholora.models.saving import save_model
 from ortholora.runs.history import write_history
+from ortholora.runs.page import PAGE_FILE, run_page
+from ortholora.runs.record import RunRecord
 from ortholora.runs.run import Run
 from ortholora.trainers import checkpoints
 from ortholora.trainers.trainer import OrthoTrainer
 
 
-def publish_model(run: Run, trainer: OrthoTrainer) -> None:
-    """Write adapter, heads, metadata, and the history of conflicts where there is one.
+def publish_model(run: Run, trainer: OrthoTrainer, record: RunRecord) -> None:
+    """Write adapter, heads, metadata, the page about them, and the history of conflicts where there is one.
 
     Raises:
         UserError: The disk is full, or may not be written to.
     """
     with checkpoints.staging(run.folder, "The model", kept_in=run.checkpoints) as stage:
-        save_model(stage, trainer._bare_model(), trainer.card)
+        model = trainer._bare_model()
+        save_model(stage, model, trainer.card)
+        page = run_page(trainer.card, record, trainer.state.global_step, bool(model.extra_weights()))
+        write_text(stage / PAGE_FILE, page)
         if history := trainer.conflicts.history():
             write_history(stage, history)
         publish_files(stage, run.folder)

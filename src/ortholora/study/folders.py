@@ -37,4 +37,4 @@ def adapter_to_try(out: Path, summary: dict[str, Any]) -> Path:
     """The adapter that a study points at: the rule it judges, or joint training, with the first seed."""
     method = summary["recovered_method"] or JOINT
     folder = folder_of(out, method, summary["seeds"][0])
-    return folder / "group-1" if summary["rules"].get(method, {}).get("groups") else folder
+    return folder / "group-1" if summary.get("rules", {}).get(method, {}).get("groups") else folder

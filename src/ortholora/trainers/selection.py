@@ -52,7 +52,8 @@ class TaskPatience(TrainerCallback):
     """
 
     def __init__(self, tasks: Sequence[str], patience: int) -> None:
-        self.tasks, self.patience = list(tasks), patience
+        self.tasks: list[str] = list(tasks)
+        self.patience = patience
         #: Index of a task → number of the first step (from 0) without it. The sampler looks here.
         self.gone: dict[int, int] = {}
         self._best: dict[str, float] = {}

@@ -82,6 +82,7 @@ class OrthoSFTTrainer(ResolveMixin, SFTTrainer):
         try_out: bool = True,
         **kwargs: Any,
     ) -> None:
+        self.tasks: list[str]
         train_dataset, self.tasks = number_tasks(train_dataset, task_column, tasks)
         self.task_loss = loss
         self._weights = _weights(self.tasks, task_weights, loss)

@@ -24,7 +24,8 @@ class TaskLosses:
     """
 
     def __init__(self, tasks: Sequence[str], device: torch.device, dtype: torch.dtype = torch.float32) -> None:
-        self.tasks, self._device = list(tasks), device
+        self.tasks: list[str] = list(tasks)
+        self._device = device
         self._own = torch.zeros(len(self.tasks), device=device, dtype=dtype)
         self._own_counts = torch.zeros(len(self.tasks), dtype=torch.float64)
         # The same since `take_step`: logs and steps end at different times.

@@ -88,8 +88,10 @@ class OrthoTrainer(SavingTrainer):
     ) -> None:
         _check_heads(model, tasks)
         _check_wrappers(args)
-        self.tasks, self.card, self.quota = list(tasks), card, list(quota)
-        self.head_learning_rate, self.selection = head_learning_rate, selection or Selection()
+        self.tasks: list[EncodedTask] = list(tasks)
+        self.quota: list[int] = list(quota)
+        self.card, self.head_learning_rate = card, head_learning_rate
+        self.selection: Selection = selection or Selection()
         self.patience = TaskPatience([task.data.name for task in tasks], patience_per_task)
         self.collator = model.collator(tokenizer, padding_multiple(args.device.type))
         self.timer = StepTimer()
@@ -111,19 +113,18 @@ class OrthoTrainer(SavingTrainer):
         self.compute_loss_func = _never_called
         names = [task.data.name for task in self.tasks]
         if rule is not None:
-            weights = [task.data.spec.weight for task in self.tasks]
             self.ortho = OrthoLora(
                 model,
                 names,
                 rule,
                 block,
                 args.seed,
-                weights=weights,
+                weights=[task.data.spec.weight for task in self.tasks],
                 fused=fused,
                 buffer_dtype=buffer_dtype,
                 try_out=try_out,
             )
-        self.planner = complete(planner or Planner(), model, args.device.type)
+        self.planner: Planner = complete(planner or Planner(), model, args.device.type)
         if rule is not None:
             check_layout(self.planner.layout, model, len(tasks))
         if self.planner.layout == "padding-free":
@@ -132,7 +133,7 @@ class OrthoTrainer(SavingTrainer):
         self.evaluations: dict[str, Evaluation] = {}
         # Float64: its sums are already the means of steps, and its counts are steps.
         self.task_losses: TaskLosses = TaskLosses(names, args.device, torch.float64)
-        self.tokens = np.zeros(3, dtype=np.int64)  # real, padded, micro-batches; of all ranks
+        self.tokens: np.ndarray[Any, Any] = np.zeros(3, dtype=np.int64)  # real, padded, micro-batches; of all ranks
         self._own_tokens = np.zeros(3, dtype=np.int64)  # of this rank, since they were last added up
 
     # ---- data ----------------------------------------------------------------------------------------

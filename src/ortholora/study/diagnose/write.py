@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ortholora.files import write_json, write_text
-from ortholora.study.diagnose.page import page_of
+from ortholora.study.diagnose.page import CAUTION, page_of
 from ortholora.study.diagnose.tables import TABLES
 from ortholora.study.report.page import write_page
 
@@ -24,7 +24,7 @@ def write_diagnosis(out: Path, found: dict[str, Any]) -> None:
 def to_markdown(found: dict[str, Any]) -> str:
     """The verdict and the tables as Markdown."""
     lines = ["# Diagnosis", "", *(f"- {sentence}" for sentence in found["verdict"]), ""]
-    lines += ["Next:", "", "```bash", found["next"], "```", ""]
+    lines += [CAUTION, "", "Next:", "", "```bash", found["next"], "```", ""]
     for table in TABLES:
         shown = table(found)
         if shown is not None:

@@ -1,0 +1,120 @@
+"""The page in a run's folder (`README.md`): what the adapter is for, how good it is, and the lines that load it.
+
+The hub shows it, and reads the head of it. Names of tasks and labels come from data: every character of them that
+Markdown or HTML could read is written as its number.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from huggingface_hub import ModelCardData
+
+from ortholora.metrics.compute import resampled
+from ortholora.models.backbone import hub_id
+from ortholora.models.card import ModelCard
+from ortholora.models.spec import TaskSpec
+from ortholora.runs.record import RunRecord
+
+PAGE_FILE = "README.md"
+#: More labels than this are counted, not named; a longer name is cut.
+_MOST_LABELS, _LONGEST = 12, 60
+_RESAMPLES = 400
+
+_PAGE = """---
+{front}
+---
+# A LoRA adapter for {count}
+{how} by [Ortho-LoRA](https://arxiv.org/abs/2601.09684), seed {seed}.
+
+| task | kind | labels | metric | value | rows |
+|:--|:--|:--|:--|--:|--:|
+{rows}
+
+Values are in points. The intervals (95 %) are over the rows alone: another seed gives another adapter.
+
+## Use
+```python
+from peft import PeftModel
+from transformers import {auto}, AutoTokenizer
+
+backbone = {backbone}
+model = PeftModel.from_pretrained({auto}.from_pretrained(backbone), ".").eval()   # "." is this folder
+tokenizer = AutoTokenizer.from_pretrained(backbone)
+```
+{heads}"""
+_HEADS = """
+`heads.safetensors` has a linear layer for each task; `ortholora.load(".").predict(task, texts)` puts all together, and
+`ortholora export` writes a model that needs neither PEFT nor Ortho-LoRA.
+"""
+
+
+def run_page(card: ModelCard, record: RunRecord, steps: int, with_heads: bool) -> str:
+    """The page's Markdown.
+
+    Args:
+        card: What the model is.
+        record: What the run left behind.
+        steps: Optimizer steps; 0 for a merge of other adapters.
+        with_heads: Whether tasks have heads (an encoder).
+    """
+    base = hub_id(card.backbone)
+    front = ModelCardData(
+        library_name="peft",
+        pipeline_tag=None if with_heads else "text-generation",
+        base_model=base,
+        tags=["ortho-lora", "lora"],
+    )
+    return _PAGE.format(
+        front=front.to_yaml(),
+        count="one task" if len(card.tasks) == 1 else f"{len(card.tasks)} tasks",
+        how=_how(record, steps),
+        seed=record.seed,
+        rows="\n".join(_row(spec, record) for spec in card.tasks),
+        auto="AutoModel" if with_heads else "AutoModelForCausalLM",
+        backbone=f'"{base}"' if base else "...  # the folder of the backbone that it was trained on",
+        heads=_HEADS if with_heads else "",
+    )
+
+
+def _how(record: RunRecord, steps: int) -> str:
+    if not steps:
+        return "Merged out of adapters for single tasks, without training,"
+    return f"Trained {f'with the rule {_plain(record.rule)}' if record.rule else 'jointly'} in {steps} steps"
+
+
+def _row(spec: TaskSpec, record: RunRecord) -> str:
+    name = spec.name
+    low, high = (f"{100 * end:.1f}" for end in _interval(record, name))
+    value = f"{100 * record.metrics[name]:.1f} [{low}, {high}]"
+    rows = f"{len(record.targets[name]):,} {record.scored_on.get(name, 'dev')}"
+    return f"| {_plain(name)} | {spec.kind} | {_labels(spec.labels)} | {record.metric_names[name]} | {value} | {rows} |"
+
+
+def _labels(labels: tuple[str, ...] | None) -> str:
+    if not labels:
+        return "–"
+    if len(labels) > _MOST_LABELS:
+        return f"{len(labels):,} labels"
+    return ", ".join(_plain(label) for label in labels)
+
+
+def _interval(record: RunRecord, task: str) -> tuple[float, float]:
+    """The percentile bootstrap over the rows that the task is scored on."""
+    targets = record.targets[task]
+    drawn = np.random.default_rng(0).multinomial(len(targets), np.full(len(targets), 1 / len(targets)), _RESAMPLES)
+    values = resampled(
+        record.metric_names[task],
+        targets,
+        record.predictions[task][None],
+        record.num_labels[task],
+        drawn.T.astype(float),
+    )
+    low, high = np.percentile(values, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _plain(text: str) -> str:
+    """A text of somebody else's as Markdown that shows it, and does nothing else."""
+    text = " ".join(text.split())
+    text = text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+    return "".join(c if c.isalnum() or c in " …" else f"&#{ord(c)};" for c in text)
