@@ -36,11 +36,12 @@ def main() -> None:
 
 
 def publish(study: Path, name: str, command: str, note: str) -> None:
-    """Copy the three summaries, and write down the command and the note."""
+    """Copy the summaries and their pictures, and write down the command and the note."""
     folder = RESULTS / name
     folder.mkdir(parents=True, exist_ok=True)
-    for ending in ("json", "md", "png"):
-        shutil.copyfile(study / f"summary.{ending}", folder / f"summary.{ending}")
+    pictures = [picture for picture in ("curves.png", "sweep.png") if (study / picture).is_file()]
+    for file in ("summary.json", "summary.md", "summary.png", *pictures):
+        shutil.copyfile(study / file, folder / file)
     (folder / "command.txt").write_text(command + "\n", encoding="utf-8")
     (folder / "note.md").write_text(note + "\n", encoding="utf-8")
 
