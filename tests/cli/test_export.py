@@ -6,6 +6,8 @@ import json
 import re
 import subprocess
 import sys
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -126,6 +128,20 @@ def test_outputs_that_change_are_refused(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("peft.tuners.lora.layer.Linear.get_delta_weight", lambda self, name: self.weight * 0.5)
     with pytest.raises(UserError, match="outputs that differ by"):
         exporting._merge(language_model(tmp_path, "q_proj"), CARD)
+
+
+def test_a_weak_adapter_that_rounding_takes_away_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left of it is no matter of how long the outputs are."""
+    weak = language_model(tmp_path, "q_proj")
+    with torch.no_grad():
+        for name, weight in weak.named_parameters():
+            if "lora_B" in name:
+                weight.mul_(1e-2)
+    card = replace(CARD, dtype="bfloat16")
+    exporting._merge(deepcopy(weak), card)
+    monkeypatch.setattr("peft.tuners.lora.layer.Linear.get_delta_weight", lambda self, name: torch.zeros_like(self.weight))
+    with pytest.raises(UserError, match="100% of what the adapter does is rounded away"):
+        exporting._merge(weak, card)
 
 
 def test_bad_input(cli: Cli, run: Path, home: Path) -> None:

@@ -32,6 +32,8 @@ from ortholora.models.saving import HEADS
 HEADS_CONTENT = "heads.json"
 #: Most of the difference that merging may make to a model's outputs, as a share of their length: rounding makes less.
 _ROUNDING = {"float32": 1e-3, "bfloat16": 5e-2}
+#: Most of the adapter's own effect on the outputs that may be lost, and float32's noise beside the outputs.
+_LOST, _NOISE = 0.25, 1e-6
 
 
 def export(run: Path, out: Path) -> ModelCard:
@@ -89,13 +91,19 @@ def _merge(model: AdaptedModel, card: ModelCard) -> Any:
     if shared := _shared_bases(model.peft_model):
         raise _unmergeable(f"LoRA on {listing(shared, 4)}, whose weight another part of the model uses, too")
     before = _outputs(model.peft_model)
+    with model.peft_model.disable_adapter():
+        effect = float((before - _outputs(model.peft_model)).norm())
     try:
         merged: Any = model.peft_model.merge_and_unload(safe_merge=True)
     except (ValueError, NotImplementedError) as error:  # weights that overflow; kinds of LoRA that cannot be merged
         raise _unmergeable(" ".join(str(error).split())[:300]) from error
-    apart = float((_outputs(merged) - before).norm() / before.norm().clamp_min(1e-12))
-    if not apart <= _ROUNDING[card.dtype]:  # NaN as well
-        raise _unmergeable(f"outputs that differ by {apart:.1%} from those with the adapter")
+    apart, length = float((_outputs(merged) - before).norm()), float(before.norm().clamp_min(1e-12))
+    if not apart <= _ROUNDING[card.dtype] * length:  # NaN as well
+        raise _unmergeable(f"outputs that differ by {apart / length:.1%} from those with the adapter")
+    # A short training in bfloat16 may do less than what its weights are rounded to.
+    if apart > _LOST * effect + _NOISE * length:
+        lost = apart / max(effect, 1e-12)
+        raise _unmergeable(f"{card.dtype} weights, in which {lost:.0%} of what the adapter does is rounded away")
     return merged
 
 
@@ -130,7 +138,7 @@ def _unmergeable(found: str) -> UserError:
         expected="LoRA on layers with weights of their own, so that the merged model gives the same outputs",
         found=found,
         todo="serve the adapter as it is: PeftModel.from_pretrained(AutoModel.from_pretrained(backbone), folder); or "
-        "train without LoRA on these layers",
+        "train without LoRA on these layers, or with `dtype: float32` where rounding is the reason",
     )
 
 
