@@ -115,3 +115,10 @@ def test_the_mixin_and_the_sft_trainer_do_without_the_packages_of_metrics() -> N
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert 'pip install "ortholora[cli]"' in run.stdout
+
+
+def test_test_files_without_a_package_have_names_of_their_own() -> None:
+    """pytest would import one for the other, and collect nothing at all; a run of a part of the tests hides it."""
+    tests = Path(__file__).resolve().parent
+    names = [path.name for path in tests.rglob("test_*.py") if not (path.parent / "__init__.py").exists()]
+    assert sorted({name for name in names if names.count(name) > 1}) == []
