@@ -10,7 +10,7 @@ import pytest
 
 from ortholora.errors import UserError
 from ortholora.files import plain
-from ortholora.study.statistics.bootstrap import draw_rows, ratio_interval, seed_weights
+from ortholora.study.statistics.bootstrap import ratio_interval, seed_weights
 from ortholora.study.statistics.summarise import summarise
 from synthetic_study import methods_and_tasks, record, study
 
@@ -20,15 +20,6 @@ def summary_of(records, resamples=200, seed=0):
 
 
 # ---------------------------------------------------------------- draws
-
-
-@pytest.mark.parametrize(("rows", "resamples"), [(1, 3), (7, 100), (2_000_000, 1), (400_000, 5)])
-def test_counts_sum_to_the_rows(rows, resamples):
-    blocks = list(draw_rows(np.random.default_rng(0), rows, resamples))
-    assert sum(block.shape[1] for block in blocks) == resamples
-    for block in blocks:
-        assert block.shape[0] == rows
-        np.testing.assert_array_equal(block.sum(axis=0), rows)
 
 
 @pytest.mark.parametrize("seeds", [1, 2, 5])
