@@ -49,11 +49,12 @@ def _remove_remains(path: Path) -> None:
     """Remove what killed processes of this machine left beside a file; those of other machines may be alive."""
     for remains in path.parent.glob(f".{glob.escape(path.name)}.{glob.escape(_HERE)}-*.tmp"):
         process = remains.name.rpartition("-")[2].removesuffix(".tmp")
-        if process.isdecimal() and not _is_alive(int(process)):
+        if process.isdecimal() and not is_alive(int(process)):
             remains.unlink(missing_ok=True)
 
 
-def _is_alive(process: int) -> bool:
+def is_alive(process: int) -> bool:
+    """Whether a process of this machine is there; where that cannot be told, that it is."""
     if os.name != "posix":  # elsewhere this signal ends a process
         return True
     try:
@@ -61,7 +62,9 @@ def _is_alive(process: int) -> bool:
     except ProcessLookupError:
         return False
     except (OSError, OverflowError):  # somebody else's, or no number of a process
-        return True
+        pass
+    with suppress(OSError):  # Linux: one that ended, and that its parent has not asked about yet
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     return True
 
 

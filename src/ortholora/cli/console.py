@@ -14,8 +14,9 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from ortholora.cli.processes import ending, may_speak, of_another
+from ortholora.cli.processes import ending, of_another
 from ortholora.errors import LostProcessError, UserError, file_error
+from ortholora.ranks.board import may_speak
 from ortholora.ranks.launch import check_alone, index, launched
 
 console = Console()

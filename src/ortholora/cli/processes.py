@@ -10,17 +10,6 @@ from contextlib import contextmanager
 
 import typer
 
-from ortholora.ranks.launch import launched
-
-
-def may_speak() -> bool:
-    """Whether this process is the one to tell the end; always, where there is one process."""
-    if launched() == 1:
-        return True
-    from ortholora.ranks import board
-
-    return board.may_speak()
-
 
 @contextmanager
 def of_another() -> Iterator[None]:

@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from datetime import timedelta
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from ortholora.errors import LostProcessError
+from ortholora.files import is_alive
 from ortholora.ranks.launch import index, launched
 
 #: Seconds by which the first process, at whose terminal people sit, is ahead of the others in telling something.
@@ -54,7 +54,7 @@ def may_speak() -> bool:
 
 
 def introduce() -> None:
-    """Say which process of which machine this one is, for `who_is_gone`."""
+    """Say which process of which machine this one is, for the others, should it be gone."""
     if launched() > 1:
         _board().set(f"who/{index()}", json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
 
@@ -127,23 +127,11 @@ def _gone() -> Sequence[str]:
             if other == index() or not board.check([f"who/{other}"]) or board.check([f"end/{other}"]):
                 continue
             who = json.loads(board.get(f"who/{other}"))
-            if who["host"] == socket.gethostname() and not _lives(who["pid"]):
+            if who["host"] == socket.gethostname() and not is_alive(who["pid"]):
                 board.set(f"gone/{other}", "")
             if board.check([f"gone/{other}"]):
                 found.append(f"rank {other} of {launched()} (process {who['pid']} on {who['host']})")
     return found
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    with suppress(OSError):  # Linux: one that ended, and that its launcher has not asked about yet
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    return True
 
 
 def _lost(who: str) -> LostProcessError:
