@@ -42,8 +42,8 @@ def record(name: str = "topic", right: int = 30) -> RunRecord:
 
 
 def test_the_head_is_what_the_hub_reads() -> None:
-    about = HubCard(run_page(card(), record(), 100, with_heads=True)).data
-    assert (about.base_model, about.library_name, about.pipeline_tag) == ("owner/model", "peft", None)
+    about = HubCard(run_page(card(), record(), 100, with_heads=True)).data.to_dict()
+    assert (about["base_model"], about["library_name"], about.get("pipeline_tag")) == ("owner/model", "peft", None)
     assert HubCard(run_page(card(), record(), 100, with_heads=False)).data.pipeline_tag == "text-generation"
 
 

@@ -5,10 +5,8 @@ Names of tasks and labels come from data, so none is written into the page: `hea
 
 from __future__ import annotations
 
-from huggingface_hub import ModelCardData
-
-from ortholora.models.backbone import hub_id
 from ortholora.models.card import ModelCard, Pooling
+from ortholora.models.page_head import counted, front_matter
 
 _PAGE = """---
 {front}
@@ -86,11 +84,5 @@ def export_page(card: ModelCard, *, with_heads: bool, options: str) -> str:
         snippet = _ENCODER.format(options=options, pooling=_POOLING[card.pooling])
     else:
         text, snippet = _LANGUAGE_TEXT, _LANGUAGE
-    count = "one task" if len(card.tasks) == 1 else f"{len(card.tasks)} tasks"
-    front = ModelCardData(
-        library_name="transformers",
-        pipeline_tag=None if with_heads else "text-generation",
-        base_model=hub_id(card.backbone),
-        tags=["ortho-lora"],
-    )
-    return _PAGE.format(front=front.to_yaml(), count=count, text=text, snippet=snippet)
+    front = front_matter(card, "transformers", with_heads, [])
+    return _PAGE.format(front=front, count=counted(card), text=text, snippet=snippet)

@@ -7,11 +7,12 @@ Markdown or HTML could read is written as its number.
 from __future__ import annotations
 
 import numpy as np
-from huggingface_hub import ModelCardData
 
+from ortholora.metrics.bootstrap import draw_rows, interval
 from ortholora.metrics.compute import resampled
 from ortholora.models.backbone import hub_id
 from ortholora.models.card import ModelCard
+from ortholora.models.page_head import counted, front_matter
 from ortholora.models.spec import TaskSpec
 from ortholora.runs.record import RunRecord
 
@@ -58,15 +59,9 @@ def run_page(card: ModelCard, record: RunRecord, steps: int, with_heads: bool) -
         with_heads: Whether tasks have heads (an encoder).
     """
     base = hub_id(card.backbone)
-    front = ModelCardData(
-        library_name="peft",
-        pipeline_tag=None if with_heads else "text-generation",
-        base_model=base,
-        tags=["ortho-lora", "lora"],
-    )
     return _PAGE.format(
-        front=front.to_yaml(),
-        count="one task" if len(card.tasks) == 1 else f"{len(card.tasks)} tasks",
+        front=front_matter(card, "peft", with_heads, ["lora"]),
+        count=counted(card),
         how=_how(record, steps),
         seed=record.seed,
         rows="\n".join(_row(spec, record) for spec in card.tasks),
@@ -98,19 +93,13 @@ def _labels(labels: tuple[str, ...] | None) -> str:
     return ", ".join(_plain(label) for label in labels)
 
 
-def _interval(record: RunRecord, task: str) -> tuple[float, float]:
+def _interval(record: RunRecord, task: str) -> list[float]:
     """The percentile bootstrap over the rows that the task is scored on."""
-    targets = record.targets[task]
-    drawn = np.random.default_rng(0).multinomial(len(targets), np.full(len(targets), 1 / len(targets)), _RESAMPLES)
-    values = resampled(
-        record.metric_names[task],
-        targets,
-        record.predictions[task][None],
-        record.num_labels[task],
-        drawn.T.astype(float),
-    )
-    low, high = np.percentile(values, [2.5, 97.5])
-    return float(low), float(high)
+    metric, targets, labels = record.metric_names[task], record.targets[task], record.num_labels[task]
+    predictions = record.predictions[task][None]
+    drawn = draw_rows(np.random.default_rng(0), len(targets), _RESAMPLES)
+    values = [resampled(metric, targets, predictions, labels, counts) for counts in drawn]
+    return interval(np.concatenate(values, axis=1))
 
 
 def _plain(text: str) -> str:
