@@ -18,7 +18,6 @@ LOOKS = {
     "plateau": ("#D55E00", "D"),
     "gradnorm": ("#E69F00", "P"),
     "balanced": ("#009E73", "^"),
-    "balanced-ortho": ("#000000", "<"),
     "ortho": ("#CC79A7", "v"),
     "joint-wide": ("#56B4E9", "X"),
 }

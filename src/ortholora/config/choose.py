@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
 
 from ortholora.config.schema import Config
-from ortholora.errors import UserError, did_you_mean
+from ortholora.errors import UserError, did_you_mean, listing
 
 
 def with_steps(config: Config, steps: int) -> Config:
@@ -48,6 +48,27 @@ def with_tasks(config: Config, names: Sequence[str]) -> Config:
             todo=did_you_mean(unknown[0], config.task_names, "correct the option"),
         )
     return keep(config, {task for tasks in chosen.values() for task in tasks})
+
+
+def check_known(key: str, names: Iterable[str], config: Config) -> None:
+    """Check the tasks that a setting names.
+
+    Args:
+        key: The setting, dotted.
+        names: The names in it.
+        config: The configuration with the tasks.
+
+    Raises:
+        UserError: There is no task of one of the names.
+    """
+    unknown = next((name for name in names if name not in config.task_names), None)
+    if unknown is not None:
+        raise UserError(
+            f"{key}: unknown task {unknown!r}",
+            expected=f"some of {listing(config.task_names)}",
+            found=unknown,
+            todo=did_you_mean(unknown, config.task_names, "correct or remove it"),
+        )
 
 
 def keep(config: Config, names: Container[str]) -> Config:

@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from ortholora.config.choose import check_known
 from ortholora.config.schema import Config
 from ortholora.data.encoded import EncodedTask
 from ortholora.data.mixing import quotas
 from ortholora.data.task import TaskData
-from ortholora.errors import UserError, did_you_mean, listing
 from ortholora.metrics.table import METRICS
 from ortholora.models.backbone import load_tokenizer
 from ortholora.models.kinds import KINDS, encode_task
@@ -29,7 +29,8 @@ class Workspace:
     def __init__(self, config: Config, tasks: Sequence[TaskData], like: Workspace | None = None) -> None:
         self.config, self.tasks = config, list(tasks)
         self._like = like
-        _check_names(config)
+        # Not earlier: `split_by` makes names of what is in the data.
+        check_known("training.selection_weights", config.training.selection_weights, config)
         KINDS[config.tasks[0].kind].model.check_backbone(config.backbone, config.revision)
         for task in tasks:
             assert task.spec.metric is not None
@@ -72,15 +73,3 @@ class Workspace:
             lengths = [float(np.mean(self.encoded(task.name).train.lengths)) for task in self.tasks]
         found = quotas(sizes, rows, mixing.quota, mixing.temperature, lengths)
         return dict(zip([task.name for task in self.tasks], found, strict=True))
-
-
-def _check_names(config: Config) -> None:
-    """Not earlier: `split_by` makes names of what is in the data."""
-    unknown = [name for name in config.training.selection_weights if name not in config.task_names]
-    if unknown:
-        raise UserError(
-            f"training.selection_weights: unknown task {unknown[0]!r}",
-            expected=f"some of {listing(config.task_names)}",
-            found=unknown[0],
-            todo=did_you_mean(unknown[0], config.task_names, "correct or remove it"),
-        )

@@ -30,11 +30,15 @@ def adapters_in(folder: Path, method: Method, tasks: Sequence[str]) -> list[tupl
         return [(folder / part[0], part) for part in parts]
     if method.groups is None:
         return [(folder, parts[0])]
-    return [(folder / f"group-{number}", part) for number, part in enumerate(parts, start=1)]
+    return [(_of_group(folder, number), part) for number, part in enumerate(parts, start=1)]
+
+
+def _of_group(folder: Path, number: int) -> Path:
+    return folder / f"group-{number}"
 
 
 def adapter_to_try(out: Path, summary: dict[str, Any]) -> Path:
     """The adapter that a study points at: the rule it judges, or joint training, with the first seed."""
     method = summary["recovered_method"] or JOINT
     folder = folder_of(out, method, summary["seeds"][0])
-    return folder / "group-1" if summary.get("rules", {}).get(method, {}).get("groups") else folder
+    return _of_group(folder, 1) if summary.get("rules", {}).get(method, {}).get("groups") else folder

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterable
 
+from ortholora.config.choose import check_known
 from ortholora.config.file import with_settings
 from ortholora.config.schema import Config
 from ortholora.config.sections import MethodConfig
@@ -119,14 +120,7 @@ def _merge(entry: MethodConfig, config: Config) -> Method:
             todo="remove it; what the single adapters are trained with is set for the whole study",
         )
     with_own = _with_own(entry, config)
-    unknown = [task for task in with_own.study.merge.weights if task not in config.task_names]
-    if unknown:
-        raise UserError(
-            f"study.merge.weights: unknown task {unknown[0]!r}",
-            expected=f"some of {listing(config.task_names)}",
-            found=unknown[0],
-            todo=did_you_mean(unknown[0], config.task_names, "correct or remove it"),
-        )
+    check_known("study.merge.weights", with_own.study.merge.weights, config)
     return Method(entry.name, None, config.block, dict(entry.set), MERGES[entry.rule])
 
 
