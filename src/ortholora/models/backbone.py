@@ -168,7 +168,12 @@ def cast_weights(model: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 @lru_cache(maxsize=1)
 def _unpacked(backbone: str) -> nn.Module:
-    return _causal(backbone, None)
+    model = _causal(backbone, None)
+    # Its weights are plain now. transformers 5 goes on calling it quantised, and would refuse to save what is merged.
+    quantiser = getattr(model, "hf_quantizer", None)
+    if quantiser is not None:
+        quantiser.remove_quantization_config(model)
+    return model
 
 
 def _causal(backbone: str, revision: str | None) -> nn.Module:
