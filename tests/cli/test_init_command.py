@@ -13,7 +13,7 @@ from ortholora.config.file import load_config
 
 @pytest.fixture
 def files(tmp_path: Path) -> Path:
-    rows = "words\tmood\n" + "".join(f"some words {i}\t{'ab'[i % 2]}\n" for i in range(40))
+    rows = "words\tsource\tmood\n" + "".join(f"some words {i}\t{'xyz'[i % 3]}\t{'ab'[i % 2]}\n" for i in range(40))
     folder = tmp_path / "own"
     folder.mkdir()
     for part in ("train", "dev"):

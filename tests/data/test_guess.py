@@ -264,7 +264,8 @@ def test_a_closed_set_of_answers_is_proposed(write: Write, tmp_path: Path) -> No
 
 
 def test_another_answer_than_the_guess(write: Write, tmp_path: Path) -> None:
-    rows = "left\tright\tsame\n" + "".join(f"some words {i}\tother words {i}\t{i % 2}\n" for i in range(30))
+    rows = "left\tright\tsame\tyear\n" + "".join(f"words of {i}\tother words {i}\t{i % 2}\t1999\n" for i in range(30))
+    rows += "words of 30\tother words 30\t1\t2000\n"
     paths = [write("x_train.tsv", rows), write("x_dev.tsv", rows)]
     ask, asked = guesses(text="right", label="same")
     (draft,) = draft_tasks(paths, tmp_path, ask)

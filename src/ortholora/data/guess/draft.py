@@ -141,7 +141,8 @@ def _settle(draft: Draft, ask: Ask) -> None:
             "split_by": shape.split_by or "no",
             "text": " ".join(shape.text),
         }[key]
-        answer = ask(Question(name, key, _WORDS[key], guess, (guess, *(o for o in others if o != guess))))
+        choices = (guess, *(other for other in others if other != guess))
+        answer = ask(Question(name, key, _WORDS[key].format(guess), guess, choices))
         if answer == guess:
             continue
         if key == "split_by":
@@ -161,7 +162,7 @@ _WORDS = {
     "kind": "What kind of task is it?",
     "label": "Which column holds the labels?",
     "messages": "Which column holds the messages?",
-    "split_by": "Does this column name a task of its own in each row?",
+    "split_by": "Does the column `{}` name the task of each row, so that every value becomes a task?",
     "text": "Which column holds the text (two: a pair)?",
 }
 

@@ -173,7 +173,7 @@ def _label_column(table: Table) -> tuple[str | None, dict[str, list[str]]]:
     if named is not None:
         return named, {}
     able = [name for name in table.found if name.lower() not in _IDS and _could_be_labels(values_of(table, name))]
-    return (able[-1], {"label": able[:-1]}) if able else (None, {})
+    return (able[-1] if able else None), ({"label": able[:-1]} if len(able) > 1 else {})
 
 
 def _could_be_labels(values: Sequence[str]) -> bool:
