@@ -13,7 +13,11 @@ import typer
 from ortholora.cli import showing
 from ortholora.cli.console import console, quiet, say, user_errors
 from ortholora.cli.options import (
+<<<<<<< HEAD
     AnswersOption,
+=======
+    BackboneOption,
+>>>>>>> main
     Choices,
     ConfigArgument,
     DataOption,
@@ -22,10 +26,13 @@ from ortholora.cli.options import (
     ExportOption,
     FewStepsOption,
     FileOption,
+    FilesArgument,
+    ForceOption,
     GroupsOption,
     JobsOption,
     JsonLinesOption,
     JsonOption,
+    NewConfigOption,
     ReportOption,
     RowsFileOption,
     RowsOption,
@@ -37,6 +44,7 @@ from ortholora.cli.options import (
     TasksOption,
     TextColumnsOption,
     TextsArgument,
+    YesOption,
     check_words,
     takes_choices,
 )
@@ -61,6 +69,23 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
+
+
+@app.command()
+@user_errors()
+def init(
+    files: FilesArgument,
+    backbone: BackboneOption = None,
+    out: NewConfigOption = Path("tasks.yaml"),
+    yes: YesOption = False,
+    force: ForceOption = False,
+) -> None:
+    """Look at data files, ask what they leave open, and write a configuration for them."""
+    from ortholora.cli.asking import asker
+    from ortholora.data.guess.make import make_configuration
+
+    check_words({"files": files, "backbone": backbone, "out": out})
+    showing.show_made(make_configuration(files, out, backbone, asker(yes), force))
 
 
 @app.command()

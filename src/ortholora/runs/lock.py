@@ -29,7 +29,7 @@ _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 @contextmanager
 def lock(folder: Path, of: str | None = None) -> Iterator[None]:
-    """Hold a run's folder, which is made if need be.
+    """Hold a run's folder, which is made if need be, and removed again if nothing came into it.
 
     Args:
         folder: The folder.
@@ -41,6 +41,7 @@ def lock(folder: Path, of: str | None = None) -> Iterator[None]:
     Raises:
         UserError: Another process holds it; the message says which.
     """
+    new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / (LOCK_FILE if of is None else f".{of}{LOCK_FILE}")
     descriptor = _take(path, folder if of is None else folder / of)
@@ -52,6 +53,9 @@ def lock(folder: Path, of: str | None = None) -> Iterator[None]:
             with suppress(OSError):
                 path.unlink()
             os.close(descriptor)
+        if new:  # of a run that was refused nothing stays
+            with suppress(OSError):
+                folder.rmdir()
 
 
 def check_unlocked(folder: Path) -> None:

@@ -244,7 +244,6 @@ def _check_out(out: Path) -> None:
             found="a folder" if out.is_dir() else "a finished file",
             todo="give another --out, or remove it",
         )
-    out.parent.mkdir(parents=True, exist_ok=True)
 
 
 def _none_good(path: Path, total: int, first: Asked | None) -> UserError:
