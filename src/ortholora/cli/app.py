@@ -13,11 +13,8 @@ import typer
 from ortholora.cli import showing
 from ortholora.cli.console import console, quiet, say, user_errors
 from ortholora.cli.options import (
-<<<<<<< HEAD
     AnswersOption,
-=======
     BackboneOption,
->>>>>>> main
     Choices,
     ConfigArgument,
     DataOption,
