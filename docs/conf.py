@@ -32,6 +32,7 @@ CONTENTS = """
 """
 PAGES = {
     "Use": [
+        "docs/init",
         "docs/diagnose",
         "docs/compare",
         "docs/report",

@@ -12,7 +12,7 @@ from scipy.stats import t as student
 from torch import Tensor
 
 from ortholora.engine import StepStats
-from ortholora.trainers.conflicts import ConflictTracker, sure_from, verdict
+from ortholora.trainers.conflicts import ConflictTracker, relation, sure_from
 
 
 def stats(gradients: Tensor, present: list[bool] | None = None) -> StepStats:
@@ -137,5 +137,5 @@ def test_of_few_windows_a_mean_must_be_further_from_zero(windows: int) -> None:
     exact = float(student.ppf(0.975, windows - 1))
     assert exact <= sure_from(windows) + 5e-3
     assert sure_from(windows) < exact * 1.01
-    assert verdict(-1.0, 0.999 / sure_from(windows), windows) == "conflict"
-    assert verdict(-1.0, 1.001 / sure_from(windows), windows) == "unsure"
+    assert relation(-1.0, 0.999 / sure_from(windows), windows) == "conflict"
+    assert relation(-1.0, 1.001 / sure_from(windows), windows) == "unsure"

@@ -13,6 +13,7 @@ import typer
 from ortholora.cli import showing
 from ortholora.cli.console import console, quiet, say, user_errors
 from ortholora.cli.options import (
+    BackboneOption,
     Choices,
     ConfigArgument,
     DataOption,
@@ -21,10 +22,13 @@ from ortholora.cli.options import (
     ExportOption,
     FewStepsOption,
     FileOption,
+    FilesArgument,
+    ForceOption,
     GroupsOption,
     JobsOption,
     JsonLinesOption,
     JsonOption,
+    NewConfigOption,
     ReportOption,
     RowsOption,
     RunArgument,
@@ -34,6 +38,7 @@ from ortholora.cli.options import (
     TaskOption,
     TasksOption,
     TextsArgument,
+    YesOption,
     check_words,
     takes_choices,
 )
@@ -49,6 +54,23 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
+
+
+@app.command()
+@user_errors()
+def init(
+    files: FilesArgument,
+    backbone: BackboneOption = None,
+    out: NewConfigOption = Path("tasks.yaml"),
+    yes: YesOption = False,
+    force: ForceOption = False,
+) -> None:
+    """Look at data files, ask what they leave open, and write a configuration for them."""
+    from ortholora.cli.asking import asker
+    from ortholora.data.guess.make import make_configuration
+
+    check_words({"files": files, "backbone": backbone, "out": out})
+    showing.show_made(make_configuration(files, out, backbone, asker(yes), force))
 
 
 @app.command()

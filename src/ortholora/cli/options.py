@@ -32,6 +32,20 @@ TextsArgument = Annotated[
         help="Texts (a chat: also messages in JSON); for a pair task two after two. Without: standard input.",
     ),
 ]
+FilesArgument = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="FILE...",
+        help="Data files (.tsv, .csv, .jsonl, .parquet), or folders of them. A word in the name says what a file is: "
+        "`train`, `dev` or `test`; without one it is training data.",
+    ),
+]
+NewConfigOption = Annotated[Path, typer.Option("--out", help="The configuration to write.")]
+BackboneOption = Annotated[
+    str | None, typer.Option("--backbone", metavar="ID", help="Hub id or folder of the encoder or language model.")
+]
+YesOption = Annotated[bool, typer.Option("--yes", help="Ask nothing: take the likeliest answer, and say which.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace files that are there already.")]
 DiagnosisOption = Annotated[
     Path | None, typer.Option("--out", help="Folder for the results; default `runs/CONFIG-NAME-diagnosis`.")
 ]

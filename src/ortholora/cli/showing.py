@@ -66,6 +66,22 @@ def show_diagnosis(out: Path, found: dict[str, Any]) -> None:
     print(f"  {found['next'].replace('ortholora', _command(), 1)}")
 
 
+def show_made(made: Any) -> None:
+    """Show a new configuration: its tasks, what was done besides, and what to do next."""
+    table = Table("task", "kind", "training rows", "dev rows", "test rows")
+    for task in made.tasks:
+        test = "–" if task.test is None else f"{len(task.test):,}"
+        table.add_row(task.name, task.spec.kind, f"{len(task.train):,}", f"{len(task.dev):,}", test)
+    console.print(table)
+    for note in (note for draft in made.drafts for note in draft.notes):
+        say(f"{note}.")
+    for path in made.files:
+        say(f"Wrote {path}.")
+    say(f"Wrote {made.path}: look it over, and then")
+    for command in ("diagnose", "train"):
+        say(f"  ortholora {command} {shlex.quote(str(made.path))}")
+
+
 def show_export(out: Path, card: Any) -> None:
     """Say what an exported folder holds, and how it is loaded."""
     from ortholora.models.saving import HEADS

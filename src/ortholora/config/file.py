@@ -45,6 +45,19 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     return _validate(raw, str(path))
 
 
+def config_of(text: str, where: str) -> Config:
+    """Validate a configuration that is no file yet.
+
+    Args:
+        text: YAML that holds a mapping.
+        where: How messages name it.
+
+    Raises:
+        UserError: It does not describe a configuration; one message lists every problem.
+    """
+    return _validate(parse(text), where)
+
+
 def parse_override(text: str) -> tuple[str, Any]:
     """Split `key=value` and read the value as YAML.
 

@@ -108,7 +108,7 @@ class ConflictTracker:
                 "cosine": mean,
                 "standard_error": error,
                 "windows": windows,
-                "verdict": verdict(mean, error, windows),
+                "verdict": relation(mean, error, windows),
                 "negative_share": float(negative[self._pairs.index((a, b))]),
             }
         removed, _ = mean_and_error(*self._windows["removed"].means())
@@ -159,7 +159,7 @@ class ConflictTracker:
         return {task: math.exp(mean[i] - middle) for i, task in enumerate(self.tasks) if there[i]}
 
 
-def verdict(mean: float, error: float | None, windows: int | None = None) -> str:
+def relation(mean: float, error: float | None, windows: int | None = None) -> str:
     """`conflict` or `agreement` where the mean cosine is surely not zero, else `unsure`.
 
     Args:

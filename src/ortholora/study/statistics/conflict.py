@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ortholora.runs.record import RunRecord
-from ortholora.trainers.conflicts import verdict
+from ortholora.trainers.conflicts import relation
 
 
 def summarise_conflict(records: Sequence[RunRecord]) -> dict[str, Any] | None:
@@ -80,5 +80,5 @@ def _merge(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     windows = None
     if all("windows" in part for part in parts):  # earlier versions counted none
         windows = 1 + sum(part["windows"] - 1 for part in parts)
-    word = verdict(cosine, error, windows)
+    word = relation(cosine, error, windows)
     return {"cosine": cosine, "standard_error": error, "negative_share": negative, "verdict": word}

@@ -1,0 +1,1 @@
+"""A first look at files: what tasks they hold, and a configuration for them (`ortholora init`)."""

@@ -1,0 +1,222 @@
+"""What the columns of a table are: its texts, its labels, and the kind of task that they make.
+
+Names that the field uses are taken at their word. Anything else is a guess out of the values, and `unsure` says so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ortholora.data.labels import is_number
+from ortholora.data.table import Table
+from ortholora.errors import UserError, listing
+
+Kind = Literal["classification", "regression", "completion", "chat"]
+
+#: Names of columns, the usual ones first.
+_LABELS = (
+    *(
+        "label",
+        "labels",
+        "class",
+        "target",
+        "category",
+        "gold_label",
+        "gold",
+        "topic",
+        "intent",
+        "sentiment",
+        "emotion",
+    ),
+    *("emotion", "stance", "score", "similarity", "rating", "stars", "quality", "is_duplicate"),
+)
+_PAIRS = (
+    *(("sentence1", "sentence2"), ("question1", "question2"), ("text1", "text2"), ("text_a", "text_b")),
+    *(("sentence_a", "sentence_b"), ("first", "second"), ("premise", "hypothesis"), ("question", "sentence")),
+    *(("query", "passage"), ("query", "document"), ("question", "passage"), ("question", "context")),
+)
+_TEXTS = (
+    *("text", "sentence", "tweet", "message", "review", "content", "body", "document", "comment", "headline", "title"),
+    *("utterance", "query"),
+)
+_PROMPTS = ["prompt", "instruction", "question", "input", "query", "source"]
+_ANSWERS = ["completion", "response", "output", "answer", "target", "summary"]
+_IDS = {"id", "idx", "index", "guid", "uid", "row", "pairid", "prompt_id"}
+_TASK_NAMES = ("task", "task_name", "channel", "dataset")
+
+#: More different labels than these are no classes, unless the column's name says so; nor are labels that hardly repeat.
+_MOST_CLASSES, _REPEATS = 50, 3
+#: Whole numbers with more different values than these are a scale, not classes.
+_MOST_WHOLE = 20
+#: Most tasks that one column may name.
+_MOST_TASKS = 64
+
+
+@dataclass
+class Shape:
+    """What a table holds.
+
+    Attributes:
+        kind: The kind of task.
+        text: The text columns: one or two; the prompt's or the messages' for a language model.
+        label: The column of labels or completions; that of the messages for a chat.
+        split_by: The column that names the task of each row.
+        unsure: What was guessed out of values: key of the configuration → the other choices.
+    """
+
+    kind: Kind
+    text: tuple[str, ...]
+    label: str
+    split_by: str | None = None
+    unsure: dict[str, list[str]] = field(default_factory=dict)
+
+
+def shape_of(table: Table) -> Shape:
+    """Guess what a table holds.
+
+    Args:
+        table: A table with all of its columns.
+
+    Raises:
+        UserError: Nothing in it looks like the rows of a task.
+    """
+    shape = _chat(table) or _completion(table) or _labelled(table)
+    if shape is None:
+        raise UserError(
+            f"{table.shown}: no task was recognised",
+            expected="a text and a label, a prompt and a completion, or a list of messages in every row",
+            found=f"the columns {listing(table.found)}",
+            todo="rename the columns (`text` and `label`, `prompt` and `completion`, `messages`), or write the "
+            "configuration by hand; examples/own_data.yaml is the smallest example",
+        )
+    shape.split_by = _task_column(table, shape)
+    if shape.split_by is not None:
+        shape.unsure["split_by"] = ["no"]
+    return shape
+
+
+def values_of(table: Table, column: str) -> list[str]:
+    """The values of a column that are there, as texts."""
+    return [str(value).strip() for value in table.columns[column] if value is not None and str(value).strip()]
+
+
+def kind_of_labels(values: Sequence[str]) -> tuple[Kind, bool]:
+    """Whether labels are classes or numbers on a scale, and whether that is sure."""
+    if not values or not all(map(is_number, values)):
+        return "classification", True
+    whole = all(float(value).is_integer() for value in values)
+    if not whole:
+        return "regression", True
+    many = len(set(values)) > _MOST_WHOLE
+    return ("regression", False) if many else ("classification", True)
+
+
+def _chat(table: Table) -> Shape | None:
+    found = [name for name in table.found if _holds_messages(table.columns[name])]
+    if not found:
+        return None
+    name = "messages" if "messages" in found else found[0]
+    others = [other for other in found if other != name]
+    unsure = {"messages": others} if others and name != "messages" else {}
+    return Shape("chat", (name,), name, unsure=unsure)
+
+
+def _holds_messages(values: Sequence[object]) -> bool:
+    first = next((value for value in values if value is not None), None)
+    return (
+        isinstance(first, list)
+        and bool(first)
+        and all(isinstance(message, dict) and "role" in message and "content" in message for message in first)
+    )
+
+
+def _completion(table: Table) -> Shape | None:
+    prompt, answer = _by_name(table, _PROMPTS), _by_name(table, _ANSWERS)
+    if prompt is None or answer is None:
+        return None
+    if {"prompt", "completion"} <= set(table.found):
+        return Shape("completion", ("prompt",), "completion")
+    values = values_of(table, answer)
+    if not _is_free(values):
+        return None
+    return Shape("completion", (prompt,), answer, unsure={"kind": ["classification"]} if len(set(values)) < 100 else {})
+
+
+def _is_free(values: Sequence[str]) -> bool:
+    """Whether answers are texts of their own, not a few that come again and again."""
+    different = len(set(values))
+    return different > _MOST_CLASSES and different * _REPEATS > len(values) and not all(map(is_number, values))
+
+
+def _labelled(table: Table) -> Shape | None:
+    label, unsure = _label_column(table)
+    if label is None:
+        return None
+    text, others = _text_columns(table, label)
+    if not text:
+        return None
+    if others:
+        unsure["text"] = others
+    kind, sure = kind_of_labels(values_of(table, label))
+    if not sure:
+        unsure["kind"] = ["classification"]
+    return Shape(kind, text, label, unsure=unsure)
+
+
+def _label_column(table: Table) -> tuple[str | None, dict[str, list[str]]]:
+    """The label column, and what else it might be where its name does not tell."""
+    named = _by_name(table, [*_LABELS, *_ANSWERS])
+    if named is not None:
+        return named, {}
+    able = [name for name in table.found if name.lower() not in _IDS and _could_be_labels(values_of(table, name))]
+    return (able[-1] if able else None), ({"label": able[:-1]} if len(able) > 1 else {})
+
+
+def _could_be_labels(values: Sequence[str]) -> bool:
+    counts = Counter(values)
+    if len(counts) < 2:
+        return False
+    classes = len(counts) <= _MOST_CLASSES and len(values) >= _REPEATS * len(counts)
+    return classes or (
+        all(math.isfinite(float(value)) for value in counts if is_number(value)) and all(map(is_number, counts))
+    )
+
+
+def _text_columns(table: Table, label: str) -> tuple[tuple[str, ...], list[str]]:
+    """The text columns, and the other ones that might be."""
+    lower = {name.lower(): name for name in table.found if name != label}
+    for first, second in _PAIRS:
+        if first in lower and second in lower:
+            return (lower[first], lower[second]), []
+    named = _by_name(table, _TEXTS)
+    if named is not None and named != label:
+        return (named,), []
+    texts = [name for name in lower.values() if name.lower() not in _IDS and _could_be_text(values_of(table, name))]
+    longest = sorted(texts, key=lambda name: -sum(map(len, values_of(table, name))))
+    if len(longest) == 2:  # two texts beside one label are a pair more often than not
+        return tuple(texts), longest
+    return tuple(longest[:1]), longest[1:]
+
+
+def _could_be_text(values: Sequence[str]) -> bool:
+    words = sum(len(value.split()) for value in values[:1000])
+    return bool(values) and words >= 2 * len(values[:1000]) and not all(map(is_number, values))
+
+
+def _task_column(table: Table, shape: Shape) -> str | None:
+    """A column that names the task of each row."""
+    name = _by_name(table, _TASK_NAMES)
+    if name is None or name in (*shape.text, shape.label):
+        return None
+    counts = Counter(values_of(table, name))
+    return name if 2 <= len(counts) <= _MOST_TASKS and min(counts.values()) >= _REPEATS else None
+
+
+def _by_name(table: Table, names: Sequence[str]) -> str | None:
+    """The first of the names that a column has, whatever its capitals."""
+    lower = {name.lower(): name for name in table.found}
+    return next((lower[name] for name in names if name in lower), None)
