@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ortholora.cli.console import console, errors
+from ortholora.cli.console import console, errors, say
 from ortholora.cli.options import Choices, check_words
 from ortholora.config.choose import with_steps, with_tasks, without_hub
 from ortholora.config.file import load_config
@@ -46,11 +46,41 @@ class Start:
     seeds: list[int] | None
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """A configuration after all options, before its data are read.
+
+    Attributes:
+        config: The configuration.
+        base: Its folder, which the tasks' files are relative to.
+        data_dir: The folder of --data-dir, which wins.
+        out: Folder for the results.
+        seeds: The seeds of --seeds.
+    """
+
+    config: Config
+    base: Path
+    data_dir: Path | None
+    out: Path
+    seeds: list[int] | None
+
+
 def prepare(choices: Choices) -> Start:
     """Read the configuration with its options, and the tasks, and say how many rows they have.
 
     Raises:
         UserError: An option, the configuration or some data is wrong.
+    """
+    chosen = choose(choices)
+    tasks = read(chosen.config, chosen.base, chosen.data_dir)
+    return Start(chosen.config, tasks, chosen.out, chosen.data_dir or chosen.base, chosen.seeds)
+
+
+def choose(choices: Choices) -> Chosen:
+    """Read the configuration with its options; of the data only the columns that name tasks (`split_by`).
+
+    Raises:
+        UserError: An option or the configuration is wrong, or such a column.
     """
     check_words(vars(choices))
     # A script has its own folder on the path, not the one the user stands in with a rule of their own.
@@ -60,6 +90,8 @@ def prepare(choices: Choices) -> Start:
     seeds = None if choices.seeds is None else _seeds(choices.seeds)
     overrides = [*(choices.set_ or []), *([] if seeds is None else [f"study.seeds={seeds}"])]
     config, base, data_dir = load_config(path, overrides), path.parent, choices.data_dir
+    for note in config.training.notes:
+        say(f"Note: {note}")
     if choices.max_steps is not None:
         config = with_steps(config, choices.max_steps)
     if data_dir is not None:
@@ -67,8 +99,7 @@ def prepare(choices: Choices) -> Start:
     config = _split(config, base, data_dir)
     if choices.only is not None:
         config = with_tasks(config, [name.strip() for name in choices.only.split(",")])
-    out = choices.out or Path("runs") / Path(choices.config).stem
-    return Start(config, read(config, base, data_dir), out, data_dir or base, seeds)
+    return Chosen(config, base, data_dir, choices.out or Path("runs") / Path(choices.config).stem, seeds)
 
 
 def diagnosis_folder(config: str) -> Path:
