@@ -99,7 +99,7 @@ class TerminalProgress:
         if self._work_done < 0.02 * work:
             return ""
         seconds = (time.monotonic() - self._began) / self._work_done * max(0.0, left)
-        return f"about {_duration(seconds)} left"
+        return f"about {duration(seconds)} left"
 
     def __enter__(self) -> TerminalProgress:
         self.bars.start()
@@ -170,7 +170,8 @@ def show_progress(console: Console) -> Iterator[TerminalProgress]:
             signal.signal(number, handler)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """A time for people."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

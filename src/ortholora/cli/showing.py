@@ -78,7 +78,7 @@ def show_made(made: Any) -> None:
     for path in made.files:
         say(f"Wrote {path}.")
     say(f"Wrote {made.path}: look it over, and then")
-    for command in ("diagnose", "train"):
+    for command in ("check", "diagnose", "train"):
         say(f"  ortholora {command} {shlex.quote(str(made.path))}")
 
 
