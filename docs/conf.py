@@ -33,6 +33,7 @@ CONTENTS = """
 PAGES = {
     "Use": [
         "docs/init",
+        "docs/check",
         "docs/diagnose",
         "docs/compare",
         "docs/report",

@@ -106,7 +106,7 @@ class TerminalProgress:
         if self._work_done < 0.02 * work:
             return ""
         seconds = (time.monotonic() - self._began) / self._work_done * max(0.0, left)
-        return f"about {_duration(seconds)} left"
+        return f"about {duration(seconds)} left"
 
     def __enter__(self) -> TerminalProgress:
         self.bars.start()
@@ -148,7 +148,7 @@ class _Line:
         if speed.loss is not None:
             words += f", loss {speed.loss:.3g}"
         if left := self._steps - self._at:
-            words += f", {_duration(left * speed.seconds)} left"
+            words += f", {duration(left * speed.seconds)} left"
         self._display.bars.update(self._bar, left=words)
         now = time.monotonic()
         if self._display.plain and left and now - self._told >= _EVERY:
@@ -200,7 +200,8 @@ def _short(number: float) -> str:
     return f"{number / 1000:.3g}k" if number < 999_500 else f"{number / 1e6:.3g}M"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """A time for people."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
