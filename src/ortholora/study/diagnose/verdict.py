@@ -175,7 +175,7 @@ def _transfers(transfer: dict[str, dict[str, Any]], tasks: Iterable[str]) -> lis
             size = f"{abs(change['value']):.2g} ± {change['error']:.1g}"
             lines.append(f"Measured: a step on `{a}` alone surely {does} the loss of `{b}` (by {size}).")
     if lines:
-        lines.append("What one step does is not known to foretell what a whole training does.")
+        lines.append("What one step does has not foretold what a whole training does, as far as that was tested.")
     return lines
 
 
@@ -187,7 +187,7 @@ def _grouping(found: dict[str, Any]) -> str:
     return (
         f"With {len(found['groups'])} adapters, the measured transfer is best for: {groups}. A step is worth "
         f"{value:.2g} ± {error:.1g} % of a loss more than with one adapter; the best of many is flattered by being "
-        "chosen, and what one step does is not known to foretell a whole training. Compare them as a method."
+        "chosen, and what one step does has not foretold a whole training so far. Compare them as a method."
     )
 
 
