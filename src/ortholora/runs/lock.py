@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ortholora.errors import UserError
+from ortholora.errors import LockedError
 
 try:
     import fcntl
@@ -35,7 +35,7 @@ def lock(folder: Path) -> Iterator[None]:
     that may then be left is no lock.
 
     Raises:
-        UserError: Another process holds it; the message says which.
+        LockedError: Another process holds it; the message says which.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK_FILE
@@ -54,7 +54,7 @@ def check_unlocked(folder: Path) -> None:
     """Check that nobody writes the folder now.
 
     Raises:
-        UserError: Another process does.
+        LockedError: Another process does.
     """
     if (folder / LOCK_FILE).exists():
         with lock(folder):
@@ -65,7 +65,7 @@ def _take(path: Path) -> int | None:
     """Open and lock the file; None where the system has no locks.
 
     Raises:
-        UserError: It stays locked.
+        LockedError: It stays locked.
     """
     give_up = time.monotonic() + _PATIENCE
     while True:
@@ -116,13 +116,13 @@ def _sign(descriptor: int) -> None:
         os.pwrite(descriptor, text.encode(), 0)
 
 
-def _held(path: Path) -> UserError:
+def _held(path: Path) -> LockedError:
     try:
         holder = json.loads(path.read_text(encoding="utf-8"))
         found = f"process {holder['pid']} on {holder['host']}, since {holder['since']}"
     except (OSError, ValueError, KeyError, TypeError):
         found = "a process that did not say which it is"
-    return UserError(
+    return LockedError(
         f"{path.parent} is being written by another process",
         expected="one command at a time for the folder of a run",
         found=found,
