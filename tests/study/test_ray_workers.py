@@ -12,9 +12,10 @@ import pytest
 from fake_ray import FakeRay
 
 from ortholora.errors import LockedError, MissingExtraError, UserError
-from ortholora.study.jobs import ray_actor, ray_workers
+from ortholora.study.jobs import ray_actor, ray_cluster, ray_workers
 from ortholora.study.jobs.pool import work_off
-from ortholora.study.jobs.ray_workers import Share, check_on, room_for
+from ortholora.study.jobs.ray_cluster import check_on, room_for
+from ortholora.study.jobs.ray_workers import Share
 
 LABELS = {number: f"run {number}" for number in range(4)}
 CPU, GPU = {"CPU": 2.0, "memory": 1e9}, {"CPU": 8.0, "GPU": 4.0}
@@ -91,7 +92,7 @@ def ray(monkeypatch):
 
 
 def study(toy, out, heard=None, **options):
-    with ray_workers.ray_workers("ray", out, **options) as workers:
+    with ray_cluster.ray_workers("ray", out, **options) as workers:
         return work_off(LABELS, toy, workers, heard or Heard())
 
 
@@ -138,7 +139,12 @@ def test_what_a_lost_worker_did_is_done_by_another(ray, tmp_path):
     ],
 )
 def test_a_failure_names_its_run_and_stops_the_other(ray, tmp_path, error, kind, told):
-    toy = Toy({0: (raising(error), 1), 1: (until_asked, 1)})
+    def fail(progress):
+        while toy.odd[1][1]:  # until the other has begun
+            time.sleep(0.01)
+        raise error
+
+    toy = Toy({0: (fail, 1), 1: (until_asked, 1)})
     with pytest.raises(kind, match=told):
         study(toy, tmp_path)
     assert toy.odd[1] == (until_asked, 0)
@@ -187,9 +193,9 @@ def test_what_fits_on_the_nodes():
 
 def test_a_run_takes_one_gpu_where_there_are_any(ray, tmp_path):
     ray._nodes = [CPU, GPU]
-    with ray_workers.ray_workers("ray", tmp_path) as workers:
+    with ray_cluster.ray_workers("ray", tmp_path) as workers:
         assert str(workers).startswith("On a Ray cluster of 2 nodes: 4 at once, 1 CPU and 1 GPU each: ")
-    with ray_workers.ray_workers("ray", tmp_path, share=Share(4, 0.0)) as workers:
+    with ray_cluster.ray_workers("ray", tmp_path, share=Share(4, 0.0)) as workers:
         assert str(workers).startswith("On a Ray cluster of 2 nodes: 2 at once, 4 CPUs each: ")
 
 
@@ -212,23 +218,23 @@ def test_no_cluster_and_none_that_answers(ray, tmp_path, monkeypatch):
     ray.init = nobody
     with (
         pytest.raises(UserError, match=r"(?s)in no Ray cluster.*any running Ray instance\.\n.*ray start --head"),
-        ray_workers.ray_workers("ray", tmp_path),
+        ray_cluster.ray_workers("ray", tmp_path),
     ):
         pass
     with socket.create_server(("127.0.0.1", 0)) as mute:
         port = mute.getsockname()[1]
         ray.init = lambda address, **options: time.sleep(5)
-        monkeypatch.setattr(ray_workers, "_ENTER", 0.1)
+        monkeypatch.setattr(ray_cluster, "_ENTER", 0.1)
         with (
             pytest.raises(UserError, match=rf"(?s)ray://127\.0\.0\.1:{port} does not answer.*no answer in"),
-            ray_workers.ray_workers(f"ray://127.0.0.1:{port}", tmp_path),
+            ray_cluster.ray_workers(f"ray://127.0.0.1:{port}", tmp_path),
         ):
             pass
     ray.init = lambda address, **options: pytest.fail("the port is closed")
     monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
     with (
         pytest.raises(UserError, match=rf"(?s)at 127\.0\.0\.1:{port} does not answer.*refused"),
-        ray_workers.ray_workers("ray", tmp_path),
+        ray_cluster.ray_workers("ray", tmp_path),
     ):
         pass
     assert ray.left == 3

@@ -38,7 +38,7 @@ class Where:
             UserError: --on is no address, its extra is missing, or an option goes with it that is not there.
         """
         if self.on is not None:
-            from ortholora.study.jobs.ray_workers import check_on
+            from ortholora.study.jobs.ray_cluster import check_on
 
             check_on(self.on)
         elif self.gpus is not None or self.cpus != 1:
@@ -63,7 +63,8 @@ class Where:
             self._say_how_shared()
             yield None
             return
-        from ortholora.study.jobs.ray_workers import Share, ray_workers
+        from ortholora.study.jobs.ray_cluster import ray_workers
+        from ortholora.study.jobs.ray_workers import Share
 
         with (
             errors.status("Asking the cluster") as asking,

@@ -53,7 +53,7 @@ def compare(
         jobs: Runs at once. With more than one, each is done in a process of its own (`study/jobs/sharing.py`); a
             script that calls this needs the usual `if __name__ == "__main__"`.
         set_up: Is called first in every such process; a function of a module.
-        workers: Who does the runs instead, such as a Ray cluster (`study/jobs/ray_workers.py`); `jobs` is then theirs.
+        workers: Who does the runs instead, such as a Ray cluster (`study/jobs/ray_cluster.py`); `jobs` is then theirs.
 
     Returns:
         The summary; it is also written to `out` as JSON, Markdown, pictures and a page of HTML.
