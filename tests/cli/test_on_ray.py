@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -14,6 +15,7 @@ from command_line import Cli
 from test_jobs import RUNS, left_over, results
 
 from ortholora.runs.record import read_record
+from ortholora.study.jobs import ray_cluster
 from tiny import tiny_config
 
 #: At its third step a rule kills the node it is on, if that is the second; on the first it waits until that was done.
@@ -77,11 +79,39 @@ def cluster(monkeypatch):
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     small = {"num_cpus": 1, "object_store_memory": 100 * 1024**2}
-    cluster = Cluster(initialize_head=True, head_node_args={**small, "include_dashboard": False})
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    head = {**small, "include_dashboard": False, "ray_client_server_port": port}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    cluster.client = f"ray://127.0.0.1:{port}"
     cluster.second = cluster.add_node(**small)
     monkeypatch.setenv("RAY_ADDRESS", cluster.address)
     yield cluster
     cluster.shutdown()
+
+
+class NoRay:
+    """Where Ray is installed, too, it is not found."""
+
+    def find_spec(self, name, *rest):
+        if name == "ray":
+            raise ModuleNotFoundError("No module named 'ray'", name=name)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--on", "nowhere"], "--on cannot be read"),
+        (["--on", "ray"], 'pip install "ortholora[ray]"'),
+        (["--gpus-per-run", "1"], "no --on"),
+        (["--on", "ray", "--gpus-per-run", "nan"], "--gpus-per-run cannot be"),
+        (["--on", "ray", "--gpus-per-run", "1.5"], "--gpus-per-run cannot be"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_read(cli, monkeypatch, words, told):
+    monkeypatch.delitem(sys.modules, "ray", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [NoRay(), *sys.meta_path])
+    assert told in cli.complaint("compare", "no-such-file.yaml", *words)
 
 
 def same(folder: Path, other: Path) -> bool:
@@ -110,7 +140,9 @@ def test_with_a_node_killed_in_the_middle_it_gives_what_one_process_gives(cli, h
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stop_reaches_the_cluster_and_the_same_study_goes_on(cli, home, cluster, one_by_one, number):
+def test_a_stop_reaches_the_cluster_and_the_same_study_goes_on(cli, home, cluster, one_by_one, number, monkeypatch):
+    monkeypatch.setattr(ray_cluster, "_ENTER", 300.0)  # a busy machine
+    where = "ray" if number == signal.SIGINT else cluster.client
     command = [*study(home), "out"]
     (home / "endless").touch()
 
@@ -120,7 +152,7 @@ def test_a_stop_reaches_the_cluster_and_the_same_study_goes_on(cli, home, cluste
         os.kill(os.getpid(), number)
 
     threading.Thread(target=interrupt, daemon=True).start()
-    stopped = cli(*command, "--on", "ray")
+    stopped = cli(*command, "--on", where)
     assert stopped.exit_code == 130, stopped.output
     assert "Start the same command again" in stopped.stdout
     assert (home / "out/runs/joint/seed-0/result.json").is_file()

@@ -85,9 +85,7 @@ OnOption = Annotated[
 ]
 GpusOption = Annotated[
     float | None,
-    typer.Option(
-        "--gpus-per-run", min=0, max=64, help="With --on: GPUs of a run, or a part of one; default 1 if there are any."
-    ),
+    typer.Option("--gpus-per-run", help="With --on: GPUs of a run, or a part of one; default 1 if there are any."),
 ]
 CpusOption = Annotated[
     int, typer.Option("--cpus-per-run", min=1, max=1024, help="With --on: CPU cores, and threads, of a run.")

@@ -37,6 +37,13 @@ class Where:
         Raises:
             UserError: --on is no address, its extra is missing, or an option goes with it that is not there.
         """
+        if self.gpus is not None and not (self.gpus in range(65) or 0.01 <= self.gpus < 1):
+            raise UserError(
+                "--gpus-per-run cannot be",
+                expected="a whole number from 0 to 64, or a part of one GPU from 0.01 on",
+                found=str(self.gpus),
+                todo="correct the option",
+            )
         if self.on is not None:
             from ortholora.study.jobs.ray_cluster import check_on
 
