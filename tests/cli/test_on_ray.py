@@ -18,7 +18,7 @@ from ortholora.runs.record import read_record
 from ortholora.study.jobs import ray_cluster
 from tiny import tiny_config
 
-#: At its third step a rule kills the node it is on, if that is the second; on the first it waits until that was done.
+#: At its fourth call a rule kills the node it is on, if that is the second; on the first it waits until that was done.
 RULES = """
 import os, signal, time
 from pathlib import Path
@@ -28,7 +28,7 @@ STEPS = []
 
 def rule(gram, context):
     STEPS.append(0)
-    if Path("raylet").exists() and len(STEPS) >= 3:
+    if Path("raylet").exists() and len(STEPS) >= 4:
         if os.getppid() == int(Path("raylet").read_text()):
             Path("raylet").rename("killed")
             os.kill(os.getppid(), signal.SIGKILL)

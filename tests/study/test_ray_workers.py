@@ -109,6 +109,23 @@ def test_every_item_is_done_once_and_told_whole(ray, tmp_path):
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def test_of_steps_the_newest_is_kept():
+    kept = ray_actor._Kept()
+    for message in [
+        ("step", 1),
+        ("show", 1),
+        ("step", 2),
+        ("show", 2),
+        ("finish",),
+        ("start",),
+        ("step", 1),
+        ("step", 2),
+    ]:
+        kept._tell(*message)
+    assert kept.take() == [("step", 2), ("show", 2), ("finish",), ("start",), ("step", 2)]
+    assert kept.take() == []
+
+
 def test_there_are_as_many_workers_as_there_is_room_for_or_as_were_asked_for(ray, tmp_path):
     study(Toy(), tmp_path)
     assert len(ray.actors) == 2

@@ -26,6 +26,9 @@ _SEEN = 30.0
 #: Seconds for the lock of a run to come free whose worker was lost: that one may outlive its node for a moment.
 _LOCKED = 60.0
 
+#: Of these the newest says all.
+_NEWEST = ("step", "show")
+
 #: What was told meanwhile, and what is said at the end.
 Answer = tuple[list[Message], Message]
 
@@ -150,9 +153,18 @@ class _Kept(Relay):
 
     def _tell(self, *message: Any) -> None:
         with self._lock:
-            if message[0] == "step" and self._told and self._told[-1][0] == "step":
-                self._told.pop()  # the newest says it all
+            if message[0] in _NEWEST:
+                self._forget(message[0])
             self._told.append(message)
+
+    def _forget(self, kind: str) -> None:
+        """Forget what is not new any more, of the run that is going on."""
+        for place in range(len(self._told) - 1, -1, -1):
+            if self._told[place][0] == kind:
+                del self._told[place]
+                return
+            if self._told[place][0] not in _NEWEST:
+                return
 
     def take(self) -> list[Message]:
         with self._lock:
