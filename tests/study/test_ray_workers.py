@@ -126,6 +126,18 @@ def test_of_steps_the_newest_is_kept():
     assert kept.take() == []
 
 
+def test_a_worker_that_outlives_its_node_leaves_its_run_to_another(ray, tmp_path, monkeypatch):
+    def orphaned(progress):
+        monkeypatch.setattr(ray_actor.os, "getppid", lambda: 1)
+        progress.step(1)
+        assert progress.stop_requested
+
+    toy, heard = Toy({0: (orphaned, 1)}), Heard()
+    assert study(toy, tmp_path, heard, jobs=1) == []
+    assert toy.done == list(LABELS)
+    assert ("note", "run 0: its worker was lost, another one goes on. (its node is gone)") in heard.told
+
+
 def test_there_are_as_many_workers_as_there_is_room_for_or_as_were_asked_for(ray, tmp_path):
     study(Toy(), tmp_path)
     assert len(ray.actors) == 2

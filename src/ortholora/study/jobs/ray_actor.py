@@ -145,11 +145,16 @@ class _Kept(Relay):
 
     def __init__(self) -> None:
         self.stop_requested = False
+        self._node = os.getppid()  # its process on this machine
         self._told: list[Message] = []
         self._lock = threading.Lock()
 
     def step(self, done: int) -> None:
         self._tell("step", done)
+        if os.getppid() != self._node:
+            # Ray lets a worker outlive its node until the work is done. Its run is another one's by now: save what
+            # there is, and leave the folder.
+            self.stop_requested = True
 
     def _tell(self, *message: Any) -> None:
         with self._lock:

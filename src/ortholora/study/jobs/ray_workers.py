@@ -152,6 +152,8 @@ class _RayWorker:
             return [], ("crashed", str(error))
         except errors.RayError as error:
             return [], ("died", _loss(str(error)))
+        if last == ("stopped",) and not self._asked_to_stop:
+            last = ("died", _loss("its node is gone"))
         return told, last
 
 
