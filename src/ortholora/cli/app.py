@@ -30,6 +30,7 @@ from ortholora.cli.options import (
     JobsOption,
     JsonLinesOption,
     JsonOption,
+    MeasureOption,
     NewConfigOption,
     OnOption,
     ReportOption,
@@ -37,6 +38,7 @@ from ortholora.cli.options import (
     RunArgument,
     SetOption,
     StepsOption,
+    StrictOption,
     StudiesArgument,
     TaskOption,
     TasksOption,
@@ -75,6 +77,24 @@ def init(
 
     check_words({"files": files, "backbone": backbone, "out": out})
     showing.show_made(make_configuration(files, out, backbone, asker(yes), force))
+
+
+@app.command()
+@takes_choices
+@user_errors()
+def check(
+    choices: Choices, measure: MeasureOption = True, strict: StrictOption = False, as_json: JsonOption = False
+) -> None:
+    """Say what can be known of CONFIG without training: data, plan, capture, memory, time. Exit code 2: errors."""
+    from ortholora.cli.checking import run_check, show_check
+
+    found = run_check(choices, measure)
+    if as_json:
+        print(json.dumps(found.to_json(strict), indent=2, ensure_ascii=False))
+    else:
+        show_check(found)
+    if code := found.exit_code(strict):
+        raise typer.Exit(code)
 
 
 @app.command()

@@ -112,6 +112,13 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 JsonLinesOption = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
 
 
+StrictOption = Annotated[bool, typer.Option("--strict", help="Exit with 3 if there are warnings, though no errors.")]
+MeasureOption = Annotated[
+    bool,
+    typer.Option("--measure/--no-measure", help="Train a few steps that nobody keeps, to estimate time and memory."),
+]
+
+
 @dataclass(frozen=True)
 class Choices:
     """What `train` and `compare` are told alike, as it was typed; the fields are their options."""

@@ -44,11 +44,41 @@ class Start:
     seeds: list[int] | None
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """A configuration after all options, before its data are read.
+
+    Attributes:
+        config: The configuration.
+        base: Its folder, which the tasks' files are relative to.
+        data_dir: The folder of --data-dir, which wins.
+        out: Folder for the results.
+        seeds: The seeds of --seeds.
+    """
+
+    config: Config
+    base: Path
+    data_dir: Path | None
+    out: Path
+    seeds: list[int] | None
+
+
 def prepare(choices: Choices) -> Start:
     """Read the configuration with its options, and the tasks, and say how many rows they have.
 
     Raises:
         UserError: An option, the configuration or some data is wrong.
+    """
+    chosen = choose(choices)
+    tasks = read(chosen.config, chosen.base, chosen.data_dir)
+    return Start(chosen.config, tasks, chosen.out, chosen.data_dir or chosen.base, chosen.seeds)
+
+
+def choose(choices: Choices) -> Chosen:
+    """Read the configuration with its options; of the data only the columns that name tasks (`split_by`).
+
+    Raises:
+        UserError: An option or the configuration is wrong, or such a column.
     """
     check_words(vars(choices))
     # A script has its own folder on the path, not the one the user stands in with a rule of their own.
@@ -67,8 +97,7 @@ def prepare(choices: Choices) -> Start:
     config = _split(config, base, data_dir)
     if choices.only is not None:
         config = with_tasks(config, [name.strip() for name in choices.only.split(",")])
-    out = choices.out or Path("runs") / Path(choices.config).stem
-    return Start(config, read(config, base, data_dir), out, data_dir or base, seeds)
+    return Chosen(config, base, data_dir, choices.out or Path("runs") / Path(choices.config).stem, seeds)
 
 
 def diagnosis_folder(config: str) -> Path:

@@ -61,7 +61,7 @@ def show_diagnosis(out: Path, found: dict[str, Any]) -> None:
     for sentence in found["verdict"]:
         console.print(f"• {sentence}", markup=False, highlight=False)
     say(f"Wrote {out / 'diagnosis.html'}, diagnosis.md and diagnosis.json")
-    console.print("Not tested against outcomes yet: take it for what to try first.", style="dim")
+    console.print("Hardly tested against outcomes yet: take it for what to try first.", style="dim")
     console.print("Next:", style="bold")
     print(f"  {found['next'].replace('ortholora', _command(), 1)}")
 
@@ -78,7 +78,7 @@ def show_made(made: Any) -> None:
     for path in made.files:
         say(f"Wrote {path}.")
     say(f"Wrote {made.path}: look it over, and then")
-    for command in ("diagnose", "train"):
+    for command in ("check", "diagnose", "train"):
         say(f"  ortholora {command} {shlex.quote(str(made.path))}")
 
 
