@@ -29,9 +29,12 @@ STEPS = []
 def rule(gram, context):
     STEPS.append(0)
     if Path("raylet").exists() and len(STEPS) >= 4:
-        if os.getppid() == int(Path("raylet").read_text()):
+        node = os.getppid()
+        if node == int(Path("raylet").read_text()):
             Path("raylet").rename("killed")
-            os.kill(os.getppid(), signal.SIGKILL)
+            os.kill(node, signal.SIGKILL)
+            while os.getppid() == node:
+                time.sleep(0.01)
             return torch.ones(gram.shape[:2])  # this worker outlives its node: it must leave the run to another
         for _ in range(1200):
             if Path("killed").exists():
@@ -79,9 +82,9 @@ def cluster(monkeypatch):
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     small = {"num_cpus": 1, "object_store_memory": 100 * 1024**2}
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    head = {**small, "include_dashboard": False, "ray_client_server_port": port}
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
+        port, agent = one.getsockname()[1], two.getsockname()[1]
+    head = {**small, "include_dashboard": False, "ray_client_server_port": port, "runtime_env_agent_port": agent}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     cluster.client = f"ray://127.0.0.1:{port}"
     cluster.second = cluster.add_node(**small)

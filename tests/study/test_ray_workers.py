@@ -242,7 +242,7 @@ def test_without_ray(monkeypatch):
 
 def test_no_cluster_and_none_that_answers(ray, tmp_path, monkeypatch):
     def nobody(address, **options):
-        raise ConnectionError("Could not find any running Ray instance.\nMore.")
+        raise ConnectionError("More.\nCould not find any running Ray instance.")
 
     ray.init = nobody
     with (

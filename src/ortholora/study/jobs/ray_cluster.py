@@ -96,7 +96,8 @@ def _enter(ray: Any, address: str) -> None:
     if failure:
         if isinstance(failure[0], ImportError):
             raise missing_extra("--on ray://", "ray", failure[0])
-        raise _no_answer(address, str(failure[0]).strip().partition("\n")[0] or type(failure[0]).__name__)
+        # The last line of a long story says what happened.
+        raise _no_answer(address, str(failure[0]).strip().rpartition("\n")[2] or type(failure[0]).__name__)
 
 
 def _knock(address: str, host: str, port: int) -> None:
