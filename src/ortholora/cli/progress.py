@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 import typer
 from rich.console import Console
@@ -172,6 +172,23 @@ class _Line:
 def show_progress(console: Console) -> Iterator[TerminalProgress]:
     """Show progress; Ctrl-C (or a termination) stops after the current step, with a checkpoint."""
     progress = TerminalProgress(console)
+    with stoppable(progress, console, "Stopping after this step, with a checkpoint."), progress:
+        yield progress
+
+
+class _Asked(Protocol):
+    stop_requested: bool
+
+
+@contextmanager
+def stoppable(progress: _Asked, console: Console, words: str) -> Iterator[None]:
+    """Turn Ctrl-C and a termination into `stop_requested`, and what then stops into exit code 130.
+
+    Args:
+        progress: What the work asks whether it is to stop.
+        console: Where to say so.
+        words: What is said to the first of them; the second one stops at once.
+    """
     again = 0.0
 
     def ask_to_stop(number: int, frame: FrameType | None) -> None:
@@ -182,12 +199,11 @@ def show_progress(console: Console) -> Iterator[TerminalProgress]:
             raise KeyboardInterrupt
         progress.stop_requested = True
         again = time.monotonic() + (_PASSED_ON if launched() > 1 else 0.0)
-        console.print("Stopping after this step, with a checkpoint. (Once more: stop at once.)")
+        console.print(f"{words} (Once more: stop at once.)")
 
     before = {number: signal.signal(number, ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with progress:
-            yield progress
+        yield
     except Stopped as stopped:
         console.print(f"Stopped in {stopped}. Start the same command again to go on.")
         raise typer.Exit(130) from None

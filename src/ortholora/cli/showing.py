@@ -120,9 +120,7 @@ def _title(parts: Mapping[str, str]) -> str:
 def to_json_line(question: Any, answer: Any) -> str:
     """A question with its answer as one JSON object."""
     text = question[0] if isinstance(question, tuple) and len(question) == 1 else question
-    content = {"text": text, "label": answer.label, "value": answer.value}
-    content |= {"scores": answer.scores, "answer": answer.text}
-    return json.dumps({k: v for k, v in content.items() if v is not None}, ensure_ascii=False)
+    return json.dumps({"text": text, **answer.to_json()}, ensure_ascii=False)
 
 
 def to_line(question: Any, answer: Any) -> str:

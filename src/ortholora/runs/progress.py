@@ -29,6 +29,22 @@ class RunProgress(Protocol):
         """The run is finished."""
 
 
+class RowProgress(Protocol):
+    """What work on the rows of a file reports to."""
+
+    #: Set from outside to stop after the rows that are being worked on.
+    stop_requested: bool
+
+    def start(self, label: str, rows: int, done: int) -> None:
+        """Work on `rows` rows begins, `done` of which an earlier sitting has done."""
+
+    def step(self, done: int) -> None:
+        """`done` rows are done."""
+
+    def note(self, text: str) -> None:
+        """Something that a user should know."""
+
+
 class Progress(RunProgress, Protocol):
     """What the runs of a command report to."""
 
