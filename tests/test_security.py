@@ -22,7 +22,7 @@ from tiny import tiny_config
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
 #: Worker processes of one command talk through a pipe that nobody else can write to; no file is read.
-PIPES = {"study/jobs/pool.py", "study/jobs/worker.py"}
+PIPES = {"study/jobs/worker.py"}
 #: Loaders that run what a file names, or may.
 FORBIDDEN = {
     "pickle.load",

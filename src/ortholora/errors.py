@@ -83,6 +83,10 @@ class LostProcessError(UserError):
     """One of the processes that train together is gone, or does not answer; names it where it is known."""
 
 
+class LockedError(UserError):
+    """The folder of a run that another process writes now."""
+
+
 class CaptureError(UserError):
     """A LoRA matrix whose task gradients cannot be, or were not, captured."""
 

@@ -8,6 +8,7 @@ import pytest
 
 from ortholora.cli import app, reading
 from ortholora.cli.options import Choices
+from ortholora.cli.where import Where
 from ortholora.config.file import load_config
 
 ROOT = Path(__file__).parents[2]
@@ -16,8 +17,8 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def told(monkeypatch):
     """What `compare` would be told; nothing is trained."""
-    seen: list[tuple[Choices, int]] = []
-    monkeypatch.setattr(app, "run_comparison", lambda choices, jobs: seen.append((choices, jobs)))
+    seen: list[tuple[Choices, Where]] = []
+    monkeypatch.setattr(app, "run_comparison", lambda choices, where: seen.append((choices, where)))
     return seen
 
 
@@ -26,9 +27,9 @@ def test_it_compares_with_the_embedded_configuration(cli, told, monkeypatch, hom
     (home / "demo").mkdir()  # a user's own, which has nothing to do with it
     cli.ok("demo")
     cli.ok("demo", "--out", "elsewhere", "--max-steps", 3, "--jobs", 2)
-    (first, jobs), (second, more_jobs) = told
-    assert (first, jobs) == (Choices(first.config, Path("demo-run")), 1)
-    assert (second, more_jobs) == (Choices(first.config, Path("elsewhere"), max_steps=3), 2)
+    (first, where), (second, other) = told
+    assert (first, where) == (Choices(first.config, Path("demo-run")), Where())
+    assert (second, other) == (Choices(first.config, Path("elsewhere"), max_steps=3), Where(2))
     assert load_config(Path(first.config)) == load_config(ROOT / "src" / "ortholora" / "study" / "demo.yaml")
     assert "bin)/ortholora demo\n" in (ROOT / "Makefile").read_text(encoding="utf-8").lower()
 

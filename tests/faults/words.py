@@ -78,7 +78,15 @@ NEVER = {
         ["--data-dir", "a\0b"],
         ["--data-dir", "/dev/full"],
     ],
-    "compare": [["--jobs", "0"], ["--jobs", "1000000000"], ["--seeds", "0,0"], ["--set", "study.bootstrap=1000000000"]],
+    "compare": [
+        ["--jobs", "0"],
+        ["--jobs", "1000000000"],
+        ["--seeds", "0,0"],
+        ["--set", "study.bootstrap=1000000000"],
+        ["--on", "nowhere"],
+        ["--on", "\udc80"],
+        ["--gpus-per-run", "1"],
+    ],
     "predict": [["--task", "\udc80"], ["--file", "/dev/full"], ["--file", "a\0b"], ["\udcff"], ["--file", "nowhere"]],
 }
 QUESTIONS = [

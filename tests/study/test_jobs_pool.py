@@ -11,6 +11,7 @@ from toy_work import Toy
 
 from ortholora.errors import UserError
 from ortholora.study.jobs.pool import work_off
+from ortholora.study.jobs.processes import Processes
 from ortholora.study.jobs.sharing import divide, how_shared, visible_devices
 
 LABELS = {number: f"run {number}" for number in range(4)}
@@ -49,7 +50,7 @@ def names(folder):
 def test_every_item_is_done_once_and_told_whole(tmp_path):
     heard = Heard()
     environments = [{"OMP_NUM_THREADS": "3", "CUDA_VISIBLE_DEVICES": str(device)} for device in (5, 7)]
-    assert work_off(LABELS, Toy(tmp_path), environments, heard) == []
+    assert work_off(LABELS, Toy(tmp_path), Processes(environments), heard) == []
     assert names(tmp_path) == [f"done-{item}" for item in LABELS]
     seen = [path.read_text().split(" ", 1) for path in tmp_path.iterdir()]
     assert {share for _, share in seen} <= {"3 5", "3 7"}
@@ -71,7 +72,7 @@ def test_every_item_is_done_once_and_told_whole(tmp_path):
 def test_a_failure_names_its_run_and_stops_the_other(tmp_path, told, parts):
     toy = Toy(tmp_path, told={1: told}, endless=(0,))
     with pytest.raises(UserError) as caught:
-        work_off(LABELS, toy, TWO, Heard())
+        work_off(LABELS, toy, Processes(TWO), Heard())
     for part in parts:
         assert part in str(caught.value)
     assert names(tmp_path) == ["begun-0", "stopped-0"]
@@ -79,13 +80,13 @@ def test_a_failure_names_its_run_and_stops_the_other(tmp_path, told, parts):
 
 def test_a_mistake_of_ours_keeps_its_traceback(tmp_path):
     with pytest.raises(RuntimeError, match=r"(?s)run 0 failed in its process.*in crash.*ZeroDivisionError: our own"):
-        work_off(LABELS, Toy(tmp_path, told={0: "crash"}), TWO[:1], Heard())
+        work_off(LABELS, Toy(tmp_path, told={0: "crash"}), Processes(TWO[:1]), Heard())
     assert names(tmp_path) == []
 
 
 def test_what_is_finished_before_a_failure_is_kept(tmp_path):
     with pytest.raises(UserError, match="run 2"):
-        work_off(LABELS, Toy(tmp_path, told={2: "die"}), TWO[:1], Heard())
+        work_off(LABELS, Toy(tmp_path, told={2: "die"}), Processes(TWO[:1]), Heard())
     assert names(tmp_path) == ["done-0", "done-1"]
 
 
@@ -93,7 +94,7 @@ def test_a_request_to_stop_reaches_every_worker(tmp_path, monkeypatch):
     heard = Heard()
     before = signal.signal(signal.SIGINT, lambda number, frame: setattr(heard, "stop_requested", True))
     try:
-        left = work_off(LABELS, Toy(tmp_path, told={1: "stop"}, endless=(0, 1)), TWO, heard)
+        left = work_off(LABELS, Toy(tmp_path, told={1: "stop"}, endless=(0, 1)), Processes(TWO), heard)
     finally:
         signal.signal(signal.SIGINT, before)
     assert sorted(left) == list(LABELS.values())
@@ -106,7 +107,7 @@ def test_a_worker_that_is_still_loading_is_not_waited_for(tmp_path):
         stop_requested = property(lambda self: (tmp_path / "loading").exists(), lambda self, value: None)
 
     began = time.monotonic()
-    assert work_off(LABELS, Toy(tmp_path, loading=100.0), TWO, Impatient()) == list(LABELS.values())
+    assert work_off(LABELS, Toy(tmp_path, loading=100.0), Processes(TWO), Impatient()) == list(LABELS.values())
     assert time.monotonic() - began < 50
 
 
@@ -117,14 +118,14 @@ def test_a_second_interrupt_ends_them_at_once(tmp_path):
     before = signal.signal(signal.SIGINT, impatient)
     try:
         with pytest.raises(KeyboardInterrupt):
-            work_off(LABELS, Toy(tmp_path, told={1: "stop"}, endless=(0, 1)), TWO, Heard())
+            work_off(LABELS, Toy(tmp_path, told={1: "stop"}, endless=(0, 1)), Processes(TWO), Heard())
     finally:
         signal.signal(signal.SIGINT, before)
     assert names(tmp_path) == ["begun-0", "begun-1"]
 
 
 def test_a_worker_that_is_terminated_saves_first(tmp_path):
-    left = work_off({0: "run 0"}, Toy(tmp_path, told={0: "terminate"}, endless=(0,)), TWO[:1], Heard())
+    left = work_off({0: "run 0"}, Toy(tmp_path, told={0: "terminate"}, endless=(0,)), Processes(TWO[:1]), Heard())
     assert left == ["run 0"]
     assert names(tmp_path) == ["begun-0", "stopped-0"]
 

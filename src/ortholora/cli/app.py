@@ -17,6 +17,7 @@ from ortholora.cli.options import (
     BackboneOption,
     Choices,
     ConfigArgument,
+    CpusOption,
     DataOption,
     DemoOption,
     DiagnosisOption,
@@ -25,12 +26,14 @@ from ortholora.cli.options import (
     FileOption,
     FilesArgument,
     ForceOption,
+    GpusOption,
     GroupsOption,
     JobsOption,
     JsonLinesOption,
     JsonOption,
     MeasureOption,
     NewConfigOption,
+    OnOption,
     ReportOption,
     RowsFileOption,
     RowsOption,
@@ -58,6 +61,7 @@ from ortholora.cli.reading import (
     settings_of,
     words_of,
 )
+from ortholora.cli.where import Where
 from ortholora.ranks.launch import index
 
 app = typer.Typer(
@@ -125,32 +129,38 @@ def train(choices: Choices) -> None:
 @app.command()
 @takes_choices
 @user_errors()
-def compare(choices: Choices, jobs: JobsOption = 1) -> None:
+def compare(
+    choices: Choices,
+    jobs: JobsOption = None,
+    on: OnOption = None,
+    gpus_per_run: GpusOption = None,
+    cpus_per_run: CpusOption = 1,
+) -> None:
     """Train each task alone, all jointly, and with each rule; print and save the comparison."""
-    run_comparison(choices, jobs)
+    run_comparison(choices, Where(jobs, on, gpus_per_run, cpus_per_run))
 
 
-def run_comparison(choices: Choices, jobs: int) -> None:
+def run_comparison(choices: Choices, where: Where) -> None:
     """Do a study, and show what came out."""
+    where.check()
     start = prepare(choices)
     from ortholora.cli.progress import show_progress
     from ortholora.study.compare import compare as run_study
-    from ortholora.study.jobs.sharing import divide_this_machine, how_shared
 
-    if jobs > 1:
-        say(how_shared(divide_this_machine(jobs)))
-    quiet()
-    with show_progress(console) as progress:
-        summary = run_study(start.config, start.tasks, start.out, progress, start.data, jobs, quiet)
+    with where.workers(start.out) as workers:
+        quiet()
+        with show_progress(console) as progress:
+            jobs = where.jobs or 1
+            summary = run_study(start.config, start.tasks, start.out, progress, start.data, jobs, quiet, workers)
     showing.show_study(start.out, summary)
 
 
 @app.command()
 @user_errors()
-def demo(out: DemoOption = Path("demo-run"), max_steps: StepsOption = None, jobs: JobsOption = 1) -> None:
+def demo(out: DemoOption = Path("demo-run"), max_steps: StepsOption = None, jobs: JobsOption = None) -> None:
     """Compare on three real tasks that come as packages (extra `[demo]`): no data, no hub, about 10 minutes."""
     check_demo()
-    run_comparison(Choices(DEMO, out, max_steps=max_steps), jobs)
+    run_comparison(Choices(DEMO, out, max_steps=max_steps), Where(jobs))
 
 
 @app.command()

@@ -64,14 +64,31 @@ TasksOption = Annotated[
     str | None, typer.Option("--tasks", metavar="A,B", help="Only these tasks of the file, separated by commas.")
 ]
 JobsOption = Annotated[
-    int,
+    int | None,
     typer.Option(
         "--jobs",
         min=1,
         max=256,
         help="Runs at once, each in a process of its own: on GPUs one after the other of them, on the CPU with its "
-        "share of the cores. Steps that were timed so are no measure of cost.",
+        "share of the cores. Default 1; with --on as many as there is room for. Steps that were timed so are no "
+        "measure of cost.",
     ),
+]
+OnOption = Annotated[
+    str | None,
+    typer.Option(
+        "--on",
+        metavar="ray[://HOST:PORT]",
+        help="Hand the runs to a Ray cluster (extra `[ray]`): `ray` is the one that this machine is in. --out must be "
+        "a folder that all its nodes share.",
+    ),
+]
+GpusOption = Annotated[
+    float | None,
+    typer.Option("--gpus-per-run", help="With --on: GPUs of a run, or a part of one; default 1 if there are any."),
+]
+CpusOption = Annotated[
+    int, typer.Option("--cpus-per-run", min=1, max=1024, help="With --on: CPU cores, and threads, of a run.")
 ]
 FewStepsOption = Annotated[
     int | None,

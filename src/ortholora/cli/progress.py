@@ -128,6 +128,8 @@ class _Line:
     def start(self, label: str, steps: int, done: int) -> None:
         """Show a new run."""
         display = self._display
+        if self._bar is not None:  # of a run whose worker was lost
+            display.bars.remove_task(self._bar)
         self._steps, self._at, self._work = steps, done, display.work_of(label)
         self._label, self._told = label, time.monotonic()
         self._bar = display.bars.add_task(label, total=steps, completed=done, left="")
@@ -162,6 +164,7 @@ class _Line:
         shown = f"{label}: {numbers}" if numbers else label
         self._display.console.print(f"[green]✓[/green] {shown}", highlight=False)
         self._display.bars.remove_task(self._bar)
+        self._bar = None
         self._display.drop(label)
 
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ortholora.errors import UserError
+from ortholora.errors import LockedError
 
 try:
     import fcntl
@@ -39,7 +39,7 @@ def lock(folder: Path, of: str | None = None) -> Iterator[None]:
     that may then be left is no lock.
 
     Raises:
-        UserError: Another process holds it; the message says which.
+        LockedError: Another process holds it; the message says which.
     """
     new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
@@ -62,7 +62,7 @@ def check_unlocked(folder: Path) -> None:
     """Check that nobody writes the folder now.
 
     Raises:
-        UserError: Another process does.
+        LockedError: Another process does.
     """
     if (folder / LOCK_FILE).exists():
         with lock(folder):
@@ -73,7 +73,7 @@ def _take(path: Path, what: Path) -> int | None:
     """Open and lock the file; None where the system has no locks.
 
     Raises:
-        UserError: It stays locked.
+        LockedError: It stays locked.
     """
     give_up = time.monotonic() + _PATIENCE
     while True:
@@ -124,13 +124,13 @@ def _sign(descriptor: int) -> None:
         os.pwrite(descriptor, text.encode(), 0)
 
 
-def _held(path: Path, what: Path) -> UserError:
+def _held(path: Path, what: Path) -> LockedError:
     try:
         holder = json.loads(path.read_text(encoding="utf-8"))
         found = f"process {holder['pid']} on {holder['host']}, since {holder['since']}"
     except (OSError, ValueError, KeyError, TypeError):
         found = "a process that did not say which it is"
-    return UserError(
+    return LockedError(
         f"{what} is being written by another process",
         expected="one command at a time for the folder of a run, and for a file of answers",
         found=found,

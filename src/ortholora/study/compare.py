@@ -18,6 +18,7 @@ from ortholora.runs.method import Method
 from ortholora.runs.progress import Progress, Silent
 from ortholora.runs.train import announce
 from ortholora.study.folders import STUDY_FILE
+from ortholora.study.jobs.pool import Workers
 from ortholora.study.methods import methods_of
 from ortholora.study.planning import plan
 from ortholora.study.report.study import write_report
@@ -39,6 +40,7 @@ def compare(
     base: Path | None = None,
     jobs: int = 1,
     set_up: Callable[[], None] | None = None,
+    workers: Workers | None = None,
 ) -> dict[str, Any]:
     """Run what is missing, and summarise. Finished runs are kept, a stopped one is resumed.
 
@@ -51,6 +53,7 @@ def compare(
         jobs: Runs at once. With more than one, each is done in a process of its own (`study/jobs/sharing.py`); a
             script that calls this needs the usual `if __name__ == "__main__"`.
         set_up: Is called first in every such process; a function of a module.
+        workers: Who does the runs instead, such as a Ray cluster (`study/jobs/ray_cluster.py`); `jobs` is then theirs.
 
     Returns:
         The summary; it is also written to `out` as JSON, Markdown, pictures and a page of HTML.
@@ -66,7 +69,7 @@ def compare(
     _check_start(config)
     methods = methods_of(config)
     _check_out(out)
-    means = Means(config, list(tasks), base, jobs, set_up)
+    means = Means(config, list(tasks), base, workers.size if workers else jobs, set_up, workers)
     if config.study.sweep is None:
         workspaces = Workspaces(config, tasks)
         runs = plan(config, methods, out)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 from ortholora.config.file import with_settings
 from ortholora.config.schema import Config
 from ortholora.data.task import TaskData
-from ortholora.errors import NonFiniteLossError
+from ortholora.errors import NonFiniteLossError, UserError
 from ortholora.files import write_json
 from ortholora.runs.build import check_plans, check_settings
 from ortholora.runs.folder import check_claim
@@ -21,9 +22,13 @@ from ortholora.runs.record import RunRecord
 from ortholora.runs.run import DIVERGED_FILE, Run
 from ortholora.runs.train import check_folder, ensure_record
 from ortholora.runs.workspace import Workspace
-from ortholora.study.jobs.pool import work_off
+from ortholora.study.jobs.pool import Workers, work_off
+from ortholora.study.jobs.processes import Processes
 from ortholora.study.jobs.sharing import divide_this_machine
 from ortholora.study.jobs.worker import Relay, Work
+
+#: Seconds for a result to arrive that another machine has written.
+_SEEN = 90.0
 
 
 class Workspaces:
@@ -56,7 +61,8 @@ class Means:
         tasks: The data.
         base: Folder that relative data files start from; kept with the runs for `evaluate`.
         jobs: Runs at once.
-        set_up: Is called first in every worker process; a function of a module.
+        set_up: Is called first in every worker; a function of a module.
+        workers: Who does the runs; None: this process, or with several `jobs` processes of this machine.
     """
 
     config: Config
@@ -64,6 +70,7 @@ class Means:
     base: Path | None = None
     jobs: int = 1
     set_up: Callable[[], None] | None = None
+    workers: Workers | None = None
 
 
 def check_runs(runs: Sequence[Run], workspaces: Workspaces, merging: bool = False) -> None:
@@ -129,13 +136,34 @@ def do_runs(runs: Sequence[Run], means: Means, workspaces: Workspaces, progress:
         UserError: See `ensure_record`.
         Stopped: The progress asked to stop.
     """
-    if means.jobs > 1:
+    if means.workers is not None or means.jobs > 1:
+        work = _StudyWork(replace(means, workers=None), tuple(runs))
         for merging in (False, True):  # what is merged must be finished
             items = {n: run.label for n, run in enumerate(runs) if not run.done and bool(run.sources) == merging}
-            shares = divide_this_machine(means.jobs)
-            if left := work_off(items, _StudyWork(means, tuple(runs)), shares, progress):
+            workers = means.workers or Processes(divide_this_machine(means.jobs))
+            if left := work_off(items, work, workers, progress):
                 raise Stopped(", ".join(left[: means.jobs]))
+            _wait_for([runs[n] for n in items])
     return [_do(run, workspaces, progress, means.base) for run in runs]
+
+
+def _wait_for(runs: Sequence[Run]) -> None:
+    """Wait until results of other machines are seen here: network file systems remember a while what was not there.
+
+    Raises:
+        UserError: One is not.
+    """
+    give_up = time.monotonic() + _SEEN
+    for run in runs:
+        while not run.done:
+            if time.monotonic() > give_up:
+                raise UserError(
+                    f"{run.label}: its worker finished it, and this machine does not see the result",
+                    expected=f"the same {run.folder} here and on the worker's machine",
+                    found=f"no result in it after {_SEEN:.0f} seconds",
+                    todo="give an --out on a file system that all machines share",
+                )
+            time.sleep(0.2)
 
 
 def _do(run: Run, workspaces: Workspaces, progress: Progress, base: Path | None, jobs: int = 1) -> RunRecord | None:

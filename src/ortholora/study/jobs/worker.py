@@ -1,4 +1,5 @@
-"""What a worker process does: items that its parent names, until there are no more. `pool.py` is the parent's end.
+"""What a worker process does: items that its parent names, until there are no more. `processes.py` is the
+parent's end.
 
 Messages to the parent: `hello` (ready for the work itself, pickled), `idle` (the last item is done, if there was
 one), what a run reports, and at the end one of `end`, `stopped`, `failed` and `crashed`. From the parent: the
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 #: Does one item and reports to a `Relay`; returns whether it was finished, not stopped on request.
 Work = Callable[[int, "Relay"], bool]
+#: What is said: a word, and what belongs to it.
+Message = tuple[Any, ...]
 #: What a terminal or a scheduler sends to all processes of a command; the parent alone acts on the first.
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -83,9 +86,10 @@ def serve(connection: Connection) -> None:
         connection.send(_outcome(payload, relay, connection))
 
 
-def _outcome(payload: bytes, relay: Relay, connection: Connection) -> tuple[Any, ...]:
+def _outcome(payload: bytes, relay: Relay, connection: Connection) -> Message:
     """Do items until there are no more; return what is to be said at the end."""
-    try:
+
+    def do() -> Message:
         work = pickle.loads(payload)()
         while not relay.stop_requested:
             item = _next(connection)
@@ -94,6 +98,14 @@ def _outcome(payload: bytes, relay: Relay, connection: Connection) -> tuple[Any,
             if not work(item, relay):
                 return ("stopped",)
         return ("end",)
+
+    return told(do)
+
+
+def told(do: Callable[[], Message]) -> Message:
+    """What a worker says after something, also where that failed: `failed` or `crashed`."""
+    try:
+        return do()
     except UserError as error:
         return ("failed", error)
     except OSError as error:
