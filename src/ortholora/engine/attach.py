@@ -112,8 +112,9 @@ class Attachment:
 
     def was_abandoned(self) -> bool:
         """Whether what was captured is of a step that was given up, and must be forgotten before the next batch."""
-        # FSDP2 moves gradients about between its parameters: there only the checks of sums tell.
-        return not self._is_sharded() and self._guard.was_abandoned()
+        if self._fsdp2 is None and self._is_sharded():
+            self.reshard(search=True)
+        return self._guard.was_abandoned()
 
     def open(self, grouping: Grouping) -> AbstractContextManager[Any]:
         """Begin a micro-batch.
@@ -174,6 +175,11 @@ class Attachment:
             self.reshard(search=False)
         self._trial.drop_kept()
 
+    def fail(self) -> None:
+        """An exception ends the micro-batch."""
+        if self._is_sharded():
+            self._guard.fail()
+
     def close(self) -> None:
         """End the micro-batch."""
         self._current.grouping = None
@@ -193,6 +199,8 @@ class Attachment:
             self._sharding = sharding_modules(self._model)
         for module in self._sharding:
             module.reshard()  # type: ignore[operator]
+        if self._sharding:
+            self._guard.hold()
 
     def check(self, thoroughly: bool) -> None:
         """A step must have been captured whole: what trains, what ran and what has a gradient.
@@ -205,8 +213,7 @@ class Attachment:
         Raises:
             CaptureError: Names a matrix that the capture did not see, or that would never train.
         """
-        if not self._is_sharded():
-            self._guard.check()
+        self._guard.check()
         self._early.check()
         self._watch.check(thoroughly)
         self._others.check()
