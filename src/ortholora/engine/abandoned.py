@@ -4,8 +4,8 @@ What they captured must not enter the next step. Zeroed gradients tell, and are 
 are gone, or their version changed since the micro-batch before ended.
 
 With FSDP2 they are those of the parts that the optimizer holds, and come with the first micro-batch whose gradients are
-reduced. What earlier ones left lies inside FSDP2, where `zero_grad()` does not reach it: nothing tells of zeroing there,
-so after an exception such a step is refused.
+reduced. What earlier ones left lies inside FSDP2, where `zero_grad()` does not reach it: nothing tells of zeroing, so
+after an exception such a step is refused.
 """
 
 from __future__ import annotations

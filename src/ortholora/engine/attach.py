@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ from ortholora.engine.fused import FusedLayer, why_not_fused
 from ortholora.engine.grouping import Grouping
 from ortholora.engine.layers import find_matrices
 from ortholora.engine.others import OtherAdapters
-from ortholora.engine.sharded import refuse_layouts, sharding_modules
+from ortholora.engine.sharded import gather_around, refuse_layouts, sharding_modules
 from ortholora.engine.summary import capture_summary
 from ortholora.engine.trial import Trial, remove_leftover_trials
 from ortholora.engine.watch import Watch
@@ -171,7 +172,7 @@ class Attachment:
         if self._trial is None:
             return
         if due:
-            self._trial.try_together()
+            self._trial.try_together(partial(gather_around, self._sharding))
             self.reshard(search=False)
         self._trial.drop_kept()
 
