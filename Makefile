@@ -42,9 +42,10 @@ demo: $(VENV)/.demo
 	@echo "== Comparing single, joint and Ortho-LoRA training; results go to demo-run/"
 	@$(BIN)/ortholora demo
 
+# worksteal: each process takes the tests in one piece, so that what a file prepares is prepared once.
 test: $(VENV)/.dev
 	@echo "== Running the tests"
-	@$(BIN)/python -m pytest -n 2
+	@$(BIN)/python -m pytest -n 2 --dist worksteal
 
 # Rules see tensors alone, nothing of peft or transformers: the newest versions' run has tested them.
 ANY_VERSION := $(addprefix --ignore=tests/engine/test_,rule_contract.py noise_rules.py projection.py torchjd.py famo.py \
@@ -60,7 +61,7 @@ $(OLDEST)/.installed: constraints-oldest.txt pyproject.toml
 
 test-oldest: $(OLDEST)/.installed
 	@echo "== Running the tests of engine, models, trainers and runs with the oldest supported versions"
-	@$(OLDEST)/bin/python -m pytest -n 2 -m "not slow" tests/engine tests/models tests/trainers tests/runs tests/invariant $(ANY_VERSION)
+	@$(OLDEST)/bin/python -m pytest -n 2 --dist worksteal -m "not slow" tests/engine tests/models tests/trainers tests/runs tests/invariant $(ANY_VERSION)
 
 lint: $(VENV)/.dev
 	@echo "== Lint"

@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,18 @@ def test_no_arrow_runs_back_up() -> None:
     rooms = list(ROOMS)
     for room, imports in ROOMS.items():
         assert imports <= set(rooms[: rooms.index(room)]), room
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    """Imports for a type checker count, too: who knows whom is what a reader has to hold in the head."""
+    names = {".".join(("ortholora", *path.relative_to(ROOT).with_suffix("").parts)): path for path in FILES}
+    imports = {}
+    for name, path in names.items():
+        nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+        wanted = {full for n in nodes for a in n.names for full in (str(n.module), f"{n.module}.{a.name}")}
+        imports[name] = wanted & set(names) - {name}
+    assert sum(map(len, imports.values())) > 500  # an empty search would let everything through
+    TopologicalSorter(imports).prepare()  # raises a CycleError that names the circle
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))

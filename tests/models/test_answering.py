@@ -112,7 +112,7 @@ def test_the_models_own_habits_of_generation_are_left_out(asking: Answering) -> 
 def test_a_model_that_reads_ahead_or_minds_padding_is_refused(
     asking: Answering, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    check_language_model(asking.model)
+    check_language_model(asking.model, asking.model.logits)
     real = LanguageModel.logits
 
     def reads_ahead(self: LanguageModel, inputs: dict[str, Any]) -> torch.Tensor:
@@ -124,7 +124,7 @@ def test_a_model_that_reads_ahead_or_minds_padding_is_refused(
     for broken, words in ((reads_ahead, "reads the answers"), (minds_padding, "padding changes")):
         monkeypatch.setattr(LanguageModel, "logits", broken)
         with pytest.raises(UserError, match=words):
-            check_language_model(asking.model)
+            check_language_model(asking.model, asking.model.logits)
 
 
 def test_losses_come_back_in_the_rows_order(asking: Answering) -> None:

@@ -101,12 +101,6 @@ def test_a_wrong_option_of_peft_is_named(key: str, value: Any) -> None:
         add_lora(torch.nn.Sequential(torch.nn.Linear(2, 2)), {"target_modules": ["0"], key: value}, 0)
 
 
-def test_tensorboard_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r'pip install "ortholora\[tensorboard\]"'):
-        module.training_arguments(workspaces.config(training={"tensorboard": True}), tmp_path, 0, 8)
-
-
 def test_more_micro_batches_than_a_small_task_has_rows(tmp_path: Path) -> None:
     """Fine for all tasks together; the run of one of them is then cut into fewer."""
     space = workspaces.workspace(mixing={"micro_batches": 9, "rows_per_task": 4, "quota": "equal"})

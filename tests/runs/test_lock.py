@@ -42,7 +42,7 @@ def test_the_second_is_told_who_holds_it(tmp_path):
             check_unlocked(folder)
     assert str(folder) in caught.value.what
     assert f"process {os.getpid()} on " in caught.value.found
-    assert list(folder.iterdir()) == []
+    assert not folder.exists()
     check_unlocked(folder)
     with lock(folder):
         pass
@@ -126,3 +126,15 @@ def test_anything_else_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_lock", broken)
     with pytest.raises(OSError, match="Input/output"), lock(tmp_path):
         pass
+
+
+def test_a_folder_that_stayed_empty_is_removed_again(tmp_path):
+    with lock(tmp_path / "refused"):
+        pass
+    assert not (tmp_path / "refused").exists()
+    with lock(tmp_path / "done"):
+        (tmp_path / "done" / "file").touch()
+    (tmp_path / "mine").mkdir()
+    with lock(tmp_path / "mine"):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["done", "mine"]

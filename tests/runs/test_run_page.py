@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,6 +64,24 @@ def test_a_folder_of_this_machine_is_not_named(tmp_path: Path) -> None:
     page = run_page(card(backbone=str(tmp_path)), record(), 100, with_heads=True)
     assert str(tmp_path) not in page
     assert "the folder of the backbone" in page
+
+
+def test_it_names_the_data_and_no_folder_of_this_machine() -> None:
+    data = {
+        "topic": {
+            "train": "owner/set/part train sha256:ab",
+            "dev": "/home/somebody/dev.tsv sha256:cd",
+            "rows": [90, 40],
+        }
+    }
+    settings = {"tasks": [{"name": "topic", "hub": {"path": "owner/set"}}, {"name": "other", "hub": None}]}
+    known = replace(record(), provenance={"data": data, "config": settings})
+    page = run_page(card(), known, 100, with_heads=True)
+    plain = html.unescape(page)
+    assert "| topic | train | 90 | owner/set/part train |" in plain
+    assert "| topic | dev | 40 | dev.tsv |" in plain
+    assert "somebody" not in page
+    assert HubCard(page).data.datasets == ["owner/set"]
 
 
 @pytest.mark.parametrize(

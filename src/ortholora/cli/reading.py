@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ortholora.cli.console import console, errors
+from ortholora.cli.console import console, errors, say
 from ortholora.cli.options import Choices, check_words
 from ortholora.config.choose import with_steps, with_tasks, without_hub
 from ortholora.config.file import load_config
@@ -58,6 +58,8 @@ def prepare(choices: Choices) -> Start:
     seeds = None if choices.seeds is None else _seeds(choices.seeds)
     overrides = [*(choices.set_ or []), *([] if seeds is None else [f"study.seeds={seeds}"])]
     config, base, data_dir = load_config(path, overrides), path.parent, choices.data_dir
+    for note in config.training.notes:
+        say(f"Note: {note}")
     if choices.max_steps is not None:
         config = with_steps(config, choices.max_steps)
     if data_dir is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, PrivateAttr, model_validator
 
 from ortholora.config.bounds import LONGEST_NAME, MOST_STEPS
 from ortholora.config.strict import Seed, Strict, wrong
@@ -93,6 +93,14 @@ class CaptureSection(Strict):
     )
 
 
+#: Experiment trackers that are started and ended run by run, and tested; each is an extra of its own name.
+Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
+
+
+def _one_or_several(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
 #: What a task counts in a mean.
 Weight = Annotated[float, Field(ge=0, le=1e6)]
 
@@ -145,11 +153,33 @@ class TrainingSection(Strict):
         200, ge=0, le=MOST_STEPS, description="Checkpoint every so many steps; 0: only the final result."
     )
     log_every: int = Field(10, gt=0, le=MOST_STEPS, description="Log losses and conflict figures every so many steps.")
-    tensorboard: bool = Field(False, description="Write TensorBoard logs (extra `[tensorboard]`).")
+    report_to: Annotated[list[Tracker], BeforeValidator(_one_or_several)] = Field(
+        default_factory=list,
+        description="Experiment trackers that get the logs, one or a list: TensorBoard, Weights & Biases, MLflow, "
+        "trackio; each needs the extra of its name. See docs/training.md.",
+    )
+    tensorboard: bool = Field(False, description="Deprecated: write `report_to: tensorboard`.")
     arguments: dict[str, Any] = Field(
         default_factory=dict,
         description="Further `transformers.TrainingArguments`, passed on as they are; they win over the keys above.",
     )
+
+    #: What the user should know of keys that are read as newer ones.
+    _notes: list[str] = PrivateAttr(default_factory=list)
+
+    @model_validator(mode="after")
+    def _read_old_keys(self) -> TrainingSection:
+        self.report_to = list(dict.fromkeys(self.report_to))
+        if self.tensorboard:
+            self.tensorboard = False  # so that there is one place to look
+            self.report_to = list(dict.fromkeys([*self.report_to, "tensorboard"]))
+            self._notes = ["`training.tensorboard` is deprecated: write `training.report_to: tensorboard`."]
+        return self
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences about keys that are deprecated, for whoever wrote them."""
+        return self._notes
 
     @model_validator(mode="after")
     def _check(self) -> TrainingSection:

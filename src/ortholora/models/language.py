@@ -71,7 +71,7 @@ class LanguageModel(AdaptedModel):
 
     def try_out(self) -> None:
         """It must read from left to right, and not mind padding on the left."""
-        check_language_model(self)
+        check_language_model(self, self.logits)
 
     def longest_rows(self, max_length: int) -> list[tuple[int, str]]:
         """Rows of `max_length`, and prompts with the answers that are generated to them."""

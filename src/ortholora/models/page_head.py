@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from huggingface_hub import ModelCardData
 
 from ortholora.models.backbone import hub_id
 from ortholora.models.card import ModelCard
 
 
-def front_matter(card: ModelCard, library: str, with_heads: bool, tags: list[str]) -> str:
+def front_matter(card: ModelCard, library: str, with_heads: bool, tags: list[str], datasets: Sequence[str] = ()) -> str:
     """The head as YAML, without its marks.
 
     Args:
@@ -16,10 +18,15 @@ def front_matter(card: ModelCard, library: str, with_heads: bool, tags: list[str
         library: What loads it.
         with_heads: Whether tasks have heads (an encoder).
         tags: By which it is found, `ortho-lora` besides.
+        datasets: Data sets on the hub that it was trained on.
     """
     task = None if with_heads else "text-generation"
     data = ModelCardData(
-        library_name=library, pipeline_tag=task, base_model=hub_id(card.backbone), tags=["ortho-lora", *tags]
+        library_name=library,
+        pipeline_tag=task,
+        base_model=hub_id(card.backbone),
+        tags=["ortho-lora", *tags],
+        datasets=list(datasets) or None,
     )
     return data.to_yaml()
 

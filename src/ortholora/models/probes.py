@@ -6,7 +6,7 @@ Positions must suffice. A language model must read from left to right. Texts of 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +16,6 @@ from ortholora.models.adapted import AdaptedModel, evaluating
 from ortholora.models.packed import PackingMode, attention_arguments, has_flash_attention, kernel_of
 from ortholora.text.padding import pad_left
 from ortholora.text.prompts import IGNORED
-
-if TYPE_CHECKING:
-    from ortholora.models.language import LanguageModel  # which itself asks for its packing mode here
 
 #: Relative difference allowed between what should be the same: other shapes and other kernels round otherwise.
 #: Probe → (float32 and float64, half precision).
@@ -68,16 +65,31 @@ def check_positions(model: AdaptedModel, longest: int, settings: str) -> None:
         ) from error
 
 
-def check_language_model(model: LanguageModel) -> None:
+#: A batch of a language model, padded on the left → logits `[rows, columns with a target, V]`.
+Logits = Callable[[dict[str, Tensor]], Tensor]
+
+
+def check_language_model(model: AdaptedModel, logits: Logits) -> None:
     """A language model must read from left to right, and padding on the left must not change what it predicts.
+
+    Args:
+        model: The model.
+        logits: How it predicts.
 
     Raises:
         UserError: A later token changes what an earlier position predicts, or tokens of padding on the left do.
     """
+
+    def predicted(tokens: list[int], width: int = 1) -> Tensor:
+        """Logits `[tokens - 1, V]` at every token but the last, in a row padded to a multiple of `width`."""
+        device = next(model.parameters()).device
+        row = {"input_ids": tokens, "labels": [IGNORED, *tokens[1:]]}
+        return logits({key: value.to(device) for key, value in pad_left([row], 4, width).items()})[0].float()
+
     with evaluating(model), torch.no_grad():
-        alone = _logits(model, [5, 6, 7, 8, 5])
-        _compare_logits(model, alone, _logits(model, [5, 6, 7, 8, 9]), _BIDIRECTIONAL)
-        _compare_logits(model, alone, _logits(model, [5, 6, 7, 8, 5], width=8), _PADDING)
+        alone = predicted([5, 6, 7, 8, 5])
+        _compare_logits(model, alone, predicted([5, 6, 7, 8, 9]), _BIDIRECTIONAL)
+        _compare_logits(model, alone, predicted([5, 6, 7, 8, 5], width=8), _PADDING)
 
 
 _BIDIRECTIONAL = (
@@ -90,22 +102,14 @@ _PADDING = (
 )
 
 
-def _logits(model: LanguageModel, tokens: list[int], width: int = 1) -> Tensor:
-    """Logits `[tokens - 1, V]` at every token but the last, in a row padded to a multiple of `width`."""
-    device = next(model.parameters()).device
-    row = {"input_ids": tokens, "labels": [IGNORED, *tokens[1:]]}
-    inputs = {key: value.to(device) for key, value in pad_left([row], 4, width).items()}
-    return model.logits(inputs)[0].float()
-
-
-def _compare_logits(model: LanguageModel, expected: Tensor, found: Tensor, problem: tuple[str, str]) -> None:
+def _compare_logits(model: AdaptedModel, expected: Tensor, found: Tensor, problem: tuple[str, str]) -> None:
     difference = float((found - expected).norm() / expected.norm().clamp_min(1e-30))
     if difference > _tolerance("language model", next(model.backbone.parameters()).dtype):
         what, todo = problem
         raise UserError(
             f"The backbone cannot be trained as a language model: {what}",
             expected="a model that predicts each token from those before it, padded on the left or not",
-            found=f"{type(model.decoder.get_base_model()).__name__}, whose logits differ by {difference:.1%}",
+            found=f"{type(model.peft_model.get_base_model()).__name__}, whose logits differ by {difference:.1%}",
             todo=todo,
         )
 

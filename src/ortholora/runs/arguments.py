@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,6 +12,7 @@ from transformers import Trainer, TrainingArguments, get_scheduler
 from ortholora.config.schema import Config
 from ortholora.errors import UserError
 from ortholora.models.passed_on import check_types
+from ortholora.runs.trackers import check_trackers
 from ortholora.trainers.selection import SCORE, Selection
 
 #: The class with the fields and their types, whatever builds its objects.
@@ -29,17 +29,11 @@ def training_arguments(config: Config, folder: Path, seed: int, rows: int) -> Tr
         rows: Rows of a step (for the logs; the sampler decides).
 
     Raises:
-        UserError: `training.arguments` has a key that `TrainingArguments` does not know, or a wrong value.
+        UserError: `training.arguments` has a key that `TrainingArguments` does not know, or a wrong value; or a
+            tracker is asked for that is not installed.
     """
     section = config.training
     _check_owned(section.arguments)
-    if section.tensorboard and find_spec("tensorboard") is None:
-        raise UserError(
-            "TensorBoard logs cannot be written",
-            expected="the package tensorboard with `training.tensorboard: true`",
-            found="no such package in this environment",
-            todo='pip install "ortholora[tensorboard]", or remove the key',
-        )
     options: dict[str, Any] = {
         "output_dir": str(folder),
         "max_steps": section.steps,
@@ -57,7 +51,7 @@ def training_arguments(config: Config, folder: Path, seed: int, rows: int) -> Tr
         "data_seed": seed,
         "save_total_limit": 1,
         "disable_tqdm": True,
-        "report_to": ["tensorboard"] if section.tensorboard else [],
+        "report_to": list(section.report_to),
         "remove_unused_columns": False,
         "dataloader_pin_memory": False,
         **_evaluation(config),
@@ -82,6 +76,7 @@ def training_arguments(config: Config, folder: Path, seed: int, rows: int) -> Tr
             found=f"{type(error).__name__}: {str(error).strip()[:300]}",
             todo="correct `training:` in the configuration",
         ) from error
+    check_trackers(arguments)
     return arguments
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback, TrainingArguments
+from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback
 
 from ortholora.config.schema import Config
 from ortholora.data.mixing import StepSampler
@@ -20,6 +19,7 @@ from ortholora.models.starting import start_from
 from ortholora.runs.arguments import selection_of, training_arguments
 from ortholora.runs.progress import Progress, ProgressCallback
 from ortholora.runs.run import Run
+from ortholora.runs.trackers import name_run
 from ortholora.runs.workspace import Workspace
 from ortholora.trainers.planning import check_layout
 from ortholora.trainers.trainer import OrthoTrainer
@@ -35,8 +35,7 @@ def build_trainer(
     quota = workspace.quota()
     rows = [quota[name] for name in run.tasks]
     arguments = training_arguments(config, run.checkpoints, run.seed, sum(rows))
-    if config.training.tensorboard:
-        _log_to(run.folder / "logs", arguments)
+    name_run(run, arguments, config.training.arguments)
     trainer = OrthoTrainer(
         make_model(config, card, run.seed) if model is None else model,
         arguments,
@@ -121,10 +120,3 @@ def _callbacks(config: Config, progress: Progress) -> list[TrainerCallback]:
     if config.training.patience:
         callbacks.append(EarlyStoppingCallback(config.training.patience))
     return callbacks
-
-
-def _log_to(folder: Path, arguments: TrainingArguments) -> None:
-    """TensorBoard's folder: transformers 5 reads it from the environment only, transformers 4 from its arguments."""
-    os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder)
-    if hasattr(arguments, "logging_dir"):
-        arguments.logging_dir = str(folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ortholora.config.schema import Config
+from ortholora.runs.provenance import comparable
 
 
 def differences(there: Config, here: Config, merges: bool = False) -> str:
@@ -20,7 +21,7 @@ def differences(there: Config, here: Config, merges: bool = False) -> str:
     """
     if there.task_names != here.task_names:
         return f"the tasks {', '.join(there.task_names)} there, {', '.join(here.task_names)} here"
-    old, new = (_flat(config.model_dump(mode="json", exclude={"study"})) for config in (there, here))
+    old, new = (_flat(comparable(config.model_dump(mode="json", exclude={"study"}))) for config in (there, here))
     if merges:
         old |= _flat(there.study.merge.model_dump(mode="json"), "study.merge")
         new |= _flat(here.study.merge.model_dump(mode="json"), "study.merge")

@@ -26,6 +26,8 @@ RUN_FILE = "run.json"
 CONFIG_FILE = "config.yaml"
 #: Rows of the data that were left out (`bad_rows: drop`).
 DROPPED_FILE = "dropped_rows.json"
+#: The names by which experiment trackers know the run.
+TRACKERS_FILE = "trackers.json"
 
 
 class RunFile(Stored):
@@ -129,7 +131,7 @@ def disclaim(folder: Path) -> None:
     """Take back `claim` for a run that was refused; not where something was trained."""
     if _has_work(folder):
         return
-    for name in (RUN_FILE, CONFIG_FILE, DROPPED_FILE):
+    for name in (RUN_FILE, CONFIG_FILE, DROPPED_FILE, TRACKERS_FILE):
         (folder / name).unlink(missing_ok=True)
     for empty in (folder / "checkpoints", folder):
         with suppress(OSError):  # not there, or not empty

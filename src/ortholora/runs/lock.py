@@ -29,7 +29,7 @@ _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 @contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """Hold a run's folder, which is made if need be.
+    """Hold a run's folder, which is made if need be, and removed again if nothing came into it.
 
     The operating system drops the lock when the process ends, so that one that was killed leaves none; the file
     that may then be left is no lock.
@@ -37,6 +37,7 @@ def lock(folder: Path) -> Iterator[None]:
     Raises:
         UserError: Another process holds it; the message says which.
     """
+    new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK_FILE
     descriptor = _take(path)
@@ -48,6 +49,9 @@ def lock(folder: Path) -> Iterator[None]:
             with suppress(OSError):
                 path.unlink()
             os.close(descriptor)
+        if new:  # of a run that was refused nothing stays
+            with suppress(OSError):
+                folder.rmdir()
 
 
 def check_unlocked(folder: Path) -> None:

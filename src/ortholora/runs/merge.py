@@ -17,6 +17,7 @@ from ortholora.runs.progress import Progress
 from ortholora.runs.publish import publish_model
 from ortholora.runs.record import RunRecord
 from ortholora.runs.run import Run, how_merged, settings_of_sources
+from ortholora.runs.trackers import tracked
 from ortholora.runs.workspace import Workspace
 
 
@@ -39,7 +40,8 @@ def merge_run(run: Run, workspace: Workspace, progress: Progress, jobs: int = 1)
     model = wrap(merged.model, card, config.head_dropout, run.seed)
     load_heads(list(folders.values()), model)
     trainer = build_trainer(run, workspace, progress, model)
-    record = measure(run, trainer, config, jobs)
+    with tracked(run, trainer.args):
+        record = measure(run, trainer, config, jobs)
     publish_model(run, trainer, record)
     progress.finish(run.label, record.metrics)
     about = {**asdict(how), "rank": merged.rank, "kept": merged.kept, "singles": settings_of_sources(run)}

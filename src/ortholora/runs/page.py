@@ -6,6 +6,8 @@ Markdown or HTML could read is written as its number.
 
 from __future__ import annotations
 
+from pathlib import PurePath
+
 import numpy as np
 
 from ortholora.metrics.bootstrap import draw_rows, interval
@@ -20,6 +22,8 @@ PAGE_FILE = "README.md"
 #: More labels than this are counted, not named; a longer name is cut.
 _MOST_LABELS, _LONGEST = 12, 60
 _RESAMPLES = 400
+#: The parts of a task's data, in the order of the record's counts.
+_PARTS = ("train", "dev", "test")
 
 _PAGE = """---
 {front}
@@ -32,7 +36,7 @@ _PAGE = """---
 {rows}
 
 Values are in points. The intervals (95 %) are over the rows alone: another seed gives another adapter.
-
+{data}
 ## Use
 ```python
 from peft import PeftModel
@@ -43,6 +47,12 @@ model = PeftModel.from_pretrained({auto}.from_pretrained(backbone), ".").eval() 
 tokenizer = AutoTokenizer.from_pretrained(backbone)
 ```
 {heads}"""
+_DATA = """
+## Data
+| task | part | rows | source |
+|:--|:--|--:|:--|
+{rows}
+"""
 _HEADS = """
 `heads.safetensors` has a linear layer for each task; `ortholora.load(".").predict(task, texts)` puts all together, and
 `ortholora export` writes a model that needs neither PEFT nor Ortho-LoRA.
@@ -60,11 +70,12 @@ def run_page(card: ModelCard, record: RunRecord, steps: int, with_heads: bool) -
     """
     base = hub_id(card.backbone)
     return _PAGE.format(
-        front=front_matter(card, "peft", with_heads, ["lora"]),
+        front=front_matter(card, "peft", with_heads, ["lora"], _hub_sets(record)),
         count=counted(card),
         how=_how(record, steps),
         seed=record.seed,
         rows="\n".join(_row(spec, record) for spec in card.tasks),
+        data=_data(card, record),
         auto="AutoModel" if with_heads else "AutoModelForCausalLM",
         backbone=f'"{base}"' if base else "...  # the folder of the backbone that it was trained on",
         heads=_HEADS if with_heads else "",
@@ -83,6 +94,33 @@ def _row(spec: TaskSpec, record: RunRecord) -> str:
     value = f"{100 * record.metrics[name]:.1f} [{low}, {high}]"
     rows = f"{len(record.targets[name]):,} {record.scored_on.get(name, 'dev')}"
     return f"| {_plain(name)} | {spec.kind} | {_labels(spec.labels)} | {record.metric_names[name]} | {value} | {rows} |"
+
+
+def _data(card: ModelCard, record: RunRecord) -> str:
+    """What each task was trained, and scored, on; nothing for a record that does not know."""
+    known = record.provenance.get("data", {})
+    rows = [
+        f"| {_plain(spec.name)} | {part} | {count:,} | {_plain(_place(known[spec.name][part]))} |"
+        for spec in card.tasks
+        if spec.name in known
+        for part, count in zip(_PARTS, known[spec.name]["rows"], strict=False)
+    ]
+    return _DATA.format(rows="\n".join(rows)) if rows else ""
+
+
+def _place(source: str) -> str:
+    """A source without its hash, and without the folders of this machine."""
+    name = source.rpartition(" sha256:")[0]
+    path = PurePath(name)
+    return path.name if path.is_absolute() or {"..", "~"} & set(path.parts) else name
+
+
+def _hub_sets(record: RunRecord) -> list[str]:
+    """The data sets on the hub that were read."""
+    tasks = record.provenance.get("config", {}).get("tasks", [])
+    named = {task["hub"]["path"]: task["name"] for task in tasks if task.get("hub")}
+    data = record.provenance.get("data", {})
+    return [path for path, task in named.items() if str(data.get(task, {}).get("train", "")).startswith(path)]
 
 
 def _labels(labels: tuple[str, ...] | None) -> str:

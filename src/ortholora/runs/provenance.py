@@ -46,11 +46,19 @@ def fingerprint(config: Config, tasks: Sequence[TaskData], extra: dict[str, Any]
     """A hash of all that decides a run's outcome: settings and data, not where or when it ran."""
     settings = config.model_dump(mode="json", exclude={"study": True, "seed": True, "rule": True, "block": True})
     del settings["tasks"], settings["init_from"]
+    settings = comparable(settings)
     _forget_defaults(settings)
     if config.init_from is not None:
         extra = {**extra, "init_from": digest_of(Path(config.init_from))}
     named = {task.name: [_no_places(recorded(task.spec)), _hashes(task)] for task in tasks}
     return sha256_of({"settings": settings, "tasks": named, **extra})
+
+
+def comparable(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings without those of trackers, which change no result; TensorBoard's is kept, as in earlier versions."""
+    training = dict(settings["training"])
+    training["tensorboard"] = "tensorboard" in training.pop("report_to")
+    return {**settings, "training": training}
 
 
 def _forget_defaults(settings: dict[str, Any]) -> None:

@@ -27,6 +27,7 @@ class Run:
         folder: Where model, result and checkpoints go.
         trial: What it tries out, for people; empty for a run that counts.
         sources: The single runs that it merges, one a task; none for a run that trains.
+        out: The folder of the command that it is part of; None: its own.
     """
 
     method: Method
@@ -35,6 +36,14 @@ class Run:
     folder: Path
     trial: str = ""
     sources: tuple[Run, ...] = ()
+    out: Path | None = None
+
+    @property
+    def title(self) -> str:
+        """What it is called where many runs are listed: the command's folder, and the way from there to its own."""
+        out = self.folder if self.out is None else self.out
+        below = self.folder.relative_to(out).parts
+        return "/".join([out.resolve().name, *(below[1:] if below[:1] == ("runs",) else below)])
 
     @property
     def label(self) -> str:

@@ -20,6 +20,7 @@ from ortholora.runs.progress import Progress, Silent, Stopped
 from ortholora.runs.publish import publish_model
 from ortholora.runs.record import RESULT_FILE, RunRecord, read_record, unreadable, write_record
 from ortholora.runs.run import Run
+from ortholora.runs.trackers import tracked
 from ortholora.runs.workspace import Workspace
 from ortholora.trainers import checkpoints
 from ortholora.trainers.cost import reset_peak_memory
@@ -134,10 +135,11 @@ def train_run(run: Run, workspace: Workspace, progress: Progress | None = None, 
     resume = on_first(lambda: checkpoints.last(run.checkpoints))
     trainer = build_trainer(run, workspace, progress)
     progress.start(run.label, config.training.steps, checkpoints.step_of(resume))
-    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    if on_any(progress.stop_requested and trainer.state.global_step < trainer.state.max_steps):
-        raise Stopped(run.label)
-    record = measure(run, trainer, config, jobs)
+    with tracked(run, trainer.args):
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        if on_any(progress.stop_requested and trainer.state.global_step < trainer.state.max_steps):
+            raise Stopped(run.label)
+        record = measure(run, trainer, config, jobs)
     on_first(lambda: publish_model(run, trainer, record))
     if trainer.ortho is not None:
         trainer.ortho.detach()

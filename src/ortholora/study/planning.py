@@ -33,7 +33,7 @@ def plan(config: Config, methods: Sequence[Method], out: Path, given: Given | No
             own = {task: _own(method, task, given or {}) for task in names}
             sources = tuple(singles) if method.merge else ()
             parts = adapters_in(folder_of(out, method.name, seed), method, names)
-            runs += [Run(own[part[0]], part, seed, folder, sources=sources) for folder, part in parts]
+            runs += [Run(own[part[0]], part, seed, folder, sources=sources, out=out) for folder, part in parts]
             if method.name == SINGLE:
                 singles = runs[-len(parts) :]
     return runs

@@ -44,7 +44,8 @@ def train_seeds(
     method = Method(config.rule, config.rule, config.block)
     workspace = Workspace(config, tasks)
     names = tuple(config.task_names)
-    runs = [Run(method, names, seed, out if len(seeds) == 1 else out / f"seed-{seed}") for seed in seeds]
+    places = [out if len(seeds) == 1 else out / f"seed-{seed}" for seed in seeds]
+    runs = [Run(method, names, seed, place, out=out) for seed, place in zip(seeds, places, strict=True)]
     for run in runs:
         on_first(partial(check_folder, run, workspace))
     announce(runs, workspace, progress)

@@ -63,9 +63,7 @@ _HEAD = """\
 #   ortholora train {path}       one adapter for all tasks
 #   ortholora compare {path}     is it better than joint training, and as good as an adapter for each task?
 """
-_RULE = (
-    "rule: gradnorm(alpha=2)  # did best in our studies so far (docs/rules.md); `ortho`: the paper's; `sum`: joint\n"
-)
+_RULE = "rule: gradnorm(alpha=2)  # did best in our studies so far (docs/rules.md); `ortho` is the paper's\n"
 
 
 def _task(draft: Draft, folder: Path, dropping: bool) -> str:

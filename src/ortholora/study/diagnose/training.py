@@ -36,8 +36,9 @@ def gradient_points(steps: int) -> list[int]:
 
 def plain(config: Config) -> Config:
     """The configuration without what a few steps do not need: evaluations, checkpoints, logs in files."""
-    keys = {"eval_every": 0, "save_every": 0, "selection": "last", "patience": 0, "tensorboard": False}
+    keys = {"eval_every": 0, "save_every": 0, "selection": "last", "patience": 0, "report_to": []}
     keys |= {"selection_by": "mean", "selection_weights": {}, "patience_per_task": 0}
+    keys["arguments"] = {key: value for key, value in config.training.arguments.items() if key != "report_to"}
     return config.model_copy(update={"training": config.training.model_copy(update=keys)})
 
 

@@ -27,8 +27,7 @@ def plan_trials(config: Config, methods: Sequence[Method], out: Path) -> list[Ru
     runs = []
     for method in (method for method in methods if method.merge is None):
         for settings in combinations_of(method, sweep.values):
-            folder = out / "sweep" / method.name / folder_name(settings)
-            runs += _runs(method, settings, folder, sweep.seeds, config.task_names)
+            runs += _runs(method, settings, out, sweep.seeds, config.task_names)
     return runs
 
 
@@ -52,8 +51,7 @@ def plan_merges(
         for settings in combinations_of(method, sweep.values):
             if not settings:  # nothing to choose
                 continue
-            folder = out / "sweep" / method.name / folder_name(settings)
-            for run in _runs(method, settings, folder, sweep.seeds, config.task_names):
+            for run in _runs(method, settings, out, sweep.seeds, config.task_names):
                 parts = [] if chosen is None else [_trial_of(task, run.seed, singles, chosen) for task in run.tasks]
                 runs.append(replace(run, sources=tuple(parts)))
     return runs
@@ -70,10 +68,11 @@ def _trial_of(task: str, seed: int, trials: Sequence[Run], chosen: Choice) -> Ru
     )
 
 
-def _runs(method: Method, settings: Settings, folder: Path, seeds: Sequence[int], tasks: Sequence[str]) -> list[Run]:
+def _runs(method: Method, settings: Settings, out: Path, seeds: Sequence[int], tasks: Sequence[str]) -> list[Run]:
+    folder = out / "sweep" / method.name / folder_name(settings)
     own = replace(method, overrides=method.overrides | settings)
     parts = [(seed, *part) for seed in seeds for part in adapters_in(folder / f"seed-{seed}", method, tasks)]
-    return [Run(own, part, seed, place, shown(settings)) for seed, place, part in parts]
+    return [Run(own, part, seed, place, shown(settings), out=out) for seed, place, part in parts]
 
 
 def run_trials(
