@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from peft import PeftModel
 from safetensors.torch import save
@@ -52,7 +52,7 @@ def save_model(folder: Path, model: AdaptedModel, card: ModelCard, weights: Weig
         weights: Its weights, where they are not to be taken from the model itself.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    given = {} if weights is None else {"state_dict": weights.peft}
+    given: dict[str, Any] = {} if weights is None else {"state_dict": weights.peft}
     with _portable_base_name(model.peft_model, card.backbone):
         # The base has no new embeddings; asking PEFT to look for them would ask the hub.
         model.peft_model.save_pretrained(str(folder), save_embedding_layers=False, **given)

@@ -82,6 +82,7 @@ class SavingTrainer(ResolveMixin, Trainer):
     @property
     def is_sharded(self) -> bool:
         """Whether FSDP2 holds the model by now: the Trainer hands it over when training begins."""
+        assert isinstance(self.model, nn.Module)
         return bool(sharding_modules(self.model))
 
     def ready_to_answer(self) -> AdaptedModel:
@@ -99,6 +100,7 @@ class SavingTrainer(ResolveMixin, Trainer):
         if not self.is_sharded:
             super()._save_optimizer_and_scheduler(output_dir)
             return
+        assert self.lr_scheduler is not None
         state = whole_optimizer_state(self.optimizer)
         if self.args.should_save:
             torch.save(state, Path(output_dir) / OPTIMIZER_NAME)
@@ -111,6 +113,7 @@ class SavingTrainer(ResolveMixin, Trainer):
         saved = [
             torch.load(Path(checkpoint) / name, "cpu", weights_only=True) for name in (OPTIMIZER_NAME, SCHEDULER_NAME)
         ]
+        assert self.lr_scheduler is not None
         load_optimizer_state(self.optimizer, saved[0])
         self.lr_scheduler.load_state_dict(saved[1])
 

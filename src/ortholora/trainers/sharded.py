@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -172,7 +173,7 @@ def load_optimizer_state(optimizer: Any, state: dict[str, Any]) -> None:
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     order = [index for group in state["param_groups"] for index in group["params"]]
     parts = {
-        index: _each_tensor(state["state"][index], lambda value, p=parameter: _as(value, p))
+        index: _each_tensor(state["state"][index], partial(_as, parameter))
         for index, parameter in zip(order, parameters, strict=True)
         if index in state["state"]
     }
@@ -194,7 +195,7 @@ def _take_part(own: Tensor, saved: Tensor) -> None:
     local(own).copy_(part_of(saved, own))
 
 
-def _as(value: Tensor, parameter: Tensor) -> Tensor:
+def _as(parameter: Tensor, value: Tensor) -> Tensor:
     """A value of the parameter's shape, laid out like it; counters as they are."""
     if not is_sharded(parameter) or value.shape != parameter.shape:
         return value
