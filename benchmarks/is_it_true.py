@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import outcomes
+import typer
 from writing import markdown, save
 
 from ortholora.cli.console import console, quiet
@@ -222,4 +223,7 @@ def _both(judged: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except typer.Exit as stopped:  # said already, and nobody here turns it into an exit code
+        sys.exit(stopped.exit_code)

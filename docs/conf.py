@@ -33,6 +33,7 @@ CONTENTS = """
 PAGES = {
     "Use": [
         "docs/init",
+        "docs/check",
         "docs/diagnose",
         "docs/compare",
         "docs/report",
@@ -43,7 +44,15 @@ PAGES = {
         "docs/trainers",
         "docs/rules",
     ],
-    "Look up": ["docs/api", "docs/every-lora", "docs/every-model", "docs/scaling", "docs/versions", "docs/security"],
+    "Look up": [
+        "docs/api",
+        "docs/every-lora",
+        "docs/every-model",
+        "docs/scaling",
+        "docs/versions",
+        "docs/security",
+        "docs/comparison",
+    ],
     "Results": ["benchmarks/gaps/README", "docs/performance", "docs/performance-method", "benchmarks/results/README"],
     "Project": ["docs/architecture", "CONTRIBUTING", "CHANGELOG", "LOG"],
 }

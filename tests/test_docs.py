@@ -40,6 +40,18 @@ def test_no_link_leads_nowhere(page: Path) -> None:
         assert not anchor or anchor in anchors(target), link
 
 
+def test_the_sources_of_the_comparison() -> None:
+    """A source that is cited is listed and the other way round; no cell of a table is missing or empty."""
+    page = ROOT / "docs" / "comparison.md"
+    text = page.read_text(encoding="utf-8")
+    cited = set(re.findall(r"\]\[([\w-]+)\]", text))
+    listed = re.findall(r"^\[([\w-]+)\]: https://github\.com/\S+$", text, flags=re.MULTILINE)
+    assert sorted(cited) == sorted(listed)
+    table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+    assert len(table) > 30
+    assert not [row for row in table if len(row) != 6 or not all(row)]
+
+
 def test_the_search_finds_links() -> None:
     assert "docs/performance.md" in links(ROOT / "README.md")
     assert "what-is-where" in anchors(ROOT / "README.md")

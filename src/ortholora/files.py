@@ -45,6 +45,26 @@ def replace_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         raise
 
 
+def append_piece(path: Path, whole: int, piece: bytes) -> int:
+    """Write a piece after the first `whole` bytes of a file; whatever a killed process left after them is cut off.
+
+    Args:
+        path: The file; it is made if need be.
+        whole: Bytes of it that are whole, as the caller has kept it elsewhere.
+        piece: What comes next. It is on the disk when this returns.
+
+    Returns:
+        Bytes that are whole now.
+    """
+    with path.open("r+b" if path.exists() else "wb") as stream:
+        stream.truncate(whole)
+        stream.seek(whole)
+        stream.write(piece)
+        stream.flush()
+        os.fsync(stream.fileno())
+    return whole + len(piece)
+
+
 def _remove_remains(path: Path) -> None:
     """Remove what killed processes of this machine left beside a file; those of other machines may be alive."""
     for remains in path.parent.glob(f".{glob.escape(path.name)}.{glob.escape(_HERE)}-*.tmp"):

@@ -21,8 +21,8 @@ def test_it_says_what_to_compare(cli, home):
     assert found["tasks"] == ["topic", "pair"]
     assert found["settings"]["seed"] == 1
     assert sorted(task for group in found["grouping"]["groups"] for task in group) == ["pair", "topic"]
-    assert "Not tested against outcomes yet" in shown
-    assert "not tested against outcomes yet" in (out / "diagnosis.md").read_text(encoding="utf-8")
+    assert "Hardly tested against outcomes yet" in shown
+    assert "Hardly tested against outcomes yet" in (out / "diagnosis.md").read_text(encoding="utf-8")
     assert found["verdict"][0].split()[0] in shown
     words = shlex.split(found["next"])
     assert words[:7] == ["ortholora", "compare", "tiny.yaml", "--tasks", "topic,pair", "--set", "seed=1"]

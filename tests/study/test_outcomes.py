@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import json
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -156,3 +157,14 @@ def test_the_studies_share_what_they_have_in_common_and_the_table_shows_every_pa
     table = script.table_of(script.results_of({"demo": entry}))
     assert "| a sure transfer has the gain's sign | 1 of 2 [1, 99 %] | 1 of 2 [1, 99 %] |" in table
     assert "| demo: a → b | +1.0e-03 sure | – | **+5.0 [+4.0, +6.0]** |" in table
+
+
+def test_the_committed_table_is_that_of_the_committed_figures(outcomes: ModuleType) -> None:
+    script = importlib.import_module("is_it_true")
+    results = json.loads(script.RESULTS.read_text(encoding="utf-8"))["results"]
+    assert script.RESULTS.with_suffix(".md").read_text(encoding="utf-8") == script.table_of(results) + "\n"
+    for entry in results["studies"].values():
+        own = [outcomes.Outcome(**row) for row in entry["outcomes"]]
+        again = json.loads(json.dumps(outcomes.judge(own)))
+        del again["rank_correlation"], entry["judged"]["rank_correlation"]  # of many more resamples
+        assert again == entry["judged"]

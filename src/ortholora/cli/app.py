@@ -13,6 +13,7 @@ import typer
 from ortholora.cli import showing
 from ortholora.cli.console import console, quiet, say, user_errors
 from ortholora.cli.options import (
+    AnswersOption,
     BackboneOption,
     Choices,
     ConfigArgument,
@@ -28,22 +29,35 @@ from ortholora.cli.options import (
     JobsOption,
     JsonLinesOption,
     JsonOption,
+    MeasureOption,
     NewConfigOption,
     ReportOption,
+    RowsFileOption,
     RowsOption,
     RunArgument,
     SetOption,
     StepsOption,
+    StrictOption,
     StudiesArgument,
     TaskOption,
     TasksOption,
+    TextColumnsOption,
     TextsArgument,
     YesOption,
     check_words,
     takes_choices,
 )
-from ortholora.cli.questions import read_questions
-from ortholora.cli.reading import DEMO, check_demo, diagnosis_folder, prepare, read, settings_of, words_of
+from ortholora.cli.questions import check_both, read_questions
+from ortholora.cli.reading import (
+    DEMO,
+    check_demo,
+    diagnosis_folder,
+    prepare,
+    questions_of,
+    read,
+    settings_of,
+    words_of,
+)
 from ortholora.ranks.launch import index
 
 app = typer.Typer(
@@ -71,6 +85,24 @@ def init(
 
     check_words({"files": files, "backbone": backbone, "out": out})
     showing.show_made(make_configuration(files, out, backbone, asker(yes), force))
+
+
+@app.command()
+@takes_choices
+@user_errors()
+def check(
+    choices: Choices, measure: MeasureOption = True, strict: StrictOption = False, as_json: JsonOption = False
+) -> None:
+    """Say what can be known of CONFIG without training: data, plan, capture, memory, time. Exit code 2: errors."""
+    from ortholora.cli.checking import run_check, show_check
+
+    found = run_check(choices, measure)
+    if as_json:
+        print(json.dumps(found.to_json(strict), indent=2, ensure_ascii=False))
+    else:
+        show_check(found)
+    if code := found.exit_code(strict):
+        raise typer.Exit(code)
 
 
 @app.command()
@@ -186,18 +218,37 @@ def predict(
     texts: TextsArgument = None,
     file: FileOption = None,
     as_json: JsonLinesOption = False,
+    data: RowsFileOption = None,
+    out: AnswersOption = None,
+    text: TextColumnsOption = None,
 ) -> None:
-    """Answer one task for texts given as arguments, in a file, or on standard input."""
+    """Answer one task for texts given as arguments, in a file, or on standard input; or for a large file."""
     from ortholora.models.loading import load_card
     from ortholora.models.predictor import load
 
-    check_words({"run": run, "task": task, "texts": texts, "file": file})
+    check_words({"run": run, "task": task, "texts": texts, "file": file, "data": data, "out": out, "text": text})
     card = load_card(run)
+    if data is not None or out is not None or text is not None:
+        predict_rows(run, task, *check_both(data, out, texts, file), text)
+        return
     spec = card.tasks[card.index_of(task)]
     questions = read_questions(texts, file, spec.num_texts, dialogues=spec.reads_json)
     quiet()
     for question, answer in zip(questions, load(run).predict(task, questions), strict=True):
         print(showing.to_json_line(question, answer) if as_json else showing.to_line(question, answer))
+
+
+def predict_rows(run: Path, task: str, data: Path, out: Path, text: str | None) -> None:
+    """Answer the rows of a file of any size."""
+    questions = questions_of(run, task, data, text)
+    from ortholora.cli.row_progress import show_rows
+    from ortholora.runs.predict import predict_file
+
+    quiet()
+    with show_rows(console) as progress:
+        answered = predict_file(run, questions, out, progress)
+    without = f"; {answered.problems:,} of them have a `problem` in place of an answer" if answered.problems else ""
+    say(f"Wrote {out}: {answered.rows:,} rows{without}.")
 
 
 @app.command()

@@ -82,8 +82,13 @@ def _shown() -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def _refused(error: UserError, code: int = 2) -> typer.Exit:
+def refuse(error: UserError) -> None:
+    """Show a user's mistake."""
     _tell(f"[bold red]Error:[/bold red] {escape(str(error))}", highlight=False, soft_wrap=True)
+
+
+def _refused(error: UserError, code: int = 2) -> typer.Exit:
+    refuse(error)
     return typer.Exit(code)
 
 

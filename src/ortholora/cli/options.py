@@ -91,8 +91,31 @@ FileOption = Annotated[
         help="One text a line; a pair is separated by a tab. For a language model also JSON: a text, or messages.",
     ),
 ]
+AnswersOption = Annotated[
+    Path | None,
+    typer.Option("--out", help="File for the answers to --data, `.jsonl`: a line for each row, in its order."),
+]
+RowsFileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        help="A file of any size with the task's columns (.tsv, .csv, .jsonl, .parquet); the answers go to --out. "
+        "Start again to go on.",
+    ),
+]
+TextColumnsOption = Annotated[
+    str | None,
+    typer.Option("--text", metavar="A[,B]", help="Text columns of --data, where they are not called as in training."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 JsonLinesOption = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
+
+
+StrictOption = Annotated[bool, typer.Option("--strict", help="Exit with 3 if there are warnings, though no errors.")]
+MeasureOption = Annotated[
+    bool,
+    typer.Option("--measure/--no-measure", help="Train a few steps that nobody keeps, to estimate time and memory."),
+]
 
 
 @dataclass(frozen=True)

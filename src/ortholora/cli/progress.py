@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 import typer
 from rich.console import Console
@@ -15,9 +15,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ortholora.ranks.launch import launched
 from ortholora.runs.progress import Stopped
+from ortholora.runs.speed import Speed
 
 #: Seconds in which one Ctrl-C may arrive twice: from the terminal, and from the launcher, which passes it on.
 _PASSED_ON = 3.0
+#: Seconds between two lines about a run where there is no terminal with a bar.
+_EVERY = 60.0
 
 
 class TerminalProgress:
@@ -32,7 +35,7 @@ class TerminalProgress:
         self.console = console
         self.bars = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
+            BarColumn(bar_width=30 if console.width >= 130 else 10 if console.width >= 100 else 5),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("{task.fields[left]}"),
@@ -72,6 +75,10 @@ class TerminalProgress:
         """Move the bar."""
         self._own.step(done)
 
+    def show(self, speed: Speed) -> None:
+        """Say beside the bar how fast the run goes."""
+        self._own.show(speed)
+
     def finish(self, label: str, metrics: dict[str, float]) -> None:
         """Replace the run's bar by its result."""
         self._own.finish(label, metrics)
@@ -99,7 +106,7 @@ class TerminalProgress:
         if self._work_done < 0.02 * work:
             return ""
         seconds = (time.monotonic() - self._began) / self._work_done * max(0.0, left)
-        return f"about {_duration(seconds)} left"
+        return f"about {duration(seconds)} left"
 
     def __enter__(self) -> TerminalProgress:
         self.bars.start()
@@ -116,11 +123,13 @@ class _Line:
         self._display = display
         self._bar: Any = None
         self._steps, self._at, self._work = 1, 0, 1
+        self._label, self._told = "", 0.0
 
     def start(self, label: str, steps: int, done: int) -> None:
         """Show a new run."""
         display = self._display
         self._steps, self._at, self._work = steps, done, display.work_of(label)
+        self._label, self._told = label, time.monotonic()
         self._bar = display.bars.add_task(label, total=steps, completed=done, left="")
         if done:
             display.console.print(f"{label}: going on from the checkpoint of step {done}.")
@@ -132,6 +141,20 @@ class _Line:
         self._display.add_work((done - self._at) * self._work / self._steps)
         self._at = done
         self._display.bars.update(self._bar, completed=done)
+
+    def show(self, speed: Speed) -> None:
+        """Say beside the bar how fast the run goes; without a terminal a line now and then."""
+        words = f"{_short(speed.rows)} rows/s, {_short(speed.tokens)} tokens/s"
+        if speed.loss is not None:
+            words += f", loss {speed.loss:.3g}"
+        if left := self._steps - self._at:
+            words += f", {duration(left * speed.seconds)} left"
+        self._display.bars.update(self._bar, left=words)
+        now = time.monotonic()
+        if self._display.plain and left and now - self._told >= _EVERY:
+            self._told = now
+            line = f"{self._label}: step {self._at} of {self._steps}, {words}"
+            self._display.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def finish(self, label: str, metrics: dict[str, float]) -> None:
         """Replace the run's bar by its result."""
@@ -146,6 +169,23 @@ class _Line:
 def show_progress(console: Console) -> Iterator[TerminalProgress]:
     """Show progress; Ctrl-C (or a termination) stops after the current step, with a checkpoint."""
     progress = TerminalProgress(console)
+    with stoppable(progress, console, "Stopping after this step, with a checkpoint."), progress:
+        yield progress
+
+
+class _Asked(Protocol):
+    stop_requested: bool
+
+
+@contextmanager
+def stoppable(progress: _Asked, console: Console, words: str) -> Iterator[None]:
+    """Turn Ctrl-C and a termination into `stop_requested`, and what then stops into exit code 130.
+
+    Args:
+        progress: What the work asks whether it is to stop.
+        console: Where to say so.
+        words: What is said to the first of them; the second one stops at once.
+    """
     again = 0.0
 
     def ask_to_stop(number: int, frame: FrameType | None) -> None:
@@ -156,12 +196,11 @@ def show_progress(console: Console) -> Iterator[TerminalProgress]:
             raise KeyboardInterrupt
         progress.stop_requested = True
         again = time.monotonic() + (_PASSED_ON if launched() > 1 else 0.0)
-        console.print("Stopping after this step, with a checkpoint. (Once more: stop at once.)")
+        console.print(f"{words} (Once more: stop at once.)")
 
     before = {number: signal.signal(number, ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with progress:
-            yield progress
+        yield
     except Stopped as stopped:
         console.print(f"Stopped in {stopped}. Start the same command again to go on.")
         raise typer.Exit(130) from None
@@ -170,7 +209,15 @@ def show_progress(console: Console) -> Iterator[TerminalProgress]:
             signal.signal(number, handler)
 
 
-def _duration(seconds: float) -> str:
+def _short(number: float) -> str:
+    """Three digits of it: 87.5, 412, 10.3k."""
+    if number < 1000:
+        return f"{number:.0f}" if number >= 100 else f"{number:.3g}"
+    return f"{number / 1000:.3g}k" if number < 999_500 else f"{number / 1e6:.3g}M"
+
+
+def duration(seconds: float) -> str:
+    """A time for people."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

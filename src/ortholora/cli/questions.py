@@ -34,6 +34,23 @@ def read_questions(texts: list[str] | None, file: Path | None, num_texts: int, d
     return [_dialogue(row[0], quoted=not texts) for row in rows] if dialogues else rows
 
 
+def check_both(data: Path | None, out: Path | None, texts: list[str] | None, file: Path | None) -> tuple[Path, Path]:
+    """Check that --data and --out are there, and no other texts.
+
+    Raises:
+        UserError: They are not.
+    """
+    given = {"--data": data, "--out": out, "texts as arguments": texts, "--file": file}
+    if data is None or out is None or texts or file:
+        raise UserError(
+            "--data, --out and --text go together",
+            expected="a file of rows in --data and a new file for the answers in --out, and no other texts",
+            found=", ".join(name for name, value in given.items() if value) or "--text alone",
+            todo="for example: ortholora predict RUN --task NAME --data rows.csv --out answers.jsonl",
+        )
+    return data, out
+
+
 def _rows(texts: list[str] | None, file: Path | None, num_texts: int) -> list[Any]:
     if texts and file:
         raise UserError(

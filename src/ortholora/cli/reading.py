@@ -18,7 +18,9 @@ from ortholora.config.schema import Config
 from ortholora.errors import UserError, listing
 
 if TYPE_CHECKING:
+    from ortholora.config.tasks.union import TaskConfig
     from ortholora.data.task import TaskData
+    from ortholora.runs.questions import Questions
 
 #: The embedded configuration, and the packages that bring its encoder and its texts.
 DEMO = str(Path(__file__).parents[1] / "study" / "demo.yaml")
@@ -44,11 +46,41 @@ class Start:
     seeds: list[int] | None
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """A configuration after all options, before its data are read.
+
+    Attributes:
+        config: The configuration.
+        base: Its folder, which the tasks' files are relative to.
+        data_dir: The folder of --data-dir, which wins.
+        out: Folder for the results.
+        seeds: The seeds of --seeds.
+    """
+
+    config: Config
+    base: Path
+    data_dir: Path | None
+    out: Path
+    seeds: list[int] | None
+
+
 def prepare(choices: Choices) -> Start:
     """Read the configuration with its options, and the tasks, and say how many rows they have.
 
     Raises:
         UserError: An option, the configuration or some data is wrong.
+    """
+    chosen = choose(choices)
+    tasks = read(chosen.config, chosen.base, chosen.data_dir)
+    return Start(chosen.config, tasks, chosen.out, chosen.data_dir or chosen.base, chosen.seeds)
+
+
+def choose(choices: Choices) -> Chosen:
+    """Read the configuration with its options; of the data only the columns that name tasks (`split_by`).
+
+    Raises:
+        UserError: An option or the configuration is wrong, or such a column.
     """
     check_words(vars(choices))
     # A script has its own folder on the path, not the one the user stands in with a rule of their own.
@@ -67,8 +99,7 @@ def prepare(choices: Choices) -> Start:
     config = _split(config, base, data_dir)
     if choices.only is not None:
         config = with_tasks(config, [name.strip() for name in choices.only.split(",")])
-    out = choices.out or Path("runs") / Path(choices.config).stem
-    return Start(config, read(config, base, data_dir), out, data_dir or base, seeds)
+    return Chosen(config, base, data_dir, choices.out or Path("runs") / Path(choices.config).stem, seeds)
 
 
 def diagnosis_folder(config: str) -> Path:
@@ -91,6 +122,40 @@ def settings_of(run: Path) -> tuple[Config, Path]:
     from ortholora.runs.folder import CONFIG_FILE, data_base
 
     return load_config(run / CONFIG_FILE), data_base(run)
+
+
+def task_config(run: Path, name: str) -> TaskConfig:
+    """What the configuration of a run says of one of its tasks.
+
+    Raises:
+        UserError: It says nothing of it.
+    """
+    config, _ = settings_of(run)
+    found = next((task for task in config.tasks if task.name == name), None)
+    if found is None:
+        raise UserError(
+            f"{run} has two stories",
+            expected=f"task {name!r} in its config.yaml, as in its ortholora.json",
+            found=f"the tasks {listing(task.name for task in config.tasks)}",
+            todo="restore the config.yaml that the run was trained with",
+        )
+    return found
+
+
+def questions_of(run: Path, task: str, data: Path, text: str | None) -> Questions:
+    """The rows of --data as questions of a task.
+
+    Args:
+        run: The run's folder.
+        task: The task.
+        data: The file.
+        text: The columns of --text.
+    """
+    from ortholora.models.loading import load_card
+    from ortholora.runs.questions import Questions
+
+    columns = None if text is None else tuple(name.strip() for name in text.split(","))
+    return Questions(data, load_card(run), task_config(run, task), columns)
 
 
 def read(config: Config, base: Path, data_dir: Path | None, show: bool = True) -> list[TaskData]:

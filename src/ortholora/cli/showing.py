@@ -61,7 +61,7 @@ def show_diagnosis(out: Path, found: dict[str, Any]) -> None:
     for sentence in found["verdict"]:
         console.print(f"• {sentence}", markup=False, highlight=False)
     say(f"Wrote {out / 'diagnosis.html'}, diagnosis.md and diagnosis.json")
-    console.print("Not tested against outcomes yet: take it for what to try first.", style="dim")
+    console.print("Hardly tested against outcomes yet: take it for what to try first.", style="dim")
     console.print("Next:", style="bold")
     print(f"  {found['next'].replace('ortholora', _command(), 1)}")
 
@@ -78,7 +78,7 @@ def show_made(made: Any) -> None:
     for path in made.files:
         say(f"Wrote {path}.")
     say(f"Wrote {made.path}: look it over, and then")
-    for command in ("diagnose", "train"):
+    for command in ("check", "diagnose", "train"):
         say(f"  ortholora {command} {shlex.quote(str(made.path))}")
 
 
@@ -120,9 +120,7 @@ def _title(parts: Mapping[str, str]) -> str:
 def to_json_line(question: Any, answer: Any) -> str:
     """A question with its answer as one JSON object."""
     text = question[0] if isinstance(question, tuple) and len(question) == 1 else question
-    content = {"text": text, "label": answer.label, "value": answer.value}
-    content |= {"scores": answer.scores, "answer": answer.text}
-    return json.dumps({k: v for k, v in content.items() if v is not None}, ensure_ascii=False)
+    return json.dumps({"text": text, **answer.to_json()}, ensure_ascii=False)
 
 
 def to_line(question: Any, answer: Any) -> str:

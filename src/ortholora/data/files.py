@@ -10,12 +10,15 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from ortholora.data.table import DROP, Table
 from ortholora.errors import UserError, did_you_mean, listing
+
+#: A line's number, from 1 on, and its fields.
+Record = tuple[int, list[str]]
 
 
 class _Columns(NamedTuple):
@@ -62,71 +65,87 @@ def read_file(
         UserError: The file is missing, of an unknown format, or damaged.
     """
     path = root / _at_home(name)
-    ending = path.suffix.lower()
-    if ending not in READERS:
-        raise UserError(
-            f"{path}: unknown format",
-            expected=f"a file that ends in {listing(READERS)}",
-            found=f"`{path.suffix}`" if path.suffix else "no ending",
-            todo="convert the file, or rename it if it is one of these",
-        )
-    if not path.is_file():
-        raise _missing(path, tuple(READERS))
+    ending = check_path(path)
     reader = _read_quoted_tsv if tsv_quotes and ending == ".tsv" else READERS[ending]
     wanted = dict.fromkeys([*text, label, *also])
     read = reader(path, list(wanted))
     if read.bad and not drop:
         _, expected, where = read.bad[0]
-        raise _damaged(path, expected, where, line=True)
+        raise damaged(path, expected, where, line=True)
     positions = read.rows if read.bad else None
     dropped = tuple((index + 1, where) for index, _, where in read.bad)
     return Table(str(path), name, read.found, read.columns, text, label, positions=positions, dropped=dropped)
 
 
 def _read_tsv(path: Path, wanted: Sequence[str]) -> _Columns:
-    lines = (line.removesuffix("\r") for line in _decode(path).split("\n"))
-    return _from_records(path, ((n, line.split("\t")) for n, line in enumerate(lines, 1) if line), wanted)
+    return _from_records(path, tsv_records(_decode(path).split("\n")), wanted)
 
 
 def _read_quoted_tsv(path: Path, wanted: Sequence[str]) -> _Columns:
-    return _from_records(path, _quoted_records(path, "\t"), wanted)
+    return _from_records(path, quoted_records(path, io.StringIO(_decode(path), newline=""), "\t"), wanted)
 
 
 def _read_csv(path: Path, wanted: Sequence[str]) -> _Columns:
-    return _from_records(path, _quoted_records(path, ","), wanted)
+    return _from_records(path, quoted_records(path, io.StringIO(_decode(path), newline=""), ","), wanted)
 
 
-def _quoted_records(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    csv.field_size_limit(sys.maxsize)  # a text may be longer than Python's 131,072
-    reader = csv.reader(io.StringIO(_decode(path), newline=""), delimiter=delimiter, strict=True)
+def tsv_records(lines: Iterable[str]) -> Iterator[Record]:
+    """The lines of a TSV file that are not empty; they come without their line breaks, or with a carriage return."""
+    stripped = ((number, line.removesuffix("\r")) for number, line in enumerate(lines, 1))
+    return ((number, line.split("\t")) for number, line in stripped if line)
+
+
+def quoted_records(path: Path, lines: Iterable[str], delimiter: str, longest: int = sys.maxsize) -> Iterator[Record]:
+    """The records of a file with quotes; its lines come with their line breaks.
+
+    Raises:
+        UserError: A quote is not closed, or a field has more than `longest` characters.
+    """
+    csv.field_size_limit(longest)  # a text may be longer than Python's 131,072
+    reader = csv.reader(iter(lines), delimiter=delimiter, strict=True)
     try:
         for record in reader:
             if record:
                 yield reader.line_num, record
     except csv.Error as error:
-        raise _damaged(path, "quotes that open and close", f"line {reader.line_num}: {error}") from None
+        raise damaged(path, "quotes that open and close", f"line {reader.line_num}: {error}") from None
 
 
 def _from_records(path: Path, records: Iterator[tuple[int, list[str]]], wanted: Sequence[str]) -> _Columns:
-    header = next(records, None)
-    if header is None:
-        raise UserError(f"{path}: empty file", expected="a line of column names", found="nothing", todo="fill it")
-    names = header[1]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise _damaged(path, "column names that differ", f"{listing(twice)} more than once in line {header[0]}")
+    names = header_of(path, records)
     places = {name: names.index(name) for name in wanted if name in names}
     columns: dict[str, list[object]] = {name: [] for name in places}
     rows: list[int] = []
     bad: list[tuple[int, str, str]] = []
     for index, (line, record) in enumerate(records):
         if len(record) != len(names):
-            bad.append((index, f"{len(names)} fields in every line, as in the first", f"{len(record)} in line {line}"))
+            bad.append((index, *ragged(names, record, line)))
             continue
         rows.append(index)
         for name, place in places.items():
             columns[name].append(record[place])
     return _Columns(tuple(names), columns, rows, bad)
+
+
+def header_of(path: Path, records: Iterator[Record]) -> list[str]:
+    """Take the column names off the records of a file.
+
+    Raises:
+        UserError: There are none, or one twice.
+    """
+    header = next(records, None)
+    if header is None:
+        raise UserError(f"{path}: empty file", expected="a line of column names", found="nothing", todo="fill it")
+    names = header[1]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise damaged(path, "column names that differ", f"{listing(twice)} more than once in line {header[0]}")
+    return names
+
+
+def ragged(names: Sequence[str], record: Sequence[str], line: int) -> tuple[str, str]:
+    """What was expected of a line with another number of fields than the first, and what it has."""
+    return f"{len(names)} fields in every line, as in the first", f"{len(record)} in line {line}"
 
 
 def _read_jsonl(path: Path, wanted: Sequence[str]) -> _Columns:
@@ -138,7 +157,7 @@ def _read_jsonl(path: Path, wanted: Sequence[str]) -> _Columns:
     for number, line in enumerate(_decode(path).split("\n"), 1):
         if not line.strip():
             continue
-        record = _json_object(line)
+        record = json_object(line)
         if isinstance(record, str):
             bad.append((len(rows) + len(bad), "one JSON object a line", f"line {number}: {record}"))
             continue
@@ -151,7 +170,7 @@ def _read_jsonl(path: Path, wanted: Sequence[str]) -> _Columns:
     return _Columns(tuple(found), columns, rows, bad)
 
 
-def _json_object(line: str) -> dict[str, object] | str:
+def json_object(line: str) -> dict[str, object] | str:
     """The object in a line; or what is wrong with it."""
     try:
         record = json.loads(line)
@@ -170,8 +189,30 @@ def _read_parquet(path: Path, wanted: Sequence[str]) -> _Columns:
             columns = {name: table.column(name).to_pylist() for name in table.column_names}
     except Exception as error:  # of pyarrow, or of what it makes of damaged values: texts that are not UTF-8
         found_instead = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-        raise _damaged(path, "a whole Parquet file, with texts in UTF-8", found_instead) from None
+        raise damaged(path, "a whole Parquet file, with texts in UTF-8", found_instead) from None
     return _Columns(found, columns)
+
+
+def check_path(path: Path) -> str:
+    """Check that a file is there and of a format that is read.
+
+    Returns:
+        Its ending, which is a key of `READERS`.
+
+    Raises:
+        UserError: It is not.
+    """
+    ending = path.suffix.lower()
+    if ending not in READERS:
+        raise UserError(
+            f"{path}: unknown format",
+            expected=f"a file that ends in {listing(READERS)}",
+            found=f"`{path.suffix}`" if path.suffix else "no ending",
+            todo="convert the file, or rename it if it is one of these",
+        )
+    if not path.is_file():
+        raise _missing(path, tuple(READERS))
+    return ending
 
 
 def _at_home(name: str) -> Path:
@@ -197,15 +238,21 @@ def _decode(path: Path) -> str:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise UserError(
-            f"{path}: not UTF-8",
-            expected="text in UTF-8",
-            found=f"byte {data[error.start]:#04x} in line {line}",
-            todo=f"convert it: iconv -f latin1 -t utf-8 {path.name} > utf8-{path.name}",
-        ) from None
+        raise not_utf8(path, f"byte {data[error.start]:#04x} in line {line}") from None
 
 
-def _damaged(path: Path, expected: str, found: str, line: bool = False) -> UserError:
+def not_utf8(path: Path, found: str) -> UserError:
+    """The message about a file in another encoding."""
+    return UserError(
+        f"{path}: not UTF-8",
+        expected="text in UTF-8",
+        found=found,
+        todo=f"convert it: iconv -f latin1 -t utf-8 {path.name} > utf8-{path.name}",
+    )
+
+
+def damaged(path: Path, expected: str, found: str, line: bool = False) -> UserError:
+    """The message about a file that is not what its name says; `line`: one line of it, which could be left out."""
     todo = "correct the file"
     if path.suffix.lower() == ".tsv":
         todo = "correct the line (a tab inside a text?), or set `tsv_quotes` if the file quotes its texts"

@@ -43,6 +43,21 @@ def read_tasks(config: Config, *, base: Path, data_dir: Path | None) -> list[Tas
     return [read_task(spec, base=base, data_dir=data_dir, seed=config.data_seed, read=shared) for spec in config.tasks]
 
 
+def read_each(config: Config, *, base: Path, data_dir: Path | None) -> tuple[list[TaskData], list[UserError]]:
+    """Read what can be read; see `read_tasks`.
+
+    Returns:
+        The tasks whose data are good, and what is wrong with those of the others.
+    """
+    shared, good, wrong = _Shared(base, data_dir), [], []
+    for spec in config.tasks:
+        try:
+            good.append(read_task(spec, base=base, data_dir=data_dir, seed=config.data_seed, read=shared))
+        except UserError as error:
+            wrong.append(error)
+    return good, wrong
+
+
 def split_config(config: Config, *, base: Path, data_dir: Path | None) -> Config:
     """Replace tasks whose `split_by` column holds several tasks by those; see `split_tasks`."""
     return split_tasks(config, lambda spec: _good_tables(spec, base, data_dir))

@@ -131,7 +131,7 @@ def check_texts(table: Table, column: str, key: str, what: str | None = None) ->
             found=f"a {type(values[odd]).__name__} in row {table.row_number(odd)}",
             todo=f"point the task's `{key}` to another column, or convert this one to text",
         )
-    cells = [_as_text(value) for value in values]
+    cells = [as_text(value) for value in values]
     empty = [index for index, cell in enumerate(cells) if cell is None or not cell.strip()]
     if empty:
         found = "null" if cells[empty[0]] is None else "an empty text"
@@ -159,13 +159,13 @@ def cell_problem(value: object, what: str) -> str | None:
     """What `check_texts` would say of one value; None of a good one."""
     if isinstance(value, _ODD):
         return f"a {type(value).__name__} in the place of a {what}"
-    cell = _as_text(value)
+    cell = as_text(value)
     if cell is None or not cell.strip():
         return f"no {what}"
     return None if is_text(cell) else f"half of a character in a {what}"
 
 
-def _as_text(value: object) -> str | None:
+def as_text(value: object) -> str | None:
     """Return the value as a file of text would hold it: 0 and 0.0 are "0", true is "true", null is `None`."""
     if value is None or isinstance(value, str):
         return value

@@ -29,7 +29,7 @@ from ortholora.engine.grouping import Grouping
 from ortholora.engine.layers import find_matrices
 from ortholora.engine.others import OtherAdapters
 from ortholora.engine.sharded import gather_around, refuse_layouts, sharding_modules
-from ortholora.engine.summary import capture_summary
+from ortholora.engine.summary import capture_by_layer, capture_summary
 from ortholora.engine.trial import Trial, remove_leftover_trials
 from ortholora.engine.watch import Watch
 from ortholora.errors import CaptureError
@@ -235,6 +235,10 @@ class Attachment:
     def summary(self) -> str:
         """How every trainable parameter gets its gradient, one line a kind."""
         return capture_summary(self._model, self.matrices, len(self._fused), self._not_fused)
+
+    def by_layer(self) -> dict[str, str]:
+        """LoRA layer → how its task gradients are captured."""
+        return capture_by_layer(self.matrices, self._not_fused)
 
     def _is_sharded(self) -> bool:
         """Whether FSDP2 holds the model. Not by its parameters: between forward and backward they may lie whole."""

@@ -252,6 +252,10 @@ class OrthoLora:
         """How every trainable parameter gets its gradient, one line a kind."""
         return self._attachment.summary()
 
+    def capture_by_layer(self) -> dict[str, str]:
+        """LoRA layer → how its task gradients are captured: in one pass, or by task-pure micro-batches."""
+        return self._attachment.by_layer()
+
     # ------------------------------------------------------------------------------------------------
 
     def _identity(self) -> dict[str, Any]:

@@ -35,6 +35,18 @@ def capture_summary(model: nn.Module, matrices: Sequence[Matrix], fused: int, no
     return "\n".join(lines)
 
 
+def capture_by_layer(matrices: Sequence[Matrix], not_fused: Mapping[str, str]) -> dict[str, str]:
+    """Say of each LoRA layer how its task gradients are captured; see `capture_summary` for the arguments."""
+    found: dict[str, str] = {}
+    for matrix in matrices:
+        if matrix.task_pure is not None:
+            found[matrix.layer] = f"task-pure micro-batches only ({matrix.task_pure})"
+        elif matrix.layer not in found:
+            why = not_fused.get(matrix.layer)
+            found[matrix.layer] = "one pass, fused" if why is None else f"one pass, general path ({why})"
+    return found
+
+
 def _other_parameters(model: nn.Module, matrices: Sequence[Matrix]) -> Iterable[str]:
     ours = {id(m.parameter) for m in matrices}
     return (name for name, p in model.named_parameters() if p.requires_grad and id(p) not in ours)

@@ -38,14 +38,14 @@ class Reading:
         tokenizer: The backbone's tokenizer.
         max_length: Most tokens of a row.
         max_tokens: Most padded tokens of a forward of a language model.
-        batch_size: Rows of a forward of an encoder.
+        batch_size: Rows of a forward of an encoder; None to go by `max_tokens`, too.
         multiple: Pad an encoder's rows to a multiple of this many tokens.
     """
 
     tokenizer: Any
     max_length: int
     max_tokens: int = 8192
-    batch_size: int = 32
+    batch_size: int | None = 32
     multiple: int = 1
 
 
@@ -63,6 +63,8 @@ class AdaptedModel(nn.Module):
     task_type: ClassVar[str]
     #: Makes the model's batches.
     collator: ClassVar[type[Collator]] = Collator
+    #: Rows of a file that are answered, and written, together; rows of like length among them share a forward.
+    window: ClassVar[int] = 2048
 
     @staticmethod
     def check_backbone(backbone: str, revision: str | None) -> None:

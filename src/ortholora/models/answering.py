@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from transformers import GenerationConfig
 
 from ortholora.errors import UserError
 from ortholora.models.adapted import AdaptedModel
+from ortholora.models.batches import by_tokens
 from ortholora.models.language_spec import LanguageSpec
 from ortholora.text.dialogue import Dialogue
 from ortholora.text.padding import Features, pad_left
@@ -40,7 +41,7 @@ class Answering:
     def losses(self, rows: Features) -> np.ndarray:
         """Negative log-likelihood of every row's target tokens, summed, `[rows]` float64."""
         result = np.zeros(len(rows))
-        for chosen in self._batches([len(row["input_ids"]) for row in rows]):
+        for chosen in by_tokens([len(row["input_ids"]) for row in rows], self.max_tokens):
             inputs = self._pad([rows[i] for i in chosen])
             result[chosen] = self.model(inputs).double().cpu().numpy()
         return result
@@ -61,7 +62,7 @@ class Answering:
         """Answers, written greedily: the likeliest token each time, up to the end or `max_new_tokens`."""
         prompts = [prompt_ids(self.tokenizer, row, self.max_length, spec.max_new_tokens) for row in rows]
         answers = [""] * len(rows)
-        for chosen in self._batches([len(ids) + spec.max_new_tokens for ids in prompts]):
+        for chosen in by_tokens([len(ids) + spec.max_new_tokens for ids in prompts], self.max_tokens):
             inputs = self._pad([{"input_ids": prompts[i], "labels": prompts[i]} for i in chosen])
             given = {key: inputs[key] for key in ("input_ids", "attention_mask")}
             tokens = self._generate(given, spec)
@@ -101,17 +102,6 @@ class Answering:
             return self.model.peft_model.generate(**given, generation_config=greedy)
         finally:
             base.generation_config = usual
-
-    def _batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
-        """Rows of like length together, longest first, under the token budget."""
-        batch: list[int] = []
-        for i in np.argsort(-np.asarray(lengths), kind="stable"):
-            if batch and (len(batch) + 1) * lengths[batch[0]] > self.max_tokens:
-                yield batch
-                batch = []
-            batch.append(int(i))
-        if batch:
-            yield batch
 
     def _pad(self, features: Features) -> dict[str, Tensor]:
         device = next(self.model.parameters()).device

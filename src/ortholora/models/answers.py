@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -24,6 +25,12 @@ class Prediction:
     scores: dict[str, float] | None = None
     value: float | None = None
     text: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """What the answer has, as plain data; a generated one under `answer`."""
+        content = asdict(self)
+        content["answer"] = content.pop("text")
+        return {key: value for key, value in content.items() if value is not None}
 
 
 def most_likely(probabilities: Tensor, labels: Sequence[str]) -> list[Prediction]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ortholora.data.encoded import EncodedSplit
+from ortholora.data.table import as_text, cell_problem
 from ortholora.models.answers import Prediction, most_likely
 from ortholora.models.spec import TaskSpec
 from ortholora.text.tokenise import count_cut, encode
@@ -69,6 +71,11 @@ class HeadSpec(TaskSpec):
         lengths = [len(ids) for ids in features["input_ids"]]
         cut = count_cut(tokenizer, list(split.texts), lengths, max_length)
         return EncodedSplit(split.texts, features, split.targets, lengths, [1] * len(lengths), cut)
+
+    def question(self, values: Sequence[object], tools: object = None) -> tuple[Any, str | None]:
+        """The texts of a row."""
+        problems = (cell_problem(value, "text") for value in values)
+        return tuple(as_text(value) for value in values), next((problem for problem in problems if problem), None)
 
     def row_losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Loss of every row.

@@ -38,6 +38,7 @@ class LanguageModel(AdaptedModel):
 
     task_type = "CAUSAL_LM"
     collator = LanguageCollator
+    window = 128  # an answer may take a second
     check_backbone = staticmethod(check_is_language_model)
     load_backbone = staticmethod(load_language_model)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from ortholora.config.tasks.language import LanguageTask
 from ortholora.data.encoded import EncodedSplit
+from ortholora.data.table import as_text, cell_problem
 from ortholora.metrics.table import METRICS
 from ortholora.models.spec import TaskSpec
 from ortholora.text.chat import Chat
@@ -65,6 +67,14 @@ class LanguageSpec(TaskSpec):
         features = {"input_ids": [row.ids for row in marked], "labels": [row.labels for row in marked]}
         lengths, cut = [len(row.ids) for row in marked], sum(row.was_cut for row in marked)
         return EncodedSplit(split.texts, features, split.targets, lengths, [row.targets for row in marked], cut)
+
+    def question(self, values: Sequence[object], tools: object = None) -> tuple[Any, str | None]:
+        """A prompt or a message, or the messages so far, with tools where the row has some."""
+        value: Any = values[0]
+        if not isinstance(value, list):
+            return as_text(value), cell_problem(value, "text")
+        question = value if tools is None else {"messages": value, "tools": tools}
+        return question, None if self.rows.can_ask(question) else f"no question; expected {self.rows.expects}"
 
 
 class CompletionSpec(LanguageSpec):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
@@ -15,6 +14,7 @@ from ortholora.files import is_text
 from ortholora.models.adapted import AdaptedModel, Reading
 from ortholora.models.answers import Answers, Prediction
 from ortholora.models.backbone import load_encoder
+from ortholora.models.batches import by_rows, by_tokens
 from ortholora.models.card import ModelCard, Pooling
 from ortholora.models.heads import Head, HeadSpec, build_heads
 from ortholora.models.packed import PackingMode, attention_arguments, is_packed, pool_packed
@@ -156,9 +156,8 @@ class MultiTaskModel(AdaptedModel):
         outputs = torch.zeros(len(lengths), self.specs[task].num_outputs)
         device = next(self.parameters()).device
         collator = self.collator(reading.tokenizer, reading.multiple)
-        order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable").tolist()
-        for start in range(0, len(order), reading.batch_size):
-            own = order[start : start + reading.batch_size]
+        size = reading.batch_size
+        for own in by_tokens(lengths, reading.max_tokens) if size is None else by_rows(lengths, size):
             batch = collator.pad([{key: values[i] for key, values in features.items()} for i in own])
             inputs = {key: value.to(device) for key, value in batch.items()}
             outputs[own] = self(inputs, [task] * len(own))[task].float().cpu()

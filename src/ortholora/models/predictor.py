@@ -24,7 +24,7 @@ class Predictor:
         model: The `MultiTaskModel` or `LanguageModel`; `model.peft_model` is the PEFT model.
         card: Tasks, labels and backbone.
         tokenizer: The backbone's tokenizer.
-        max_tokens: Most padded tokens of a forward of a language model; lower it where memory is short.
+        max_tokens: Most padded tokens of a forward that is not cut by rows; lower it where memory is short.
     """
 
     def __init__(self, model: AdaptedModel, card: ModelCard, tokenizer: Any) -> None:
@@ -36,14 +36,14 @@ class Predictor:
         """Names of the tasks."""
         return self.model.task_names
 
-    def predict(self, task: str, texts: Text | Sequence[Text], batch_size: int = 32) -> list[Prediction]:
+    def predict(self, task: str, texts: Text | Sequence[Text], batch_size: int | None = 32) -> list[Prediction]:
         """Answer one task for some texts.
 
         Args:
             task: Name of the task.
             texts: One text, or several; a pair is a tuple (or list) of two strings inside the list. For a chat task
                 a text is the user's message, or the messages so far as a list of `role` and `content`.
-            batch_size: Rows per forward; a language model goes by `max_tokens` instead.
+            batch_size: Rows per forward of an encoder; with None, and for a language model, `max_tokens` decides.
 
         Returns:
             One `Prediction` a text, in order.
@@ -55,7 +55,7 @@ class Predictor:
         with self.precision():
             return self.model.predict(index, texts, self.reading(batch_size))
 
-    def reading(self, batch_size: int = 32) -> Reading:
+    def reading(self, batch_size: int | None = 32) -> Reading:
         """How texts come into a forward."""
         return Reading(self.tokenizer, self.card.max_length, self.max_tokens, batch_size)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -44,6 +45,18 @@ class TaskSpec:
 
     def encode(self, split: Split, tokenizer: Any, max_length: int) -> EncodedSplit:
         """Tokenise the rows of a split; longer ones are cut at `max_length` tokens."""
+        raise NotImplementedError
+
+    def question(self, values: Sequence[object], tools: object = None) -> tuple[Any, str | None]:
+        """A row of a file as a question for `AdaptedModel.predict`.
+
+        Args:
+            values: What the row has in the text columns; None for what is missing.
+            tools: What it has in the column of tools (a chat).
+
+        Returns:
+            The question, and what is wrong with it: None of one that can be answered.
+        """
         raise NotImplementedError
 
     def check(self) -> None:

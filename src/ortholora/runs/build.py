@@ -36,6 +36,7 @@ def build_trainer(
     rows = [quota[name] for name in run.tasks]
     arguments = training_arguments(config, run.checkpoints, run.seed, sum(rows))
     name_run(run, arguments, config.training.arguments)
+    shown = ProgressCallback(progress)
     trainer = OrthoTrainer(
         make_model(config, card, run.seed) if model is None else model,
         arguments,
@@ -51,8 +52,9 @@ def build_trainer(
         head_learning_rate=config.training.head_learning_rate,
         selection=selection_of(config),
         patience_per_task=config.training.patience_per_task,
-        callbacks=_callbacks(config, progress),
+        callbacks=_callbacks(config, shown),
     )
+    shown.passed = trainer.passed
     trainer.remove_callback(PrinterCallback)  # the command line shows progress in its own way
     return trainer
 
@@ -115,8 +117,8 @@ def _planner(config: Config, quota: Sequence[int], all_tasks: int) -> Planner:
     return Planner(mixing.layout, pieces, mixing.max_tokens, mixing.launch_tokens)
 
 
-def _callbacks(config: Config, progress: Progress) -> list[TrainerCallback]:
-    callbacks: list[TrainerCallback] = [ProgressCallback(progress)]
+def _callbacks(config: Config, shown: ProgressCallback) -> list[TrainerCallback]:
+    callbacks: list[TrainerCallback] = [shown]
     if config.training.patience:
         callbacks.append(EarlyStoppingCallback(config.training.patience))
     return callbacks

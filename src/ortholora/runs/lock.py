@@ -28,8 +28,12 @@ _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
 @contextmanager
-def lock(folder: Path) -> Iterator[None]:
+def lock(folder: Path, of: str | None = None) -> Iterator[None]:
     """Hold a run's folder, which is made if need be, and removed again if nothing came into it.
+
+    Args:
+        folder: The folder.
+        of: Name of a file in it, to hold that alone.
 
     The operating system drops the lock when the process ends, so that one that was killed leaves none; the file
     that may then be left is no lock.
@@ -39,8 +43,8 @@ def lock(folder: Path) -> Iterator[None]:
     """
     new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / LOCK_FILE
-    descriptor = _take(path)
+    path = folder / (LOCK_FILE if of is None else f".{of}{LOCK_FILE}")
+    descriptor = _take(path, folder if of is None else folder / of)
     try:
         yield
     finally:
@@ -65,7 +69,7 @@ def check_unlocked(folder: Path) -> None:
             pass
 
 
-def _take(path: Path) -> int | None:
+def _take(path: Path, what: Path) -> int | None:
     """Open and lock the file; None where the system has no locks.
 
     Raises:
@@ -79,7 +83,7 @@ def _take(path: Path) -> int | None:
         except BlockingIOError:
             os.close(descriptor)
             if time.monotonic() > give_up:
-                raise _held(path) from None
+                raise _held(path, what) from None
             time.sleep(0.05)
             continue
         except OSError as error:
@@ -120,15 +124,15 @@ def _sign(descriptor: int) -> None:
         os.pwrite(descriptor, text.encode(), 0)
 
 
-def _held(path: Path) -> UserError:
+def _held(path: Path, what: Path) -> UserError:
     try:
         holder = json.loads(path.read_text(encoding="utf-8"))
         found = f"process {holder['pid']} on {holder['host']}, since {holder['since']}"
     except (OSError, ValueError, KeyError, TypeError):
         found = "a process that did not say which it is"
     return UserError(
-        f"{path.parent} is being written by another process",
-        expected="one command at a time for the folder of a run",
+        f"{what} is being written by another process",
+        expected="one command at a time for the folder of a run, and for a file of answers",
         found=found,
         todo="wait for that one to end, or stop it, and start the same command again; or give another --out",
     )

@@ -65,8 +65,37 @@ def peak_memory_bytes() -> int | None:
     """Peak since `reset_peak_memory`: allocated on the GPU, or resident in RAM; None where unknown."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
+    return _kilobytes("/proc/self/status", "VmHWM:")
+
+
+def memory_bytes() -> int | None:
+    """What is in use now: allocated on the GPU, or resident in RAM; None where unknown."""
+    if torch.cuda.is_available():
+        return torch.cuda.memory_allocated()
+    return _kilobytes("/proc/self/status", "VmRSS:")
+
+
+def available_memory_bytes() -> int | None:
+    """What this process could have if it were the first thing in memory; None where unknown.
+
+    On a GPU: what is free there, and what this process holds. On the CPU: what the system calls available, and what is
+    resident, at most the limit of the container.
+    """
+    if torch.cuda.is_available():
+        return torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()
+    free, own = _kilobytes("/proc/meminfo", "MemAvailable:"), memory_bytes()
+    if free is None or own is None:
+        return None
+    limit = free + own
+    with suppress(OSError, ValueError):  # ValueError: "max", no limit
+        limit = min(limit, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return limit
+
+
+def _kilobytes(path: str, key: str) -> int | None:
+    """The value of a line in one of the kernel's tables, in bytes."""
     with suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
+        for line in Path(path).read_text().splitlines():
+            if line.startswith(key):
                 return int(line.split()[1]) * 1024
     return None

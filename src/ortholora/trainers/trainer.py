@@ -58,9 +58,7 @@ class OrthoTrainer(SavingTrainer):
         block: What conflict is judged on.
         planner: Cuts a step into micro-batches. Default: what costs least on this device and model; one task
             in each micro-batch where the adapter needs that.
-        fused: See `OrthoLora`.
-        buffer_dtype: See `OrthoLora`.
-        try_out: See `OrthoLora`.
+        fused, buffer_dtype, try_out: See `OrthoLora`.
         head_learning_rate: Learning rate of the heads, where it differs from the adapter's.
         selection: What `metric_for_best_model="selection/score"` stands for.
         patience_per_task: Evaluations without a better metric, after which a task's rows leave the steps; 0: never.
@@ -137,6 +135,7 @@ class OrthoTrainer(SavingTrainer):
         self.task_losses: TaskLosses = TaskLosses(names, args.device, torch.float64)
         self.tokens: np.ndarray[Any, Any] = np.zeros(3, dtype=np.int64)  # real, padded, micro-batches; of all ranks
         self._own_tokens = np.zeros(3, dtype=np.int64)  # of this rank, since they were last added up
+        self.passed: np.ndarray[Any, Any] = np.zeros(2, dtype=np.int64)  # rows, real tokens of this process so far
 
     # ---- data ----------------------------------------------------------------------------------------
 
@@ -194,6 +193,7 @@ class OrthoTrainer(SavingTrainer):
         if model.training:
             self.task_losses.add_losses(losses, torch.arange(len(losses)))
             self._own_tokens += np.asarray([*inputs["tokens"], 1])
+            self.passed += np.asarray([len(inputs["task_ids"]), inputs["tokens"][0]])
         weights = losses.new_tensor([task.data.spec.weight for task in self.tasks])
         # DDP averages .grad over ranks; the normaliser above is already global.
         loss = (weights * losses).sum() * world_size()
@@ -222,8 +222,7 @@ class OrthoTrainer(SavingTrainer):
         """Metric of every task on its dev rows, and their mean as `average`.
 
         Args:
-            eval_dataset: Not used: every task is evaluated on its own dev rows.
-            ignore_keys: Not used.
+            eval_dataset, ignore_keys: Not used: every task is evaluated on its own dev rows.
             metric_key_prefix: Prefix of the returned keys.
 
         Returns:

@@ -30,8 +30,8 @@ from ortholora.study.report.page.picture import COLOURS, svg
 #: Pairs with columns of their own in the map of the layers, the surest first.
 _MOST_PAIRS = 6
 CAUTION = (
-    "These figures were not tested against outcomes yet: how often such a verdict is borne out by full training is not "
-    "known. Take it for what to try first."
+    "Hardly tested against outcomes yet: so far on the pairs of a few small studies (docs/diagnose.md, “How far it can "
+    "be trusted”). How often such a verdict is borne out by full training is not known. Take it for what to try first."
 )
 
 

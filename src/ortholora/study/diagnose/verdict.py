@@ -1,7 +1,7 @@
 """What the figures say, in sentences, and what to compare next.
 
-The words claim no more than was measured: one training with one seed, and not tested against outcomes yet
-(docs/diagnose.md). So every sentence says what to *try*; `compare` is what decides.
+The words claim no more than was measured: one training with one seed, hardly tested against outcomes
+(benchmarks/is_it_true.py, docs/diagnose.md). So every sentence says what to *try*; `compare` is what decides.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def _nothing(found: dict[str, Any], steps: int) -> str:
         return f"Nothing is surely wrong{lag}; but these rows say too little to call joint training fine."
     return (
         f"No pair is surely in conflict{seen}, no length surely differs from another by more than a factor of "
-        f"{UNEQUAL:.0f}{lag}: as far as {steps} steps show it, joint training is fine."
+        f"{UNEQUAL:.0f}{lag}: {steps} steps show nothing that speaks against joint training."
     )
 
 
@@ -174,6 +174,8 @@ def _transfers(transfer: dict[str, dict[str, Any]], tasks: Iterable[str]) -> lis
             does = "lowers" if change["value"] < 0 else "raises"
             size = f"{abs(change['value']):.2g} ± {change['error']:.1g}"
             lines.append(f"Measured: a step on `{a}` alone surely {does} the loss of `{b}` (by {size}).")
+    if lines:
+        lines.append("What one step does is not known to foretell what a whole training does.")
     return lines
 
 
@@ -185,7 +187,7 @@ def _grouping(found: dict[str, Any]) -> str:
     return (
         f"With {len(found['groups'])} adapters, the measured transfer is best for: {groups}. A step is worth "
         f"{value:.2g} ± {error:.1g} % of a loss more than with one adapter; the best of many is flattered by being "
-        "chosen. Compare them as a method."
+        "chosen, and what one step does is not known to foretell a whole training. Compare them as a method."
     )
 
 

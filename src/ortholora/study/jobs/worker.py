@@ -13,9 +13,12 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ortholora.errors import UserError, file_error
+
+if TYPE_CHECKING:
+    from ortholora.runs.speed import Speed
 
 #: Does one item and reports to a `Relay`; returns whether it was finished, not stopped on request.
 Work = Callable[[int, "Relay"], bool]
@@ -50,6 +53,10 @@ class Relay:
         with suppress(OSError):
             if self._connection.poll():
                 self.stop_requested = True
+
+    def show(self, speed: Speed) -> None:
+        """Pass it on."""
+        self._tell("show", speed)
 
     def finish(self, label: str, metrics: dict[str, float]) -> None:
         """Pass it on."""

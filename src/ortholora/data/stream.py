@@ -1,0 +1,142 @@
+"""The rows of a file one after the other, for files that need not fit into memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ortholora.data.files import (
+    Record,
+    check_path,
+    damaged,
+    header_of,
+    json_object,
+    not_utf8,
+    quoted_records,
+    ragged,
+    tsv_records,
+)
+from ortholora.errors import UserError, did_you_mean, listing
+
+#: Most characters of a line, and of a field: a file without line breaks, or a quote that is never closed, must not come
+#: into memory as one.
+_LONGEST = 100_000_000
+#: Rows of a Parquet file that are decoded at a time.
+_DECODED = 64
+
+
+@dataclass(frozen=True)
+class StreamedRow:
+    """A row of a file.
+
+    Attributes:
+        number: Its number; the first row of data is row 1.
+        values: The wanted columns, as far as the row has them.
+        problem: Why it could not be read; None for a good one.
+    """
+
+    number: int
+    values: dict[str, object] = field(default_factory=dict)
+    problem: str | None = None
+
+
+def stream_rows(
+    path: Path, needed: Sequence[str], also: Sequence[str] = (), *, tsv_quotes: bool = False
+) -> Iterator[StreamedRow]:
+    """Read a file row by row; memory does not grow with it.
+
+    Args:
+        path: TSV, CSV, JSONL or Parquet, by its ending.
+        needed: Columns that must be there. A row of JSON lines may lack one: that is a matter of the row.
+        also: Columns that are read as far as they are there.
+        tsv_quotes: Whether double quotes in a .tsv file quote.
+
+    Yields:
+        Every row; one that cannot be read has a `problem`.
+
+    Raises:
+        UserError: The file is missing, of an unknown format or damaged, or a needed column is missing.
+    """
+    ending = check_path(path)
+    if ending == ".jsonl":
+        yield from _json_rows(path, (*needed, *also))
+    elif ending == ".parquet":
+        yield from _parquet_rows(path, needed, also)
+    elif ending == ".csv" or tsv_quotes:
+        records = quoted_records(path, _lines(path, ""), "," if ending == ".csv" else "\t", _LONGEST)
+        yield from _fields(path, records, needed, also)
+    else:
+        lines = (line.removesuffix("\n") for line in _lines(path, "\n"))
+        yield from _fields(path, tsv_records(lines), needed, also)
+
+
+def _lines(path: Path, newline: str) -> Iterator[str]:
+    """The lines with their line breaks; `newline` as `open` takes it."""
+    number = 0
+    with path.open(encoding="utf-8-sig", newline=newline) as file:
+        try:
+            while line := file.readline(_LONGEST):
+                number += 1
+                if len(line) == _LONGEST:
+                    raise damaged(path, f"lines of less than {_LONGEST:,} characters", f"a longer one, line {number}")
+                yield line
+        except UnicodeDecodeError as error:
+            found = f"byte {error.object[error.start]:#04x} after line {number}"
+            raise not_utf8(path, found) from None
+
+
+def _fields(path: Path, records: Iterator[Record], needed: Sequence[str], also: Sequence[str]) -> Iterator[StreamedRow]:
+    names = header_of(path, records)
+    _check_columns(path, names, needed)
+    places = {name: names.index(name) for name in (*needed, *also) if name in names}
+    for number, (line, record) in enumerate(records, 1):
+        if len(record) == len(names):
+            yield StreamedRow(number, {name: record[place] for name, place in places.items()})
+        else:
+            expected, found = ragged(names, record, line)
+            yield StreamedRow(number, problem=f"{found}; expected {expected}")
+
+
+def _json_rows(path: Path, wanted: Sequence[str]) -> Iterator[StreamedRow]:
+    number = 0
+    for line in _lines(path, "\n"):
+        if not line.strip():
+            continue
+        number += 1
+        record = json_object(line)
+        if isinstance(record, str):
+            yield StreamedRow(number, problem=f"no JSON object: {record}")
+        else:
+            yield StreamedRow(number, {name: record[name] for name in wanted if name in record})
+
+
+def _parquet_rows(path: Path, needed: Sequence[str], also: Sequence[str]) -> Iterator[StreamedRow]:
+    import pyarrow.parquet as pq
+
+    number = 0
+    try:
+        with pq.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            _check_columns(path, names, needed)
+            wanted = [name for name in (*needed, *also) if name in names]
+            for batch in file.iter_batches(batch_size=_DECODED, columns=wanted):
+                for values in batch.to_pylist():
+                    number += 1
+                    yield StreamedRow(number, values)
+    except UserError:
+        raise
+    except Exception as error:  # of pyarrow, or of what it makes of damaged values
+        found = f"{type(error).__name__}: {str(error).partition(chr(10))[0]} after row {number}"
+        raise damaged(path, "a whole Parquet file, with texts in UTF-8", found) from None
+
+
+def _check_columns(path: Path, names: Sequence[str], needed: Sequence[str]) -> None:
+    for name in needed:
+        if name not in names:
+            raise UserError(
+                f"{path}: no column `{name}`",
+                expected=f"the columns {listing(needed)}",
+                found=f"the columns {listing(names)}",
+                todo=did_you_mean(name, names, "rename the column, or name another one with --text"),
+            )
