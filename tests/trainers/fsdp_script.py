@@ -64,6 +64,7 @@ def main(out: str, runs: str) -> None:
     fsdp = "RANK" in os.environ
     if fsdp:
         on_the_cpu()
+    workspaces.workspace(), language_workspaces.workspace()  # written now: later only the first process saves a model
     found = [trained(Path(out) / run["folder"], run, fsdp) for run in json.loads(runs)]
     if int(os.environ.get("RANK", 0)) == 0:
         torch.save(found, Path(out) / "result.pt")

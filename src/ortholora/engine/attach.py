@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -140,7 +141,8 @@ class Attachment:
             hook.renew()
         self._guard.open()
         self._current.grouping = grouping
-        return nullcontext() if self._trial is None else self._trial.open(grouping, self._is_sharded())
+        inner = nullcontext() if self._trial is None else self._trial.open(grouping, self._is_sharded())
+        return self._noticing_failure(inner) if self._is_sharded() else inner
 
     def settle(self) -> None:
         """After the backward of a micro-batch: try out what was new in it.
@@ -176,10 +178,14 @@ class Attachment:
             self.reshard(search=False)
         self._trial.drop_kept()
 
-    def fail(self) -> None:
-        """An exception ends the micro-batch."""
-        if self._is_sharded():
+    @contextmanager
+    def _noticing_failure(self, inner: AbstractContextManager[Any]) -> Iterator[None]:
+        try:
+            with inner:
+                yield
+        except BaseException:
             self._guard.fail()
+            raise
 
     def close(self) -> None:
         """End the micro-batch."""

@@ -151,9 +151,6 @@ class OrthoLora:
             with surroundings:
                 yield
             self._attachment.settle()
-        except BaseException:
-            self._attachment.fail()
-            raise
         finally:
             self._attachment.close()
 

@@ -6,7 +6,6 @@ is gone on from with any number of processes, sharded or not.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Callable
 from functools import partial
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import convert_to_fp32
 from peft import get_peft_model_state_dict
 from torch import Tensor, nn
 from transformers.training_args import ParallelMode
@@ -104,10 +104,15 @@ def prepare_sharding(accelerator: Any, args: Any, model: nn.Module, trainer: str
         return
     plugin = accelerator.state.fsdp_plugin
     model._no_split_modules = layer_classes(model)  # type: ignore[assignment]
-    policy = plugin.mixed_precision_policy
-    if policy is not None:
-        # What a model returns are losses, which bf16 would round; gradients of the heads are added up like LoRA's.
-        plugin.mixed_precision_policy = dataclasses.replace(policy, reduce_dtype=torch.float32, output_dtype=None)
+    # It would cast whole parameters and what a model returns, so heads and losses; autocast does what it does elsewhere.
+    plugin.mixed_precision_policy = None
+
+
+def run_sharded(accelerator: Any, model: nn.Module, *inputs: Any) -> Any:
+    """A forward in the run's precision, as Accelerate makes it of a model without shards: its outputs in float32."""
+    with accelerator.autocast():
+        outputs = model(*inputs)
+    return convert_to_fp32(outputs)
 
 
 def gather_while_answering(model: AdaptedModel) -> None:

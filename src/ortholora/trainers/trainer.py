@@ -29,7 +29,7 @@ from ortholora.trainers.resume import read_state
 from ortholora.trainers.saving import SavingTrainer
 from ortholora.trainers.scoring import Evaluation, score
 from ortholora.trainers.selection import SCORE, Selection, TaskPatience, check_patience
-from ortholora.trainers.sharded import check_arguments, prepare_sharding
+from ortholora.trainers.sharded import check_arguments, prepare_sharding, run_sharded
 from ortholora.trainers.task_losses import TaskLosses
 
 
@@ -186,7 +186,8 @@ class OrthoTrainer(SavingTrainer):
         self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """`Σ_t w_t · (Σ of the task's losses here) / (its rows, or target tokens, in the step)`."""
-        outputs = model(inputs["inputs"], inputs["task_ids"])
+        given = inputs["inputs"], inputs["task_ids"]
+        outputs = run_sharded(self.accelerator, model, *given) if self.is_sharded else model(*given)
         losses = self._bare_model().sum_losses(outputs, inputs)
         losses = losses / inputs["weights"].to(losses.device).clamp_min(1)
         self._check_finite(losses.detach())
