@@ -104,7 +104,7 @@ def prepare_sharding(accelerator: Any, args: Any, model: nn.Module, trainer: str
         return
     plugin = accelerator.state.fsdp_plugin
     model._no_split_modules = layer_classes(model)  # type: ignore[assignment]
-    # It would cast whole parameters and what a model returns, so heads and losses; autocast does what it does elsewhere.
+    # It would cast whole parameters and what a model returns, so heads and losses; autocast does as elsewhere.
     plugin.mixed_precision_policy = None
 
 
