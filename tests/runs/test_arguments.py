@@ -116,7 +116,7 @@ def test_what_owns_the_gradients_is_refused(tmp_path: Path, setting: dict[str, A
     arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True)
     for key, value in setting.items():
         object.__setattr__(arguments, key, value)
-    with pytest.raises(UserError, match="runs in one process"):
+    with pytest.raises(UserError, match="OrthoTrainer cannot train so"):
         type(trainer)(
             trainer._bare_model(), arguments, tasks=trainer.tasks, tokenizer=None, card=trainer.card, quota=[1]
         )

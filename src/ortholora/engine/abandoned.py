@@ -2,6 +2,10 @@
 
 What they captured must not enter the next step. Zeroed gradients tell, and are seen without a look at the device: they
 are gone, or their version changed since the micro-batch before ended.
+
+With FSDP2 they are those of the parts that the optimizer holds, and come with the first micro-batch whose gradients are
+reduced. What earlier ones left lies inside FSDP2, where `zero_grad()` does not reach it: nothing tells of zeroing, so
+after an exception such a step is refused.
 """
 
 from __future__ import annotations
@@ -14,26 +18,25 @@ from torch import Tensor
 
 from ortholora.engine.behind import Behind
 from ortholora.engine.buffers import ShapeGroup
-from ortholora.engine.layers import Matrix
-from ortholora.engine.sharded import is_sharded
+from ortholora.engine.sharded import is_sharded, local
 from ortholora.errors import CaptureError
 
 
 @dataclass(frozen=True)
 class _Witness:
-    """The gradient of one captured matrix at some moment."""
+    """The gradient of one captured matrix at some moment; with FSDP2, this rank's part of it."""
 
-    matrix: Matrix
+    parameter: Tensor
     gradient: Tensor
     version: int
 
     @property
     def is_unchanged(self) -> bool:
-        return self.is_the_same and self.gradient._version == self.version
+        return self.is_the_same and _version(self.gradient) == self.version
 
     @property
     def is_the_same(self) -> bool:
-        return self.matrix.parameter.grad is self.gradient
+        return self.parameter.grad is self.gradient
 
 
 class StepGuard:
@@ -49,6 +52,12 @@ class StepGuard:
         self._opened: _Witness | None = None
         self._closed: _Witness | None = None
         self._broken: str | None = None
+        self._held: dict[int, Tensor] = {}  # with FSDP2, by matrix: what the optimizer holds
+
+    def hold(self) -> None:
+        """Note the parts that the optimizer holds; with FSDP2, while no module is gathered."""
+        matrices = (matrix for group in self._groups for matrix in group.matrices)
+        self._held = {id(matrix): matrix.parameter for matrix in matrices}
 
     def was_abandoned(self) -> bool:
         """Whether what was captured is of a step whose gradients were zeroed. To be asked before a micro-batch."""
@@ -69,6 +78,13 @@ class StepGuard:
         if self._opened is not None and not self._opened.is_the_same:
             self._broken = "the gradients were zeroed inside a batch, while captured ones of batches before it waited"
         self._opened, self._closed = None, self._witness()
+
+    def fail(self) -> None:
+        """An exception ends a micro-batch. To be told with FSDP2, before `close`."""
+        if self._is_waiting() and self._witness() is None:
+            self._broken = (
+                "an exception, and before it gradients that FSDP2 had not reduced: zeroing does not reach them"
+            )
 
     def check(self) -> None:
         """To be asked before a step is resolved.
@@ -98,28 +114,35 @@ class StepGuard:
 
     def _is_zeroed(self) -> bool:
         """Whether no captured matrix has a gradient any more. Looks at values only where somebody changed them."""
+        if self._held and self._closed is None:
+            return False  # FSDP2 has not reduced any yet
         seen = False
-        for matrix in self._captured():
-            seen, gradient = True, matrix.parameter.grad
+        for parameter in self._captured():
+            seen, gradient = True, parameter.grad
             if gradient is None:
                 continue
-            if self._closed is None or self._closed.is_unchanged or not _is_zero(gradient):
+            if self._closed is None or self._closed.is_unchanged or not _is_zero(local(gradient)):
                 return False
         return seen
 
     def _witness(self) -> _Witness | None:
-        for matrix in self._captured():
-            gradient = matrix.parameter.grad
+        for parameter in self._captured():
+            gradient = parameter.grad
             if gradient is not None:
-                return _Witness(matrix, gradient, gradient._version)
+                return _Witness(parameter, gradient, _version(gradient))
         return None
 
-    def _captured(self) -> Iterator[Matrix]:
-        """Captured matrices that have a gradient of their own: FSDP2 may keep one back until it is reduced."""
+    def _captured(self) -> Iterator[Tensor]:
+        """The parameters of the captured matrices, as the optimizer holds them."""
         for group in self._groups:
             for matrix, touched in zip(group.matrices, group.touched, strict=True):
-                if touched and not is_sharded(matrix.parameter):
-                    yield matrix
+                if touched:
+                    yield self._held[id(matrix)] if self._held else matrix.parameter
+
+
+def _version(gradient: Tensor) -> int:
+    """Grows with every change: operations on a DTensor count on it, those of FSDP2 itself on its part."""
+    return gradient._version + (local(gradient)._version if is_sharded(gradient) else 0)
 
 
 def _is_zero(gradient: Tensor) -> bool:

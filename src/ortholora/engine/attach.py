@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,7 +29,7 @@ from ortholora.engine.fused import FusedLayer, why_not_fused
 from ortholora.engine.grouping import Grouping
 from ortholora.engine.layers import find_matrices
 from ortholora.engine.others import OtherAdapters
-from ortholora.engine.sharded import refuse_layouts, sharding_modules
+from ortholora.engine.sharded import gather_around, refuse_layouts, sharding_modules
 from ortholora.engine.summary import capture_by_layer, capture_summary
 from ortholora.engine.trial import Trial, remove_leftover_trials
 from ortholora.engine.watch import Watch
@@ -112,8 +114,9 @@ class Attachment:
 
     def was_abandoned(self) -> bool:
         """Whether what was captured is of a step that was given up, and must be forgotten before the next batch."""
-        # FSDP2 moves gradients about between its parameters: there only the checks of sums tell.
-        return not self._is_sharded() and self._guard.was_abandoned()
+        if self._fsdp2 is None and self._is_sharded():
+            self.reshard(search=True)
+        return self._guard.was_abandoned()
 
     def open(self, grouping: Grouping) -> AbstractContextManager[Any]:
         """Begin a micro-batch.
@@ -138,7 +141,8 @@ class Attachment:
             hook.renew()
         self._guard.open()
         self._current.grouping = grouping
-        return nullcontext() if self._trial is None else self._trial.open(grouping, self._is_sharded())
+        inner = nullcontext() if self._trial is None else self._trial.open(grouping, self._is_sharded())
+        return self._noticing_failure(inner) if self._is_sharded() else inner
 
     def settle(self) -> None:
         """After the backward of a micro-batch: try out what was new in it.
@@ -170,9 +174,18 @@ class Attachment:
         if self._trial is None:
             return
         if due:
-            self._trial.try_together()
+            self._trial.try_together(partial(gather_around, self._sharding))
             self.reshard(search=False)
         self._trial.drop_kept()
+
+    @contextmanager
+    def _noticing_failure(self, inner: AbstractContextManager[Any]) -> Iterator[None]:
+        try:
+            with inner:
+                yield
+        except BaseException:
+            self._guard.fail()
+            raise
 
     def close(self) -> None:
         """End the micro-batch."""
@@ -193,6 +206,8 @@ class Attachment:
             self._sharding = sharding_modules(self._model)
         for module in self._sharding:
             module.reshard()  # type: ignore[operator]
+        if self._sharding:
+            self._guard.hold()
 
     def check(self, thoroughly: bool) -> None:
         """A step must have been captured whole: what trains, what ran and what has a gradient.
@@ -205,8 +220,7 @@ class Attachment:
         Raises:
             CaptureError: Names a matrix that the capture did not see, or that would never train.
         """
-        if not self._is_sharded():
-            self._guard.check()
+        self._guard.check()
         self._early.check()
         self._watch.check(thoroughly)
         self._others.check()

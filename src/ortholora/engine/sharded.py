@@ -46,6 +46,18 @@ def sharding_modules(model: nn.Module) -> list[nn.Module]:
     return [m for m in model.modules() if any(cls.__name__ == "FSDPModule" for cls in type(m).__mro__)]
 
 
+def gather_around(modules: Sequence[nn.Module], inner: nn.Module) -> None:
+    """Gather what the modules around an inner one hold themselves, as their own forward would. A collective.
+
+    Args:
+        modules: What `sharding_modules` found.
+        inner: A module that is about to be called without them.
+    """
+    for module in modules:
+        if module is not inner and any(part is inner for part in module.modules()):
+            module.unshard()  # type: ignore[operator]
+
+
 def refuse_layouts(matrices: Sequence[Matrix]) -> None:
     """Refuse sharded parameters whose `.grad` this module could not write.
 

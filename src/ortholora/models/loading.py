@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,12 +100,15 @@ def load_weights(folder: Path, model: AdaptedModel) -> None:
     load_heads(folder, model)
 
 
-def load_heads(folder: Path | Sequence[Path], model: AdaptedModel) -> None:
+def load_heads(
+    folder: Path | Sequence[Path], model: AdaptedModel, copy: Callable[[Tensor, Tensor], object] = Tensor.copy_
+) -> None:
     """Put the heads saved in `folder` into the model; nothing for a model without.
 
     Args:
         folder: The folder of a run; or several, each with the heads of tasks of its own.
         model: The model.
+        copy: Puts a saved weight, the second, into one of the model's.
 
     Raises:
         UserError: The file is damaged or holds the heads of other tasks.
@@ -119,7 +122,7 @@ def load_heads(folder: Path | Sequence[Path], model: AdaptedModel) -> None:
         raise _misfit(folders[0], f"heads {sorted({k.rpartition('.')[0] for k in saved})}")
     with torch.no_grad():
         for name, weight in expected.items():
-            weight.copy_(saved[name])
+            copy(weight, saved[name])
 
 
 def check_adapter(folder: Path) -> set[str]:

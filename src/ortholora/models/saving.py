@@ -9,12 +9,14 @@ ortholora.json                                   tasks, labels, pooling, backbon
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from peft import PeftModel
 from safetensors.torch import save
+from torch import Tensor
 
 from ortholora.files import replace_file, write_json
 from ortholora.models.adapted import AdaptedModel
@@ -26,17 +28,36 @@ ADAPTER = "adapter_model.safetensors"
 HEADS = "heads.safetensors"
 
 
-def save_model(folder: Path, model: AdaptedModel, card: ModelCard) -> None:
+class Weights(NamedTuple):
+    """What is trained, where a model's own tensors are not whole.
+
+    Attributes:
+        peft: The PEFT model's `state_dict()`; only the adapter's tensors need be whole.
+        extra: As `AdaptedModel.extra_weights()`.
+    """
+
+    peft: Mapping[str, Tensor]
+    extra: Mapping[str, Tensor]
+
+
+def save_model(folder: Path, model: AdaptedModel, card: ModelCard, weights: Weights | None = None) -> None:
     """Write adapter, heads and metadata into `folder`.
 
     The adapter's configuration names the backbone by the card's name, not by a path of this machine.
+
+    Args:
+        folder: Where to.
+        model: The model.
+        card: What belongs to it.
+        weights: Its weights, where they are not to be taken from the model itself.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    given: dict[str, Any] = {} if weights is None else {"state_dict": weights.peft}
     with _portable_base_name(model.peft_model, card.backbone):
         # The base has no new embeddings; asking PEFT to look for them would ask the hub.
-        model.peft_model.save_pretrained(str(folder), save_embedding_layers=False)
+        model.peft_model.save_pretrained(str(folder), save_embedding_layers=False, **given)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's template of a model card, all placeholders
-    if extra := model.extra_weights():
+    if extra := model.extra_weights() if weights is None else weights.extra:
         tensors = {name: weight.detach().cpu().contiguous() for name, weight in extra.items()}
         replace_file(folder / HEADS, lambda stream: stream.write(save(tensors)))
     write_json(folder / METADATA, card.to_json())

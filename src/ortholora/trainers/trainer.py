@@ -17,7 +17,7 @@ from ortholora.data.planner import Planner
 from ortholora.engine import OrthoLora, Rule
 from ortholora.engine.distributed import summed, world_size
 from ortholora.engine.gram import Block
-from ortholora.errors import NonFiniteLossError, UserError
+from ortholora.errors import NonFiniteLossError
 from ortholora.models.adapted import AdaptedModel, Reading, evaluating
 from ortholora.models.card import ModelCard
 from ortholora.models.packed import is_packed
@@ -29,6 +29,7 @@ from ortholora.trainers.resume import read_state
 from ortholora.trainers.saving import SavingTrainer
 from ortholora.trainers.scoring import Evaluation, score
 from ortholora.trainers.selection import SCORE, Selection, TaskPatience, check_patience
+from ortholora.trainers.sharded import check_arguments, prepare_sharding, run_sharded
 from ortholora.trainers.task_losses import TaskLosses
 
 
@@ -43,8 +44,8 @@ class OrthoTrainer(SavingTrainer):
     A task's loss is the mean over its own rows in the whole step (all micro-batches; for a language model over their
     target tokens) times its weight, so that a weight means the same however the step is cut.
 
-    Several processes (torchrun, accelerate launch: DDP) share out the rows of every step, which stays the same as
-    in one process. FSDP and DeepSpeed are refused.
+    Several processes (torchrun, accelerate launch: DDP or FSDP2) share out the rows of every step, which stays the
+    same as in one process. FSDP1 and DeepSpeed are refused.
 
     Args:
         model: The shared encoder with its heads, or the shared language model.
@@ -85,7 +86,7 @@ class OrthoTrainer(SavingTrainer):
         **kwargs: Any,
     ) -> None:
         _check_heads(model, tasks)
-        _check_wrappers(args)
+        check_arguments(args, "OrthoTrainer")
         self.tasks: list[EncodedTask] = list(tasks)
         self.quota: list[int] = list(quota)
         self.card, self.head_learning_rate = card, head_learning_rate
@@ -101,6 +102,7 @@ class OrthoTrainer(SavingTrainer):
             data_collator=self.collator.step,
             **kwargs,
         )
+        prepare_sharding(self.accelerator, args, model, "OrthoTrainer")
         self.add_callback(self.timer)
         if patience_per_task:
             check_patience(args, self.quota)
@@ -184,7 +186,8 @@ class OrthoTrainer(SavingTrainer):
         self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """`Σ_t w_t · (Σ of the task's losses here) / (its rows, or target tokens, in the step)`."""
-        outputs = model(inputs["inputs"], inputs["task_ids"])
+        given = inputs["inputs"], inputs["task_ids"]
+        outputs = run_sharded(self.accelerator, model, *given) if self.is_sharded else model(*given)
         losses = self._bare_model().sum_losses(outputs, inputs)
         losses = losses / inputs["weights"].to(losses.device).clamp_min(1)
         self._check_finite(losses.detach())
@@ -252,7 +255,7 @@ class OrthoTrainer(SavingTrainer):
     def _ask(self, prefix: str, parts: Sequence[EncodedSplit | None]) -> dict[str, float]:
         """Let the model answer one part of each task; tasks without it are left out."""
         result: dict[str, float] = {}
-        model = self._bare_model()
+        model = self.ready_to_answer()
         with evaluating(model):
             for index, (task, rows) in enumerate(zip(self.tasks, parts, strict=True)):
                 if rows is None:
@@ -274,12 +277,15 @@ class OrthoTrainer(SavingTrainer):
             self.args.per_device_eval_batch_size,
             self.collator.multiple,
         )
-        share = slice(self.args.process_index, None, self.args.world_size)
+        # A forward of a sharded model is a collective: all processes read the same rows, in the same batches.
+        share = slice(None) if self.is_sharded else slice(self.args.process_index, None, self.args.world_size)
         with self.compute_loss_context_manager(), self.accelerator.autocast():
             return score(model, index, task.data.spec, rows, reading, share, self._gather)
 
     def _gather(self, values: np.ndarray) -> np.ndarray:
-        """Every row was predicted by one rank; it is zero on the others."""
+        """Every row was predicted by one rank; it is zero on the others. Of a sharded model the first one's count."""
+        if self.is_sharded and self.args.process_index > 0:
+            values = np.zeros_like(values)
         return summed(torch.from_numpy(values), self.args.device).numpy()
 
     # ---- logs and checkpoints ------------------------------------------------------------------------
@@ -322,20 +328,6 @@ def _check_heads(model: AdaptedModel, tasks: Sequence[EncodedTask]) -> None:
     names = [task.data.name for task in tasks]
     if model.task_names != names:
         raise ValueError(f"tasks should match the model's {model.task_names}. Found {names}.")
-
-
-def _check_wrappers(args: TrainingArguments) -> None:
-    """Refuse what the trainer would get wrong; and keep it from wrapping the model in DataParallel by itself."""
-    found = [name for name, used in {"FSDP": bool(args.fsdp), "DeepSpeed": bool(args.deepspeed)}.items() if used]
-    if found:
-        raise UserError(
-            "OrthoTrainer runs in one process, or in several under DDP",
-            expected="a start with python, torchrun or accelerate launch, without FSDP and DeepSpeed",
-            found=", ".join(found),
-            todo="remove the setting; LoRA's gradients and optimizer states are small, so DDP is seldom too large",
-        )
-    if args.n_gpu > 1:
-        args._n_gpu = 1
 
 
 def _of_units(of_rows: list[int], inputs: dict[str, Any]) -> Any:

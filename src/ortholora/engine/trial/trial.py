@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -147,8 +147,11 @@ class Trial:
         """Nothing is new on any rank."""
         self._kept = None
 
-    def try_together(self) -> None:
+    def try_together(self, gather: Callable[[nn.Module], None]) -> None:
         """Try out what is new on this rank, or run along where it is another that asked. A collective.
+
+        Args:
+            gather: Makes whole what the modules around the given one hold.
 
         Raises:
             CaptureError: On all ranks, if one of them refuses.
@@ -163,11 +166,11 @@ class Trial:
                 ready = None
                 raise messages.no_rows(next(iter(call.due.values())).matrix, call)
             if ready is not None:
-                self._run(call, codes, *ready, sharded=True)
+                self._run(call, codes, *ready, gather=gather)
         except CaptureError as error:
             refused = error
         if ready is None:
-            run_along(self._model, call.levels[0], self._current, self._device)
+            run_along(self._model, call.levels[0], self._current, self._device, gather)
         if any_rank(refused is not None, self._device):
             raise refused or messages.elsewhere()
 
@@ -255,10 +258,17 @@ class Trial:
         tells = all(bool(g.isfinite().all()) for g in gradients) and any(bool(g.any()) for g in gradients)
         return found if tells else None
 
-    def _run(self, call: Call, codes: Codes, level: Level, gradients: dict[int, Tensor], sharded: bool = False) -> None:
+    def _run(
+        self,
+        call: Call,
+        codes: Codes,
+        level: Level,
+        gradients: dict[int, Tensor],
+        gather: Callable[[nn.Module], None] | None = None,
+    ) -> None:
         matrix = next(iter(call.due.values())).matrix
         try:
-            told = run_twice(self._model, level, gradients, codes, self._current, sharded)
+            told = run_twice(self._model, level, gradients, codes, self._current, gather)
         except CaptureError:
             raise
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:

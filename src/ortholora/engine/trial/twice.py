@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -40,7 +40,12 @@ class Twice:
 
 
 def run_twice(
-    model: nn.Module, level: Level, gradients: Mapping[int, Tensor], codes: Codes, current: CurrentBatch, sharded: bool
+    model: nn.Module,
+    level: Level,
+    gradients: Mapping[int, Tensor],
+    codes: Codes,
+    current: CurrentBatch,
+    gather: Callable[[nn.Module], None] | None,
 ) -> Twice:
     """Forward and backward of a module with the inputs that it had, twice, without a trace.
 
@@ -50,8 +55,9 @@ def run_twice(
         gradients: Position → gradient of an output that has rows.
         codes: The batch's codes.
         current: Where the layers ask what to do.
-        sharded: FSDP2 holds the parameters.
+        gather: Where FSDP2 holds the parameters: makes whole what the modules around the level's hold.
     """
+    sharded = gather is not None
     device = next(iter(gradients.values())).device
     passes = Pass(codes, device), Pass(codes, device)
     sources = tuple(Sources(codes, taking.probe) for taking in passes)
@@ -60,6 +66,8 @@ def run_twice(
     with _unattended(current), no_trace(model, device, freeze=not sharded) as rewind, torch.enable_grad():
         for number, taking in enumerate(passes):
             rewind()
+            if gather is not None:  # each time: a backward lets go of them
+                gather(level.module)
             current.trying = taking
             given = [_given(codes, gradient, coded=number == 1) for gradient in gradients.values()]
             again = level.detached()
@@ -73,10 +81,17 @@ def run_twice(
     return Twice(*passes, aligned, first_is_the_batch(*sources))
 
 
-def run_along(model: nn.Module, level: Level, current: CurrentBatch, device: torch.device) -> None:
+def run_along(
+    model: nn.Module,
+    level: Level,
+    current: CurrentBatch,
+    device: torch.device,
+    gather: Callable[[nn.Module], None],
+) -> None:
     """The same forwards and backwards for their collectives alone, where another rank has something to try out."""
     with _unattended(current), no_trace(model, device, freeze=False), torch.enable_grad():
         for _ in range(2):
+            gather(level.module)
             current.trying = taking = Pass(None, device)
             output = next(t for t in level.detached().run() if t.requires_grad)
             torch.autograd.backward(output, torch.ones_like(output), inputs=[taking.probe])

@@ -1,0 +1,125 @@
+"""Law 4 for the trainer with a sharded base: FSDP2 in two processes trains, saves and answers like one process."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from accelerate.utils import FullyShardedDataParallelPlugin
+from fsdp_script import trained
+from safetensors.torch import load_file
+
+from ortholora.errors import UserError
+from ortholora.trainers.sharded import check_sharding, layer_classes
+
+SCRIPT = Path(__file__).with_name("fsdp_script.py")
+MIXED = {"layout": "mixed", "rows_per_task": 4}
+BEST = {"save_every": 2, "eval_every": 2, "selection": "best"}
+
+needs_fsdp2 = pytest.mark.skipif(
+    "fsdp_version" not in FullyShardedDataParallelPlugin.__dataclass_fields__, reason="Accelerate 1.6 brought FSDP2"
+)
+
+
+def sharded(out: Path, runs: list[dict[str, Any]], ranks: int = 2) -> list[dict[str, Any]]:
+    """Do the runs one after the other, in the same processes."""
+    tests = [str(SCRIPT.parent.parent), str(SCRIPT.parent)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join([*tests, *filter(None, [environment.get("PYTHONPATH")])])
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    command = [sys.executable, *launcher, str(SCRIPT), str(out), json.dumps(runs)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return torch.load(out / "result.pt", weights_only=False)
+
+
+@functools.cache
+def alone(run: str) -> tuple[dict[str, Any], Path]:
+    """The same in this process, without shards."""
+    folder = Path(tempfile.mkdtemp())
+    return trained(folder, json.loads(run), fsdp=False), folder
+
+
+def assert_same_run(found: dict[str, Any], folder: Path, run: dict[str, Any], tolerance: float = 2e-5) -> None:
+    expected, one = alone(json.dumps(run))
+    assert found["kinds"] == {"DTensor"}
+    assert found["tokens"][0] == expected["tokens"][0]
+    assert found["losses"] == pytest.approx(expected["losses"], rel=10 * tolerance)
+    assert found["scores"].keys() == expected["scores"].keys()
+    assert found["scores"]["eval_average"] == pytest.approx(expected["scores"]["eval_average"], abs=0.05)
+    names = {path.name for path in (one / "model").iterdir()}
+    assert {path.name for path in (folder / "model").iterdir()} == names  # plain PEFT, and nothing of FSDP2
+    for name in names & {"adapter_model.safetensors", "heads.safetensors"}:
+        weights, others = load_file(folder / "model" / name), load_file(one / "model" / name)
+        assert weights.keys() == others.keys()
+        assert max(float((weights[key] - other).abs().max()) for key, other in others.items()) < tolerance
+
+
+@needs_fsdp2
+def test_two_processes_with_a_sharded_base_are_one(tmp_path: Path) -> None:
+    """Trained, evaluated and saved; the checkpoint is what one process writes, and is gone on from by one."""
+    run = {"folder": "a", "method": "ortho", "sections": {"mixing": MIXED, "training": {"save_every": 2}}}
+    (found,) = sharded(tmp_path, [run | {"stop_after": 4}])
+    assert_same_run(found, tmp_path / "a", run | {"stop_after": 4})
+    whole, one = alone(json.dumps(run))
+    resumed = trained(tmp_path / "a", json.loads(json.dumps(run)), fsdp=False)
+    assert resumed["losses"] == pytest.approx(whole["losses"], rel=1e-4)
+    weights, others = (load_file(each / "model" / "adapter_model.safetensors") for each in (tmp_path / "a", one))
+    assert max(float((weights[key] - other).abs().max()) for key, other in others.items()) < 2e-5
+
+
+@needs_fsdp2
+@pytest.mark.slow
+def test_resumed_best_and_languages(tmp_path: Path) -> None:
+    """One start: a run that goes on from its checkpoint and ends with its best, a language model, and bfloat16."""
+    best = {"folder": "a", "method": "ortho", "sections": {"mixing": MIXED, "training": BEST}}
+    language = {"folder": "l", "method": "ortho", "language": True, "sections": {"mixing": {"rows_per_task": 4}}}
+    half = {"folder": "b", "method": "ortho", "sections": {"mixing": MIXED, "dtype": "bfloat16"}}
+    _, resumed, spoken, halved = sharded(tmp_path, [best | {"stop_after": 4}, best, language, half])
+    assert_same_run(resumed, tmp_path / "a", best)
+    assert_same_run(spoken, tmp_path / "l", language, 2e-4)
+    assert_same_run(halved, tmp_path / "b", half, 2e-2)
+
+
+def accelerator(**plugin: Any) -> Any:
+    usual = {"fsdp_version": 2, "cpu_offload": None, "cpu_ram_efficient_loading": False}
+    return SimpleNamespace(state=SimpleNamespace(fsdp_plugin=SimpleNamespace(**(usual | plugin))))
+
+
+ARGUMENTS = SimpleNamespace(fsdp=True, device=torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (SimpleNamespace(state=SimpleNamespace()), "Accelerate leaves out on cpu"),
+        (SimpleNamespace(state=SimpleNamespace(deepspeed_plugin=object())), "DeepSpeed"),
+        (accelerator(fsdp_version=1), "FSDP1"),
+        (accelerator(cpu_offload=SimpleNamespace(offload_params=True)), "CPU offload"),
+        (accelerator(cpu_ram_efficient_loading=True), "fsdp_cpu_ram_efficient_loading: false"),
+    ],
+)
+def test_what_is_refused(made: Any, message: str) -> None:
+    with pytest.raises(UserError, match=rf"OrthoTrainer cannot train so(?s:.*){message}"):
+        check_sharding(made, ARGUMENTS, "OrthoTrainer")
+
+
+def test_what_is_taken() -> None:
+    check_sharding(accelerator(), ARGUMENTS, "OrthoTrainer")
+    check_sharding(accelerator(cpu_offload=SimpleNamespace(offload_params=False)), ARGUMENTS, "OrthoTrainer")
+
+
+def test_the_layers_that_are_sharded_one_by_one() -> None:
+    layer, model = type("Layer", (torch.nn.Linear,), {}), torch.nn.Module()
+    model.part = torch.nn.Sequential(layer(1, 1))
+    model.part._no_split_modules = ["Layer", "Absent"]  # type: ignore[assignment]
+    assert layer_classes(model) == ["Layer"]
