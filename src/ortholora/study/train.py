@@ -50,3 +50,9 @@ def train_seeds(
         on_first(partial(check_folder, run, workspace))
     announce(runs, workspace, progress)
     return {run.folder: ensure_record(run, workspace, progress, base) for run in runs}
+
+
+def runs_of(config: Config, out: Path, seeds: Sequence[int]) -> list[Run]:
+    """The runs of `train`, one for each seed: of one in `out`, of several in `out/seed-N`."""
+    method, names = Method(config.rule, config.rule, config.block), tuple(config.task_names)
+    return [Run(method, names, seed, out if len(seeds) == 1 else out / f"seed-{seed}") for seed in seeds]

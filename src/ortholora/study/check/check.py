@@ -14,9 +14,7 @@ from ortholora.data.task import TaskData
 from ortholora.errors import UserError
 from ortholora.runs.arguments import training_arguments
 from ortholora.runs.build import build_trainer
-from ortholora.runs.method import Method
 from ortholora.runs.progress import Silent
-from ortholora.runs.run import Run
 from ortholora.runs.train import check_folder
 from ortholora.runs.workspace import Workspace
 from ortholora.study.check.cost import Measured, Parts, measure_steps, parts_of
@@ -25,6 +23,7 @@ from ortholora.study.check.plan import Plan, plan_of
 from ortholora.study.check.rows import look_at_cuts, look_at_rows
 from ortholora.study.diagnose.training import plain
 from ortholora.study.methods import check_rule, methods_of
+from ortholora.study.train import runs_of
 from ortholora.trainers.cost import available_memory_bytes
 from ortholora.trainers.trainer import OrthoTrainer
 
@@ -76,8 +75,7 @@ def _look_at_methods(config: Config, found: Findings) -> None:
 
 
 def _look_at_folders(workspace: Workspace, out: Path, seeds: Sequence[int], found: Findings) -> None:
-    for seed in seeds:
-        run = _run(workspace.config, seed, out if len(seeds) == 1 else out / f"seed-{seed}")
+    for run in runs_of(workspace.config, out, seeds):
         with found.attempt():
             check_folder(run, workspace)
         if run.finished:
@@ -90,7 +88,8 @@ def _look_at_training(workspace: Workspace, found: Findings, seed: int, measure:
     training_arguments(config, Path("checkpoints"), seed, 1)
     few = Workspace(_unrecorded(config), workspace.tasks, like=workspace)
     with tempfile.TemporaryDirectory(prefix="ortholora-check-") as scratch:
-        trainer = build_trainer(_run(config, seed, Path(scratch)), few, Silent())
+        (run,) = runs_of(config, Path(scratch), [seed])
+        trainer = build_trainer(run, few, Silent())
         plan, parts = plan_of(trainer), parts_of(trainer, getattr(torch, config.capture.buffer_dtype))
         found.facts["plan"] = asdict(plan)
         _look_at_capture(trainer, found, measure)
@@ -100,10 +99,6 @@ def _look_at_training(workspace: Workspace, found: Findings, seed: int, measure:
             found.facts["memory"] = _memory(trainer, parts, measured)
             found.facts["time"] = _time(plan, measured)
     _look_at_memory(found)
-
-
-def _run(config: Config, seed: int, folder: Path) -> Run:
-    return Run(Method(config.rule, config.rule, config.block), tuple(config.task_names), seed, folder)
 
 
 def _unrecorded(config: Config) -> Config:
