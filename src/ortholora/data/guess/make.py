@@ -108,9 +108,10 @@ def _proposed(draft: Draft, ask: Ask) -> str:
 def _tried(drafts: list[Draft], backbone: str, out: Path, ask: Ask) -> tuple[str, list[TaskData]]:
     """The configuration's text, and its tasks' rows read as a training reads them."""
     dropping: set[str] = set()
+    tasks: list[TaskData] = []
     for draft in drafts:
         try:
-            _read(draft, backbone, out, dropping)
+            found = _read(draft, backbone, out, dropping)
         except UserError as error:
             if DROP not in error.todo:
                 raise
@@ -118,13 +119,15 @@ def _tried(drafts: list[Draft], backbone: str, out: Path, ask: Ask) -> tuple[str
             if ask(Question(draft.name, "bad_rows", words, "drop", ("drop", "error"))) == "error":
                 raise
             dropping.add(draft.name)
-            _read(draft, backbone, out, dropping)
+            found = _read(draft, backbone, out, dropping)
+        tasks += found
     text = page(drafts, backbone, out, dropping)
-    return text, _tasks_of(config_of(text, str(out)), out.parent)
+    config_of(text, str(out))
+    return text, tasks
 
 
-def _read(draft: Draft, backbone: str, out: Path, dropping: set[str]) -> None:
-    _tasks_of(config_of(page([draft], backbone, out, dropping), str(out)), out.parent)
+def _read(draft: Draft, backbone: str, out: Path, dropping: set[str]) -> list[TaskData]:
+    return _tasks_of(config_of(page([draft], backbone, out, dropping), str(out)), out.parent)
 
 
 def _tasks_of(config: Config, base: Path) -> list[TaskData]:
