@@ -49,6 +49,21 @@ DiagnosisOption = Annotated[
     Path | None, typer.Option("--out", help="Folder for the results; default `runs/CONFIG-NAME-diagnosis`.")
 ]
 ExportOption = Annotated[Path, typer.Option("--out", help="Folder for the merged model; new, or empty.")]
+PushedArgument = Annotated[
+    Path, typer.Argument(metavar="RUN", help="Folder of a finished run, or one that `export` wrote.")
+]
+HubIdArgument = Annotated[
+    str, typer.Argument(metavar="HUB-ID", help="USER/NAME or ORGANISATION/NAME; the repository is made if need be.")
+]
+PrivateOption = Annotated[
+    bool, typer.Option("--private", help="Only for you, or your organisation; a public repository is then refused.")
+]
+RevisionOption = Annotated[
+    str | None, typer.Option("--revision", metavar="BRANCH", help="Branch to push to; default `main`; made if need be.")
+]
+MessageOption = Annotated[
+    str | None, typer.Option("--commit-message", metavar="TEXT", help="First line of the commit.")
+]
 OutOption = Annotated[Path | None, typer.Option("--out", help="Folder for the results; default `runs/CONFIG-NAME`.")]
 DemoOption = Annotated[Path, typer.Option("--out", help="Folder for the results.")]
 DataOption = Annotated[Path | None, typer.Option("--data-dir", help="Folder that the tasks' files are relative to.")]
