@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fsdp_script import FSDP2, on_the_cpu
 from transformers import TrainerCallback
 
 from language import adapted, rows, sft_trainer
+from sharding_on_cpu import FSDP2, on_the_cpu
 
 
 class Stop(TrainerCallback):

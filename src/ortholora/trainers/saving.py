@@ -16,7 +16,7 @@ from ortholora.files import publish_folder
 from ortholora.models.adapted import AdaptedModel
 from ortholora.models.card import ModelCard
 from ortholora.models.loading import load_weights
-from ortholora.models.saving import save_model
+from ortholora.models.saving import Weights, save_model
 from ortholora.trainers import checkpoints
 from ortholora.trainers.mixin import ResolveMixin
 from ortholora.trainers.resumable import check_resumable
@@ -65,9 +65,13 @@ class SavingTrainer(ResolveMixin, WholeOptimizer):
         if not self.is_sharded:
             super().save_model(output_dir, _internal_call)
             return
-        weights = whole_weights(self._bare_model())
+        weights = self.gathered()
         if self.args.should_save:
             save_model(Path(output_dir) if output_dir else self._folder(), self._bare_model(), self.card, weights)
+
+    def gathered(self) -> Weights | None:
+        """What is trained, whole, for whoever saves on one rank; None where the model has it so. A collective."""
+        return whole_weights(self._bare_model()) if self.is_sharded else None
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         save_model(Path(output_dir) if output_dir else self._folder(), self._bare_model(), self.card)

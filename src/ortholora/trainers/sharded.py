@@ -49,10 +49,13 @@ def _why_not(accelerator: Any, args: Any) -> tuple[str, str] | None:
     if getattr(state, "deepspeed_plugin", None) is not None:
         return "DeepSpeed", "use FSDP2, or DDP"
     if plugin is None:
-        asked = bool(args.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
-        why = f"FSDP, which Accelerate leaves out on {args.device.type}: every process would hold the whole model"
+        by_launcher = os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+        if not (args.fsdp or by_launcher):
+            return None
+        asked = "the training argument `fsdp`" if args.fsdp else "ACCELERATE_USE_FSDP (accelerate launch sets it)"
         return (
-            (why, "start on accelerators with torchrun or accelerate launch, or remove the setting") if asked else None
+            f"FSDP, which Accelerate leaves out on {args.device.type}: every process would hold the whole model",
+            f"start several processes on accelerators with torchrun or accelerate launch, or do without {asked}",
         )
     if getattr(plugin, "fsdp_version", 1) != 2:
         return "FSDP1, which moves gradients into flat parameters", "set `fsdp_version: 2`"
