@@ -27,7 +27,8 @@ def trained(out: Path, run: dict[str, Any], ranks: int) -> dict[str, Any]:
     run = dict(run)
     stop, asked, options = run.pop("stop_after", 0), run.pop("evaluate_first", False), run.pop("lora", {})
     dtype = getattr(torch, run.pop("dtype", "float32"))
-    run |= {"per_device_train_batch_size": 12 // ranks, "per_device_eval_batch_size": 1}  # a loss for each row
+    each = run.pop("rows", 12) // ranks
+    run |= {"per_device_train_batch_size": each, "per_device_eval_batch_size": 1}  # a loss for each row
     if ranks > 1:
         run |= {"fsdp": "full_shard", "fsdp_config": dict(FSDP2)}
     model = adapted(attention="sdpa", **options)

@@ -94,11 +94,16 @@ def agree(groups: Sequence[ShapeGroup], present: Tensor, due: bool | None = None
 
 def any_rank(flag: bool, device: torch.device) -> bool:
     """Whether it is so on any rank. A collective."""
+    return bool(largest_of(int(flag), device))
+
+
+def largest_of(value: int, device: torch.device) -> int:
+    """The largest of the ranks' values. A collective."""
     if world_size() == 1:
-        return flag
-    shared = torch.tensor([flag], dtype=torch.int32, device=device)
+        return value
+    shared = torch.tensor([value], dtype=torch.int32, device=device)
     dist.all_reduce(shared, op=dist.ReduceOp.MAX)
-    return bool(shared.item())
+    return int(shared.item())
 
 
 def reduce_mean(groups: Sequence[ShapeGroup], whole: bool) -> list[Share]:
@@ -224,7 +229,7 @@ def of_first(make: Callable[[], T]) -> T:
         return make()
     made: list[Any] = [make() if rank() == 0 else None]
     dist.broadcast_object_list(made, src=0)
-    return made[0]  # type: ignore[no-any-return]
+    return made[0]
 
 
 def summed(values: Tensor, device: torch.device) -> Tensor:
