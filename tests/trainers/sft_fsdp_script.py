@@ -25,13 +25,13 @@ class Stop(TrainerCallback):
 def trained(out: Path, run: dict[str, Any], ranks: int) -> dict[str, Any]:
     """One run, gone on with where its folder has a checkpoint. A step has the same rows in any number of processes."""
     run = dict(run)
-    stop, asked, options = run.pop("stop_after", 0), run.pop("evaluate_first", False), run.pop("lora", {})
+    stop, asked = run.pop("stop_after", 0), run.pop("evaluate_first", False)
     dtype = getattr(torch, run.pop("dtype", "float32"))
     each = run.pop("rows", 12) // ranks
     run |= {"per_device_train_batch_size": each, "per_device_eval_batch_size": 1}  # a loss for each row
     if ranks > 1:
         run |= {"fsdp": "full_shard", "fsdp_config": dict(FSDP2)}
-    model = adapted(attention="sdpa", **options)
+    model = adapted(attention="sdpa")
     for parameter in model.parameters():
         if not parameter.requires_grad:
             parameter.data = parameter.data.to(dtype)

@@ -20,6 +20,8 @@ from peft import PeftModel
 from sft_fsdp_script import one_of, trained
 
 import language
+from ortholora.errors import UserError
+from ortholora.trainers.sharded import check_only_lora
 
 # transformers 5 renamed the argument; both names work.
 pytestmark = pytest.mark.filterwarnings("ignore:.gradient_checkpointing.* is deprecated:FutureWarning")
@@ -98,10 +100,16 @@ def test_resumed_best_packed_and_halved(tmp_path: Path) -> None:
     runs = [
         {"folder": "a", **LOGS, **SAVED, **best, "learning_rate": 0.3},
         {"folder": "p", **LOGS, "packing": True, "rows": 2, "gradient_checkpointing": True, "evaluate_first": True},
-        {"folder": "m", **LOGS, "lora": {"modules_to_save": ["lm_head"]}, "optim": "sgd", "learning_rate": 0.05},
         {"folder": "h", **LOGS, "bf16": True, "dtype": "bfloat16"},
     ]
     _, *found = sharded(tmp_path, [runs[0] | {"stop_after": 2}, *runs])
-    for made, run, tolerance in zip(found, runs, (2e-5, 1e-5, 1e-5, 2e-2), strict=True):
+    for made, run, tolerance in zip(found, runs, (2e-5, 1e-5, 2e-2), strict=True):
         assert_same_run(made, tmp_path / run["folder"], run, tolerance)
-    assert found[1]["before"] == pytest.approx(alone(json.dumps({**runs[1], "folder": None}))[0]["before"])
+    own = {key: value for key, value in runs[1].items() if key != "folder"}
+    assert found[1]["before"] == pytest.approx(alone(json.dumps(own))[0]["before"])
+
+
+def test_what_is_trained_besides_lora_is_refused() -> None:
+    check_only_lora(language.adapted())
+    with pytest.raises(UserError, match=r"cannot train this with FSDP2(?s:.*)lm_head"):
+        check_only_lora(language.adapted(modules_to_save=["lm_head"]))

@@ -22,8 +22,8 @@ from ortholora.trainers.mixin import ResolveMixin
 from ortholora.trainers.resumable import check_resumable
 from ortholora.trainers.resume import STATE_FILE
 from ortholora.trainers.sharded import gather_while_answering, uses_fsdp2
-from ortholora.trainers.whole import load_sharded_weights, whole_weights
 from ortholora.trainers.whole_checkpoints import WholeOptimizer
+from ortholora.trainers.whole_model import load_sharded_weights, whole_weights
 
 
 class SavingTrainer(ResolveMixin, WholeOptimizer):

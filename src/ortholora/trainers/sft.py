@@ -19,7 +19,7 @@ from ortholora.errors import UserError
 from ortholora.models.adapted import evaluating
 from ortholora.models.probes import keeps_documents_apart
 from ortholora.trainers.mixin import ResolveMixin
-from ortholora.trainers.sharded import check_arguments, prepare_sharding, run_sharded
+from ortholora.trainers.sharded import check_arguments, check_only_lora, prepare_sharding, run_sharded, uses_fsdp2
 from ortholora.trainers.task_column import (
     TASK_IDS,
     TASK_TARGETS,
@@ -95,6 +95,8 @@ class OrthoSFTTrainer(ResolveMixin, WholeAdapter, SFTTrainer):
         super().__init__(model, args, train_dataset=train_dataset, **kwargs)
         self._check_settings()
         prepare_sharding(self.accelerator, self.args, self.model, "OrthoSFTTrainer")
+        if uses_fsdp2(self.accelerator):
+            check_only_lora(self.model)
         self.data_collator = TaskCollator(self.data_collator, len(self.tasks))
         if self.padding_free and len(self.tasks) > 1:
             self._check_documents()

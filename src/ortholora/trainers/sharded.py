@@ -99,6 +99,22 @@ def prepare_sharding(accelerator: Any, args: Any, model: nn.Module, trainer: str
     plugin.mixed_precision_policy = None
 
 
+def check_only_lora(model: nn.Module) -> None:
+    """Refuse what else is trained: with TRL's loss an `lm_head` in shards got another gradient than in one process.
+
+    Raises:
+        UserError: Names the first such parameter.
+    """
+    other = next((name for name, p in model.named_parameters() if p.requires_grad and "lora_" not in name), None)
+    if other is not None:
+        raise UserError(
+            "OrthoSFTTrainer cannot train this with FSDP2",
+            expected="LoRA matrices as the only parameters that require gradients",
+            found=other,
+            todo="leave it out (`modules_to_save` of the LoraConfig), or use DDP",
+        )
+
+
 def run_sharded(accelerator: Any, model: nn.Module, *inputs: Any, **named: Any) -> Any:
     """A forward in the run's precision, as Accelerate makes it of a model without shards: its outputs in float32."""
     with accelerator.autocast():

@@ -14,14 +14,13 @@ from typing import Any
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ortholora.engine.distributed import of_first
 from ortholora.engine.sharded import is_sharded, local, part_of, sharding_modules
 from ortholora.errors import UserError
-from ortholora.models.adapted import AdaptedModel
-from ortholora.models.loading import load_heads, read_tensors
-from ortholora.models.saving import ADAPTER, Weights
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -45,32 +44,15 @@ def whole_adapter(model: PeftModel, embeddings: bool | str = "auto") -> dict[str
     return {name: whole(tensor) if name in kept else tensor for name, tensor in state.items()}
 
 
-def whole_weights(model: AdaptedModel) -> Weights:
-    """The adapter and the heads, whole on every rank. A collective; the base stays where it is."""
-    reshard(model)
-    return Weights(
-        whole_adapter(model.peft_model, embeddings=False),
-        {name: whole(tensor.detach()) for name, tensor in model.extra_weights().items()},
-    )
-
-
-def load_sharded_weights(folder: Path, model: AdaptedModel) -> None:
-    """Put the saved adapter and heads into a sharded model: each rank takes its part. No communication.
-
-    Raises:
-        UserError: The files are damaged or another model's.
-    """
-    reshard(model)
-    load_sharded_adapter(folder, model.peft_model)
-    load_heads(folder, model, _take_part)
-
-
-def load_sharded_adapter(folder: Path, model: PeftModel) -> None:
+def load_sharded_adapter(
+    folder: Path, model: PeftModel, read: Callable[[Path], dict[str, Tensor]] | None = None
+) -> None:
     """Put saved adapters into a sharded PEFT model: each rank takes its part. No communication.
 
     Args:
         folder: What `save_pretrained` wrote: the adapter `default`, others in folders of their names.
         model: The PEFT model.
+        read: Reads a file of weights.
 
     Raises:
         UserError: The files are damaged or another model's.
@@ -79,7 +61,7 @@ def load_sharded_adapter(folder: Path, model: PeftModel) -> None:
     state = model.state_dict()
     for adapter in model.peft_config:
         place = folder if adapter == "default" else folder / adapter
-        saved = read_tensors(place / ADAPTER)
+        saved = (read or _read)(place / SAFETENSORS_WEIGHTS_NAME)
         own = _saved(model, state, adapter, embeddings=False)
         if saved.keys() - own.keys():  # embeddings may have been saved, too
             own |= {k: v for k, v in _saved(model, state, adapter, embeddings=True).items() if k in saved}
@@ -93,7 +75,7 @@ def load_sharded_adapter(folder: Path, model: PeftModel) -> None:
             )
         with torch.no_grad():
             for name, value in saved.items():
-                _take_part(own[name], value)
+                take_part(own[name], value)
 
 
 def whole_optimizer_state(optimizer: Any) -> dict[str, Any]:
@@ -132,7 +114,20 @@ def _saved_names(model: PeftModel, state: dict[str, Any], embeddings: bool | str
     return [name for name, tensor in state.items() if id(tensor) in kept]
 
 
-def _take_part(own: Tensor, saved: Tensor) -> None:
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except Exception as error:  # a damaged header can name types and shapes that do not exist
+        raise UserError(
+            f"The checkpoint {path.parent} cannot be resumed",
+            expected=f"{path.name} as PEFT writes it",
+            found=f"{type(error).__name__}: {error}"[:200],
+            todo="go on from another checkpoint",
+        ) from error
+
+
+def take_part(own: Tensor, saved: Tensor) -> None:
+    """Copy this rank's part of a whole tensor into a DTensor; all of it into a plain one."""
     local(own).copy_(part_of(saved, own))
 
 
