@@ -98,12 +98,12 @@ def test_resumed_best_packed_and_halved(tmp_path: Path) -> None:
     """Gone on with by two, ended with the best; evaluated before it trains; checkpointing, packing, bfloat16."""
     best = {"eval_strategy": "steps", "eval_steps": 2, "load_best_model_at_end": True}
     runs = [
-        {"folder": "a", **LOGS, **SAVED, **best, "learning_rate": 0.3},
+        {"folder": "a", **LOGS, **SAVED, **best, "optim": "sgd", "learning_rate": 0.5},
         {"folder": "p", **LOGS, "packing": True, "rows": 2, "gradient_checkpointing": True, "evaluate_first": True},
         {"folder": "h", **LOGS, "bf16": True, "dtype": "bfloat16"},
     ]
     _, *found = sharded(tmp_path, [runs[0] | {"stop_after": 2}, *runs])
-    for made, run, tolerance in zip(found, runs, (2e-5, 1e-5, 2e-2), strict=True):
+    for made, run, tolerance in zip(found, runs, (5e-5, 1e-5, 2e-2), strict=True):
         assert_same_run(made, tmp_path / run["folder"], run, tolerance)
     own = {key: value for key, value in runs[1].items() if key != "folder"}
     assert found[1]["before"] == pytest.approx(alone(json.dumps(own))[0]["before"])
