@@ -32,9 +32,12 @@ from ortholora.cli.options import (
     JobsOption,
     JsonLinesOption,
     JsonOption,
+    LabelledOption,
+    LabelOption,
     MeasureOption,
     MessageOption,
     NewConfigOption,
+    OneTaskOption,
     OnOption,
     PrivateOption,
     PushedArgument,
@@ -62,8 +65,6 @@ from ortholora.cli.reading import (
     diagnosis_folder,
     prepare,
     questions_of,
-    read,
-    settings_of,
     words_of,
 )
 from ortholora.cli.where import Where
@@ -205,24 +206,20 @@ def report(folders: StudiesArgument, out: ReportOption = None) -> None:
 
 @app.command()
 @user_errors()
-def evaluate(run: RunArgument, data_dir: DataOption = None, as_json: JsonOption = False) -> None:
-    """Evaluate a finished run on its tasks' dev data, or on their test data where they have some."""
-    from ortholora.models.loading import load_card
-    from ortholora.models.predictor import load
+def evaluate(
+    run: RunArgument,
+    data_dir: DataOption = None,
+    data: LabelledOption = None,
+    task: OneTaskOption = None,
+    text: TextColumnsOption = None,
+    label: LabelOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Evaluate a finished run on its tasks' test data, or dev data where they have none; or on another file."""
+    from ortholora.cli.evaluating import Wanted, run_evaluation
 
-    check_words({"run": run, "data_dir": data_dir})
-    load_card(run)
-    config, base = settings_of(run)
-    tasks = read(config, base, data_dir, show=not as_json)
-    from ortholora.runs.evaluate import evaluate_run
-
-    quiet()
-    scores = evaluate_run(load(run), tasks)
-    if as_json:
-        print(json.dumps(scores, indent=2))
-    else:
-        parts = {task.name: task.scored_on for task in tasks}
-        console.print(showing.scores_table(scores, {task.name: str(task.spec.metric) for task in tasks}, parts))
+    check_words({"run": run, "data_dir": data_dir, "data": data, "task": task, "text": text, "label": label})
+    run_evaluation(Wanted(run, data_dir, task, data, text, label, as_json))
 
 
 @app.command()
@@ -260,7 +257,7 @@ def predict_rows(run: Path, task: str, data: Path, out: Path, text: str | None) 
     from ortholora.runs.predict import predict_file
 
     quiet()
-    with show_rows(console) as progress:
+    with show_rows(console, "Stopping after these rows; what is answered is kept.") as progress:
         answered = predict_file(run, questions, out, progress)
     without = f"; {answered.problems:,} of them have a `problem` in place of an answer" if answered.problems else ""
     say(f"Wrote {out}: {answered.rows:,} rows{without}.")
