@@ -188,7 +188,7 @@ def diagnose(
     from ortholora.study.diagnose.diagnose import diagnose as run_diagnosis
 
     quiet()
-    with show_progress(console) as progress:
+    with show_progress(console, "Stopping after this step; finished points are kept.") as progress:
         words = ["ortholora", "compare", *words_of(choices)]
         found = run_diagnosis(start.config, start.tasks, start.out, steps, rows, progress, words, groups)
     showing.show_diagnosis(start.out, found)

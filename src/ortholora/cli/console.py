@@ -78,7 +78,7 @@ def _shown() -> Iterator[None]:
     except OSError as error:
         raise _refused(file_error(error)) from None
     except KeyboardInterrupt:
-        _tell("Stopped. Start the same command again to go on from the last checkpoint.")
+        _tell("Stopped. Start the same command again: it goes on from whatever was kept.")
         raise typer.Exit(130) from None
 
 

@@ -169,10 +169,12 @@ class _Line:
 
 
 @contextmanager
-def show_progress(console: Console) -> Iterator[TerminalProgress]:
-    """Show progress; Ctrl-C (or a termination) stops after the current step, with a checkpoint."""
+def show_progress(
+    console: Console, words: str = "Stopping after this step, with a checkpoint."
+) -> Iterator[TerminalProgress]:
+    """Show progress; Ctrl-C (or a termination), which `words` answer, stops after the current step."""
     progress = TerminalProgress(console)
-    with stoppable(progress, console, "Stopping after this step, with a checkpoint."), progress:
+    with stoppable(progress, console, words), progress:
         yield progress
 
 
