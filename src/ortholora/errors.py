@@ -19,6 +19,11 @@ class UserError(ValueError):
         todo: The next action, as a command or an edit where possible.
     """
 
+    what: str
+    expected: str
+    found: str
+    todo: str
+
     def __init__(self, what: str, *, expected: str, found: str, todo: str) -> None:
         self.what = "\n".join(_readable(line, _LONGEST // 2) for line in what.splitlines()) or "Something is wrong"
         self.expected, self.found, self.todo = (_readable(part, _LONGEST) for part in (expected, found, todo))

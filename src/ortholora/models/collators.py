@@ -20,6 +20,10 @@ class Collator:
         packed: Lay the rows end to end in one row instead of padding them.
     """
 
+    tokenizer: Any
+    multiple: int
+    packed: bool
+
     def __init__(self, tokenizer: Any, multiple: int = 1, packed: bool = False) -> None:
         self.tokenizer, self.multiple, self.packed = tokenizer, multiple, packed
 

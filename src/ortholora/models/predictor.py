@@ -27,6 +27,10 @@ class Predictor:
         max_tokens: Most padded tokens of a forward that is not cut by rows; lower it where memory is short.
     """
 
+    model: AdaptedModel
+    card: ModelCard
+    tokenizer: Any
+
     def __init__(self, model: AdaptedModel, card: ModelCard, tokenizer: Any) -> None:
         self.model, self.card, self.tokenizer = model, card, tokenizer
         self.max_tokens: int = 8192

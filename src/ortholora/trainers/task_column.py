@@ -106,7 +106,8 @@ class TaskCollator:
     """
 
     def __init__(self, collator: Callable[[list[dict[str, Any]]], Any], tasks: int) -> None:
-        self.collator, self.tasks = collator, tasks
+        self.collator: Callable[[list[dict[str, Any]]], Any] = collator
+        self.tasks: int = tasks
 
     def __call__(self, rows: list[dict[str, Any]]) -> Any:
         """Make a batch of the rows."""

@@ -20,6 +20,7 @@ from ortholora.engine.gram import Block
 from ortholora.errors import NonFiniteLossError
 from ortholora.models.adapted import AdaptedModel, Reading
 from ortholora.models.card import ModelCard
+from ortholora.models.collators import Collator
 from ortholora.models.packed import is_packed
 from ortholora.trainers import checkpoints
 from ortholora.trainers.cost import StepTimer
@@ -64,6 +65,12 @@ class OrthoTrainer(SavingTrainer):
         patience_per_task: Evaluations without a better metric, after which a task's rows leave the steps; 0: never.
         kwargs: Further arguments of `Trainer` (callbacks, optimizers, …).
     """
+
+    head_learning_rate: float | None
+    patience: TaskPatience
+    collator: Collator
+    timer: StepTimer
+    control: Any
 
     def __init__(
         self,

@@ -18,6 +18,11 @@ from ortholora.trainers.whole import load_optimizer_state, load_sharded_adapter,
 class WholeOptimizer(Trainer):
     """Writes and reads the state of optimizer and scheduler as one process does; without FSDP2 the Trainer does it."""
 
+    # Set by the Trainer, which leaves their types open.
+    model: Any
+    model_wrapped: Any
+    optimizer: Any
+
     @property
     def is_sharded(self) -> bool:
         """Whether FSDP2 holds the model by now: the Trainer hands it over when training begins."""
