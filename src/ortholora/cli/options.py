@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ortholora.cli.command import Outcome
 from ortholora.config.bounds import MOST_STEPS
 from ortholora.errors import UserError
 from ortholora.files import is_text
@@ -124,10 +125,6 @@ TextColumnsOption = Annotated[
     str | None,
     typer.Option("--text", metavar="A[,B]", help="Text columns of --data, where they are not called as in training."),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-JsonLinesOption = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
-
-
 StrictOption = Annotated[bool, typer.Option("--strict", help="Exit with 3 if there are warnings, though no errors.")]
 MeasureOption = Annotated[
     bool,
@@ -165,14 +162,14 @@ def check_words(words: Mapping[str, Any]) -> None:
                 )
 
 
-def takes_choices(command: Callable[..., None]) -> Callable[..., None]:
+def takes_choices(command: Callable[..., Outcome]) -> Callable[..., Outcome]:
     """Replace a command's first parameter, its `Choices`, by their fields: Typer reads options off a signature."""
     shared = inspect.signature(Choices, eval_str=True).parameters
     _, *own = inspect.signature(command, eval_str=True).parameters.values()
 
-    def called(**words: Any) -> None:
+    def called(**words: Any) -> Outcome:
         choices = Choices(**{name: words.pop(name) for name in shared})
-        command(choices, **words)
+        return command(choices, **words)
 
     called.__name__, called.__doc__ = command.__name__, command.__doc__
     called.__signature__ = inspect.Signature([*shared.values(), *own])  # type: ignore[attr-defined]
