@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import typer
 import yaml
@@ -19,13 +20,14 @@ from command_line import Cli, check_message
 from typer.testing import CliRunner
 
 from ortholora.cli import app as commands
-from ortholora.cli import asking
+from ortholora.cli import asking, pushing
 from ortholora.cli import command as module
 from ortholora.cli.command import Outcome, command
 from ortholora.cli.console import people
 from ortholora.cli.progress import stoppable
 from ortholora.cli.voice import speaking, voice, worker_voice
 from ortholora.runs.progress import Stopped
+from ortholora.runs.push import Pushed
 from stored_study import write_study
 
 ROOT = Path(__file__).parents[2]
@@ -64,6 +66,7 @@ TABLE = {
     "predict": Told(
         "trained --task topic --data rows.jsonl --out answers-#.jsonl", ["answers-#.jsonl"], ["out", "rows"]
     ),
+    "push": Told("trained me/adapter", ["https://hub/me/adapter"], ["repository", "url", "files"]),
     "export": Told("trained --out served-#", ["served-#"], ["folder", "backbone", "tasks", "heads"]),
 }
 
@@ -78,6 +81,7 @@ def prepared(home: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (home / "demo.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
     monkeypatch.setattr(commands, "DEMO", "demo.yaml")
     monkeypatch.setattr(commands, "check_demo", lambda: None)
+    monkeypatch.setattr(pushing, "push", lambda files, target: Pushed(target.repo, f"https://hub/{target.repo}"))
     return home
 
 
@@ -211,6 +215,11 @@ def test_where_things_go(
 def test_a_terminal_that_lacks_letters_still_gets_json(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
     assert module._in_json({"word": "ä"}, None) == '{"word": "\\u00e4"}'
+
+
+def test_what_is_no_json_of_its_own() -> None:
+    value = {"path": Path("a/b"), "number": np.int64(3), "array": np.array([1.5, np.inf]), "text": "NaN"}
+    assert json.loads(module._in_json(value, 2)) == {"path": "a/b", "number": 3, "array": [1.5, None], "text": "NaN"}
 
 
 def test_a_stop_is_told_also_with_quiet(capsys: pytest.CaptureFixture[str]) -> None:

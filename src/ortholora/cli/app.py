@@ -29,11 +29,16 @@ from ortholora.cli.options import (
     ForceOption,
     GpusOption,
     GroupsOption,
+    HubIdArgument,
     JobsOption,
     MeasureOption,
+    MessageOption,
     NewConfigOption,
     OnOption,
+    PrivateOption,
+    PushedArgument,
     ReportOption,
+    RevisionOption,
     RowsFileOption,
     RowsOption,
     RunArgument,
@@ -258,3 +263,22 @@ def export(run: RunArgument, out: ExportOption) -> Outcome:
     hush_libraries()
     card = write_export(run, out)
     return Outcome(partial(showing.show_export, out, card), [str(out)], partial(documents.of_export, out, card))
+
+
+@command(app)
+def push(
+    run: PushedArgument,
+    hub_id: HubIdArgument,
+    private: PrivateOption = False,
+    revision: RevisionOption = None,
+    commit_message: MessageOption = None,
+) -> Outcome:
+    """Push the adapter of a finished run, or an exported model, to the Hugging Face hub, with its model card."""
+    check_words({"run": run, "hub_id": hub_id, "revision": revision, "commit_message": commit_message})
+    hush_libraries()
+    from ortholora.cli.pushing import run_push
+    from ortholora.runs.push import Target
+
+    names, pushed = run_push(run, Target(hub_id, revision, private, commit_message))
+    show = partial(say, f"Pushed {', '.join(names)} to {pushed.repo}: {pushed.url}")
+    return Outcome(show, [pushed.url], lambda: {"repository": pushed.repo, "url": pushed.url, "files": names})

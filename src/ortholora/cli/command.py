@@ -10,13 +10,13 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Annotated, Any
 
 import typer
 
 from ortholora.cli.console import user_errors
 from ortholora.cli.voice import speaking
-from ortholora.files import plain
 from ortholora.ranks.launch import index
 
 QuietOption = Annotated[
@@ -96,6 +96,12 @@ def _tell(outcome: Outcome, document: Any, quiet: bool, as_json: bool) -> None:
 
 
 def _in_json(value: Any, indent: int | None) -> str:
-    """JSON that every reader takes: no NaN; and escapes where standard output could not write a letter."""
+    """JSON that every reader takes: null for NaN; and escapes where standard output could not write a letter."""
     is_unicode = (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf")
-    return json.dumps(plain(value), indent=indent, ensure_ascii=not is_unicode, allow_nan=False)
+    strict = json.loads(json.dumps(value, default=_as_plain), parse_constant=lambda name: None)
+    return json.dumps(strict, indent=indent, ensure_ascii=not is_unicode, allow_nan=False)
+
+
+def _as_plain(value: Any) -> Any:
+    """A path as text, and a number or an array of NumPy as Python's."""
+    return str(value) if isinstance(value, PurePath) else value.tolist()
