@@ -12,7 +12,7 @@ import typer
 
 from ortholora.cli import documents, showing
 from ortholora.cli.command import Outcome, command
-from ortholora.cli.console import console, people, say
+from ortholora.cli.console import people, say
 from ortholora.cli.options import (
     AnswersOption,
     BackboneOption,
@@ -31,9 +31,12 @@ from ortholora.cli.options import (
     GroupsOption,
     HubIdArgument,
     JobsOption,
+    LabelledOption,
+    LabelOption,
     MeasureOption,
     MessageOption,
     NewConfigOption,
+    OneTaskOption,
     OnOption,
     PrivateOption,
     PushedArgument,
@@ -61,8 +64,6 @@ from ortholora.cli.reading import (
     diagnosis_folder,
     prepare,
     questions_of,
-    read,
-    settings_of,
     words_of,
 )
 from ortholora.cli.voice import hush_libraries, voice, worker_voice
@@ -195,22 +196,19 @@ def report(folders: StudiesArgument, out: ReportOption = None) -> Outcome:
 
 
 @command(app)
-def evaluate(run: RunArgument, data_dir: DataOption = None) -> Outcome:
-    """Evaluate a finished run on its tasks' dev data, or on their test data where they have some."""
-    from ortholora.models.loading import load_card
-    from ortholora.models.predictor import load
+def evaluate(
+    run: RunArgument,
+    data_dir: DataOption = None,
+    data: LabelledOption = None,
+    task: OneTaskOption = None,
+    text: TextColumnsOption = None,
+    label: LabelOption = None,
+) -> Outcome:
+    """Evaluate a finished run on its tasks' test data, or dev data where they have none; or on another file."""
+    from ortholora.cli.evaluating import Wanted, run_evaluation
 
-    check_words({"run": run, "data_dir": data_dir})
-    load_card(run)
-    config, base = settings_of(run)
-    tasks = read(config, base, data_dir, show=voice.to_people)
-    from ortholora.runs.evaluate import evaluate_run
-
-    hush_libraries()
-    scores = evaluate_run(load(run), tasks)
-    metrics, parts = {task.name: str(task.spec.metric) for task in tasks}, {task.name: task.scored_on for task in tasks}
-    table = showing.scores_table(scores, metrics, parts)
-    return Outcome(partial(console.print, table), showing.score_lines(scores, metrics), lambda: scores)
+    check_words({"run": run, "data_dir": data_dir, "data": data, "task": task, "text": text, "label": label})
+    return run_evaluation(Wanted(run, data_dir, task, data, text, label))
 
 
 @command(app, json_help="Print one JSON object a line: of each text, or with --out of the whole file.")
@@ -247,7 +245,7 @@ def predict_rows(run: Path, task: str, data: Path, out: Path, text: str | None) 
     from ortholora.runs.predict import predict_file
 
     hush_libraries()
-    with show_rows(people()) as progress:
+    with show_rows(people(), "Stopping after these rows; what is answered is kept.") as progress:
         answered = predict_file(run, questions, out, progress)
     without = f"; {answered.problems:,} of them have a `problem` in place of an answer" if answered.problems else ""
     show = partial(say, f"Wrote {out}: {answered.rows:,} rows{without}.")

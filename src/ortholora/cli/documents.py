@@ -49,13 +49,13 @@ def of_answer(question: Any, answer: Any) -> dict[str, Any]:
 
 
 def _run(folder: Path, record: Any) -> dict[str, Any]:
-    from ortholora.runs.page import row_interval
+    from ortholora.runs.page import interval_of
 
     tasks = {
         task: {
             "metric": record.metric_names[task],
             "value": value,
-            "ci95": row_interval(record, task),
+            "ci95": interval_of(record, task),
             "scored_on": record.scored_on.get(task, "dev"),
             "rows": len(record.targets[task]),
         }

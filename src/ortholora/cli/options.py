@@ -139,6 +139,20 @@ TextColumnsOption = Annotated[
     str | None,
     typer.Option("--text", metavar="A[,B]", help="Text columns of --data, where they are not called as in training."),
 ]
+LabelledOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        help="Another file of any size with the columns of one task, answers included (.tsv, .csv, .jsonl, .parquet).",
+    ),
+]
+LabelOption = Annotated[
+    str | None,
+    typer.Option("--label", metavar="COLUMN", help="Label column of --data, where it is not called as in training."),
+]
+OneTaskOption = Annotated[
+    str | None, typer.Option("--task", help="Only this task; with --data the task of its rows, if there are several.")
+]
 StrictOption = Annotated[bool, typer.Option("--strict", help="Exit with 3 if there are warnings, though no errors.")]
 MeasureOption = Annotated[
     bool,

@@ -57,8 +57,13 @@ class TerminalRows:
 
 
 @contextmanager
-def show_rows(console: Console) -> Iterator[TerminalRows]:
-    """Show progress over rows; Ctrl-C (or a termination) stops after the rows that are being worked on."""
+def show_rows(console: Console, on_stop: str) -> Iterator[TerminalRows]:
+    """Show progress over rows; Ctrl-C (or a termination) stops after the rows that are being worked on.
+
+    Args:
+        console: Where to.
+        on_stop: What is said to somebody who stops it.
+    """
     progress = TerminalRows(console)
-    with stoppable(progress, console, "Stopping after these rows; what is answered is kept."), progress.bar:
+    with stoppable(progress, console, on_stop), progress.bar:
         yield progress

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from ortholora.cli.console import console, say
@@ -95,31 +96,44 @@ def show_export(out: Path, card: Any) -> None:
     say(f"{out / 'README.md'} has the lines of Python.")
 
 
-def scores_table(scores: dict[str, dict[str, float]], metrics: dict[str, str], parts: Mapping[str, str]) -> Table:
-    """Every score of every task, the task's own metric first and bold; `parts`: on which part each was scored."""
-    table = Table("task", "metric", "value", title=f"{_title(parts)}, in points; bold: the task's metric")
-    for task, values in scores.items():
-        main = metrics[task]
-        table.add_row(task, f"[bold]{main}[/bold]", f"[bold]{100 * values['main']:.2f}[/bold]")
-        for name, value in values.items():
+def scores_table(scores: Mapping[str, Any], metrics: dict[str, str], parts: Mapping[str, str]) -> Table:
+    """Every score of every task, the task's own metric first and bold.
+
+    Args:
+        scores: Task → its `Scored`.
+        metrics: Task → its own metric.
+        parts: Task → what it was scored on: `dev`, `test`, or a file.
+    """
+    table = Table(
+        "task", "metric", "value", "95 %", "rows", title=f"{_title(parts)}, in points; bold: the task's metric"
+    )
+    for task, scored in scores.items():
+        main, (low, high) = metrics[task], scored.interval
+        value = f"[bold]{100 * scored.scores['main']:.2f}[/bold]"
+        table.add_row(task, f"[bold]{main}[/bold]", value, f"{100 * low:.1f} … {100 * high:.1f}", f"{scored.rows:,}")
+        for name, value in scored.scores.items():
             if name == "loss":
                 table.add_row(task, "loss, nats a token", f"{value:.4f}")
             elif name not in ("main", main):
                 table.add_row(task, name, f"{100 * value:.2f}")
+    if left_out := sum(scored.left_out for scored in scores.values()):
+        table.caption = f"{left_out:,} bad rows were left out."
     return table
 
 
 def _title(parts: Mapping[str, str]) -> str:
-    """Which rows results are of: task → `dev` or `test`."""
+    """Which rows results are of: task → `dev`, `test`, or the one file that there is."""
+    if not set(parts.values()) <= {"dev", "test"}:
+        return f"Results on {escape(next(iter(parts.values())))}"
     of_test = [task for task, part in parts.items() if part == "test"]
     if len(of_test) < len(parts) and of_test:
         return f"Dev results (test results: {', '.join(of_test)})"
     return "Test results" if of_test else "Dev results"
 
 
-def score_lines(scores: dict[str, dict[str, float]], metrics: dict[str, str]) -> list[str]:
+def score_lines(scores: Mapping[str, Any], metrics: dict[str, str]) -> list[str]:
     """Each task's own metric in points: task, metric and value, with tabs between them."""
-    return [f"{task}\t{metrics[task]}\t{100 * values['main']:.2f}" for task, values in scores.items()]
+    return [f"{task}\t{metrics[task]}\t{100 * scored.scores['main']:.2f}" for task, scored in scores.items()]
 
 
 def to_line(question: Any, answer: Any) -> str:

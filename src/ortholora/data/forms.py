@@ -13,28 +13,29 @@ from ortholora.data.task import Split
 from ortholora.text.dialogue import Dialogue
 
 #: Class names (None where there are none), and the rows of each table.
-_Parts = tuple[tuple[str, ...] | None, list[Split]]
+_Labels = tuple[str, ...] | None
+_Parts = tuple[_Labels, list[Split]]
 
 
-def _classes(spec: Any, tables: Sequence[Table]) -> _Parts:
+def _classes(spec: Any, tables: Sequence[Table], known: _Labels = None) -> _Parts:
     """Texts, each with a class."""
     parts = [check_rows(table) for table in tables]
-    labels = class_names(spec, parts[0])
+    labels = known or class_names(spec, parts[0])
     return labels, [Split(rows.texts, class_indices(rows, labels)) for rows in parts]
 
 
-def _values(spec: Any, tables: Sequence[Table]) -> _Parts:
+def _values(spec: Any, tables: Sequence[Table], known: _Labels = None) -> _Parts:
     """Texts, each with a number."""
     parts = [check_rows(table) for table in tables]
     return None, [Split(rows.texts, regression_targets(rows)) for rows in parts]
 
 
-def _completions(spec: Any, tables: Sequence[Table]) -> _Parts:
+def _completions(spec: Any, tables: Sequence[Table], known: _Labels = None) -> _Parts:
     """Prompts, each with its completion."""
     return _answered(spec, tables, check_completions)
 
 
-def _chats(spec: Any, tables: Sequence[Table]) -> _Parts:
+def _chats(spec: Any, tables: Sequence[Table], known: _Labels = None) -> _Parts:
     """Messages, the last one from the assistant, and the tools of each row."""
     compared = spec.labels is not None or spec.measure.generates
     return _answered(spec, tables, lambda table: check_chats(table, spec.tools, compared))
@@ -46,8 +47,9 @@ def _answered(spec: Any, tables: Sequence[Table], check: Callable[[Table], Seque
     return labels, [Split(rows, answer_indices(spec, table, rows)) for table, rows in zip(tables, parts, strict=True)]
 
 
-#: What reads each form that a kind of task may name; it raises a `UserError` where the data make no sense.
-FORMS: dict[Form, Callable[[Any, Sequence[Table]], _Parts]] = {
+#: What reads each form that a kind of task may name, from the task's settings, its tables, and the classes where they
+#: are known already: else those of the first table. It raises a `UserError` where the data make no sense.
+FORMS: dict[Form, Callable[[Any, Sequence[Table], _Labels], _Parts]] = {
     "classes": _classes,
     "values": _values,
     "completions": _completions,

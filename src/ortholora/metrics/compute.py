@@ -7,7 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from ortholora.errors import UserError
+from ortholora.metrics.bootstrap import draw_rows, interval
 from ortholora.metrics.table import METRICS, Metric, fitting
+
+#: Resamples of an interval over rows, where more would take minutes; and rows that are drawn for one.
+FEWEST, _MOST_DRAWN = 400, 200_000_000
 
 # A package that is missing is said now, and not after hours of training.
 for _metric in METRICS.values():
@@ -53,6 +57,27 @@ def resampled(
         The metric as a fraction, `[runs, resamples]`.
     """
     return METRICS[metric].implementation().resampled(targets, predictions, num_labels, counts)
+
+
+def row_interval(
+    metric: str, targets: np.ndarray, predictions: np.ndarray, num_labels: int | None, resamples: int
+) -> list[float]:
+    """The 95 % percentile bootstrap interval of a metric over the rows it is computed of, always from the same draws.
+
+    Args:
+        metric: Name of the metric.
+        targets: Class indices, regression targets, or the weights of scores, `[rows]`.
+        predictions: Predicted class indices or values, or scores times their weights, `[rows]`.
+        num_labels: Number of classes; `None` for regression and scores.
+        resamples: Resamples to draw; of very many rows fewer, at least `FEWEST`.
+
+    Returns:
+        `[low, high]`, fractions.
+    """
+    resamples = min(resamples, max(FEWEST, _MOST_DRAWN // len(targets)))
+    drawn = draw_rows(np.random.default_rng(0), len(targets), resamples)
+    values = [resampled(metric, targets, predictions[None], num_labels, counts) for counts in drawn]
+    return interval(np.concatenate(values, axis=1))
 
 
 def details(targets: np.ndarray, predictions: np.ndarray, num_labels: int | None) -> dict[str, float]:

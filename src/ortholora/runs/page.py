@@ -8,10 +8,7 @@ from __future__ import annotations
 
 from pathlib import PurePath
 
-import numpy as np
-
-from ortholora.metrics.bootstrap import draw_rows, interval
-from ortholora.metrics.compute import resampled
+from ortholora.metrics.compute import FEWEST, row_interval
 from ortholora.models.backbone import hub_id
 from ortholora.models.card import ModelCard
 from ortholora.models.page_head import counted, front_matter
@@ -21,7 +18,6 @@ from ortholora.runs.record import RunRecord
 PAGE_FILE = "README.md"
 #: More labels than this are counted, not named; a longer name is cut.
 _MOST_LABELS, _LONGEST = 12, 60
-_RESAMPLES = 400
 #: The parts of a task's data, in the order of the record's counts.
 _PARTS = ("train", "dev", "test")
 
@@ -90,7 +86,7 @@ def _how(record: RunRecord, steps: int) -> str:
 
 def _row(spec: TaskSpec, record: RunRecord) -> str:
     name = spec.name
-    low, high = (f"{100 * end:.1f}" for end in row_interval(record, name))
+    low, high = (f"{100 * end:.1f}" for end in interval_of(record, name))
     value = f"{100 * record.metrics[name]:.1f} [{low}, {high}]"
     rows = f"{len(record.targets[name]):,} {record.scored_on.get(name, 'dev')}"
     return f"| {_plain(name)} | {spec.kind} | {_labels(spec.labels)} | {record.metric_names[name]} | {value} | {rows} |"
@@ -131,13 +127,10 @@ def _labels(labels: tuple[str, ...] | None) -> str:
     return ", ".join(_plain(label) for label in labels)
 
 
-def row_interval(record: RunRecord, task: str) -> list[float]:
+def interval_of(record: RunRecord, task: str) -> list[float]:
     """The 95 % interval of a task's metric, `[low, high]`: a percentile bootstrap over the rows it is scored on."""
-    metric, targets, labels = record.metric_names[task], record.targets[task], record.num_labels[task]
-    predictions = record.predictions[task][None]
-    drawn = draw_rows(np.random.default_rng(0), len(targets), _RESAMPLES)
-    values = [resampled(metric, targets, predictions, labels, counts) for counts in drawn]
-    return interval(np.concatenate(values, axis=1))
+    both = record.targets[task], record.predictions[task]
+    return row_interval(record.metric_names[task], *both, record.num_labels[task], FEWEST)
 
 
 def _plain(text: str) -> str:

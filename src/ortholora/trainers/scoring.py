@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +36,21 @@ class Evaluation:
     scores: dict[str, float]
 
 
+@dataclass(frozen=True)
+class Compared:
+    """What a model says to some rows of a task, beside what is right.
+
+    Attributes:
+        own: Class indices, or regression targets and values, where the model has them.
+        losses: Tokens of each row's own answer, and its summed negative log-likelihood, where the model has them.
+        written: Metric of generated answers → ones, and each row's score.
+    """
+
+    own: Pair | None
+    losses: Pair | None
+    written: dict[str, Pair]
+
+
 def score(
     model: AdaptedModel,
     index: int,
@@ -45,9 +60,22 @@ def score(
     share: slice = slice(None),
     gather: Gather = lambda values: values,
 ) -> Evaluation:
-    """Let a model answer the rows of a task, and measure the answers.
+    """Let a model answer the rows of a task, and measure the answers; see `compare` and `measure`."""
+    return measure(task, model.specs[index].labels, [compare(model, index, task, rows, reading, share, gather)])
 
-    Classes and values are measured where the model has them, and so is the likelihood of the rows' own answers;
+
+def compare(
+    model: AdaptedModel,
+    index: int,
+    task: TaskConfig,
+    rows: EncodedSplit,
+    reading: Reading,
+    share: slice = slice(None),
+    gather: Gather = lambda values: values,
+) -> Compared:
+    """Let a model answer the rows of a task.
+
+    Classes and values are compared where the model has them, and so is the likelihood of the rows' own answers;
     answers are generated only for the metrics that need them.
 
     Args:
@@ -69,29 +97,57 @@ def score(
         return gather(result)
 
     own: Pair | None = None
-    scores: dict[str, float] = {}
+    losses: Pair | None = None
     if found.predictions is not None:
-        labels = model.specs[index].labels
-        dtype, classes = (np.float64, None) if labels is None else (np.int64, len(labels))
+        dtype = np.float64 if model.specs[index].labels is None else np.int64
         own = np.asarray(rows.targets, dtype=dtype), whole(found.predictions).astype(dtype)
+    if found.losses is not None:
+        losses = np.asarray(rows.weights, dtype=np.float64), whole(found.losses)
+    written: dict[str, Pair] = {}
+    for name in (name for name in fitting("answers") if METRICS[name].generates and found.written is not None):
+        # Every rank has to agree, so the answers of all are asked about.
+        unreadable = gather(np.asarray([float(not metrics.can_score(name, found.wanted))]))
+        if name == task.metric or not unreadable.any():
+            score_rows = METRICS[name].implementation().score_rows
+            written[name] = np.ones(len(rows)), whole(score_rows(found.wanted, found.written))
+    return Compared(own, losses, written)
+
+
+def measure(task: TaskConfig, labels: Sequence[str] | None, parts: Sequence[Compared]) -> Evaluation:
+    """Measure what a model said to the rows of a task.
+
+    Args:
+        task: The task, with its metric.
+        labels: Its classes, or its closed set of answers; None where there are none.
+        parts: What was said, in the order of the rows; one part or more.
+    """
+    assert task.metric is not None
+    metric, scores = METRICS[task.metric], dict[str, float]()
+    own = _joined([part.own for part in parts])
+    if own is not None:
+        classes = None if labels is None else len(labels)
         if metric.compares != "answers":
             scores["main"] = metrics.compute(task.metric, *own, classes)
         scores |= metrics.details(*own, classes)
     by_row: dict[str, Pair] = {}
-    if found.losses is not None:
-        tokens, losses = np.asarray(rows.weights, dtype=np.float64), whole(found.losses)
-        scores["loss"] = float(losses.sum() / tokens.sum())
-        by_row |= {name: (tokens, losses) for name in fitting("answers") if not METRICS[name].generates}
-    if found.written is not None:
-        ones = np.ones(len(rows))
-        for name in (name for name in fitting("answers") if METRICS[name].generates):
-            # Every rank has to agree, so the answers of all are asked about.
-            unreadable = gather(np.asarray([float(not metrics.can_score(name, found.wanted))]))
-            if name == task.metric or not unreadable.any():
-                score_rows = METRICS[name].implementation().score_rows
-                by_row[name] = ones, whole(score_rows(found.wanted, found.written))
+    losses = _joined([part.losses for part in parts])
+    if losses is not None:
+        scores["loss"] = float(losses[1].sum() / losses[0].sum())
+        by_row |= {name: losses for name in fitting("answers") if not METRICS[name].generates}
+    for name in parts[0].written:
+        pair = _joined([part.written.get(name) for part in parts])
+        by_row |= {} if pair is None else {name: pair}
     scores |= {name: metrics.compute(name, *weighted, None) for name, weighted in by_row.items()}
     if metric.compares == "answers":
         own, scores = by_row[task.metric], {"main": scores[task.metric], **scores}
     assert own is not None
     return Evaluation(*own, scores)
+
+
+def _joined(pairs: Sequence[Pair | None]) -> Pair | None:
+    """All of them as one; None where one is missing."""
+    there = [pair for pair in pairs if pair is not None]
+    if len(there) < len(pairs):
+        return None
+    first, second = zip(*there, strict=True)
+    return np.concatenate(first), np.concatenate(second)
