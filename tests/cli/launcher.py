@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sharding_on_cpu import on_the_cpu
+
 #: What a command imports in its first seconds.
 PRELOADED = ["ortholora.study.train", "ortholora.cli.app", "ortholora.cli.progress", "peft.tuners.lora.bnb"]
 PRELOADED += ["transformers.models.bert.modeling_bert", "transformers.models.auto.modeling_auto", "accelerate"]
@@ -64,11 +66,14 @@ def _read(path: Path) -> str:
 
 
 def _run(home: Path, rank: int, environment: dict[str, Any], words: list[str], strike: Any) -> None:
-    """One process; the words `--in FOLDER` at their head move it there."""
+    """One process; at their head `--sharded` lets it shard on a CPU, and `--in FOLDER` moves it there."""
     for number, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(home / f"{rank}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
     os.environ.update({name: str(value) for name, value in {**environment, "RANK": rank, "LOCAL_RANK": rank}.items()})
+    if words[0] == "--sharded":
+        words = words[1:]
+        on_the_cpu()
     if words[0] == "--in":
         home, words = Path(words[1]), words[2:]
     os.chdir(home)

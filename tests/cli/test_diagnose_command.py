@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import signal
 
 import pytest
 import yaml
 
 from ortholora.study.diagnose import diagnose as diagnose_module
+from ortholora.study.diagnose import training
 from tiny import tiny_config
 
 QUICK = ("--steps", 2, "--rows", 16)
@@ -53,6 +56,24 @@ def test_mistakes_are_one_message(cli, home, words, parts):
     message = cli.complaint("diagnose", "tiny.yaml", *words)
     assert all(part in message for part in parts), message
     assert not (home / "runs").exists()
+
+
+def test_a_stop_says_how_to_go_on(cli, home, monkeypatch):
+    step = training._Looks.on_step_end
+
+    def on_step_end(self, *arguments, **more):
+        os.kill(os.getpid(), signal.SIGINT)
+        return step(self, *arguments, **more)
+
+    words = ("diagnose", "tiny.yaml", *QUICK, "--out", "out", "--tasks", "topic,pair")
+    with monkeypatch.context() as patch:
+        patch.setattr(training._Looks, "on_step_end", on_step_end)
+        result = cli(*words)
+    assert result.exit_code == 130
+    assert "Stopping after this step; finished points are kept. (Once more: stop at once.)" in result.stdout
+    assert "Stopped in the joint training. Start the same command again to go on." in result.stdout
+    assert list((home / "out" / "points").iterdir())
+    assert "Wrote out/diagnosis.html" in cli.ok(*words)
 
 
 def test_a_loss_that_is_not_finite(cli, home):

@@ -15,6 +15,7 @@ from command_line import Cli, check_message
 from launcher import KILL, TERM, Ended, launch
 from safetensors.torch import load_file
 
+from sharding_on_cpu import FSDP2
 from tiny import tiny_config
 
 pytestmark = pytest.mark.slow
@@ -98,6 +99,31 @@ def test_a_loss_that_is_no_number_ends_all(home: Path) -> None:
     (told,) = [one.err for one in ended if one.err]
     check_message(told)
     assert "became nan in step" in told
+
+
+SHARDED = {"fsdp": True, "fsdp_config": {**FSDP2, "cpu_ram_efficient_loading": False}}
+
+
+def test_a_sharded_base_on_a_cpu_is_refused_once_and_leaves_nothing(home: Path) -> None:
+    """Accelerate would run DDP there, and say nothing."""
+    tiny_config(home, "sharded", training={"arguments": SHARDED})
+    told = assert_told_once(launch(home, *[["train", "sharded.yaml", "--out", "out"]] * 2), 2)
+    assert "FSDP, which Accelerate leaves out on cpu" in told
+    assert not (home / "out").exists()
+
+
+def test_a_sharded_base_is_trained_and_saved_as_by_one(home: Path) -> None:
+    """FSDP2; where it works: the state of Accelerate is told so."""
+    tiny_config(home, "sharded", training={"arguments": SHARDED}, lora={"dropout": 0.0}, head_dropout=0.0)
+    ended = launch(home, *[["--sharded", "train", "sharded.yaml", "--out", "out"]] * 2)
+    assert [one.code for one in ended] == [0, 0], [one.err for one in ended]
+    Cli(home).ok("train", "many.yaml", "--out", "one")
+    for name in WEIGHTS:
+        found, expected = load_file(home / "out" / name), load_file(home / "one" / name)
+        assert found.keys() == expected.keys()
+        for key, weight in expected.items():
+            torch.testing.assert_close(found[key], weight, rtol=0, atol=2e-5)
+    assert {path.name for path in (home / "out").iterdir()} == {path.name for path in (home / "one").iterdir()}
 
 
 def test_what_one_process_does_is_refused(home: Path) -> None:

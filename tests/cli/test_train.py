@@ -127,3 +127,13 @@ def test_data_dir(cli, home):
 def test_a_rule_from_the_folder_the_user_starts_in(cli, home):
     cli.ok("train", "tiny.yaml", "--max-steps", "1", "--out", "out", "--set", "rule=my_rules:thirds")
     assert result_of(home / "out")["rule"] == "my_rules:thirds"
+
+
+@pytest.mark.parametrize("asked", ["by accelerate launch", "in the configuration"])
+def test_a_sharded_base_where_there_are_no_shards_is_refused(cli, home, asked, monkeypatch):
+    """Accelerate would leave it out on a CPU, and say nothing."""
+    words = ["--set", "training.arguments={fsdp: true}"] if asked == "in the configuration" else []
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", str(not words).lower())
+    told = cli.complaint("train", "tiny.yaml", "--max-steps", "1", "--out", "out", *words)
+    assert ("FSDP in one process" if words else "which Accelerate leaves out on cpu") in told
+    assert not (home / "out").exists()

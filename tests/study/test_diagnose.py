@@ -190,7 +190,7 @@ def test_finished_points_are_kept_and_the_rest_is_the_same(diagnosed, tmp_path, 
         def step(self, done: int) -> None:
             self.stop_requested = done == 4  # after the points 0, 1 and 3
 
-    with pytest.raises(Stopped, match="jointly"):
+    with pytest.raises(Stopped, match="the joint training"):
         diagnose(config, tasks, out, STEPS, ROWS, Impatient())
     kept = {path.name: path.stat().st_mtime_ns for path in (out / "points").glob("*.npz")}
     assert set(kept) == {"jointly-0.npz", "jointly-1.npz", "jointly-3.npz"}

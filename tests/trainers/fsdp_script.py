@@ -9,29 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType
 from ddp_script import METHODS, StopAfter
 
 import language_workspaces
 import workspaces
-
-#: As `fsdp_config` of TrainingArguments.
-FSDP2 = {"version": 2, "reshard_after_forward": True}
-
-
-def on_the_cpu() -> None:
-    """Accelerate takes FSDP on accelerators only (`AcceleratorState.__init__`); its state is told so here."""
-    build = AcceleratorState.__init__
-
-    def built(self: Any, *args: Any, fsdp_plugin: Any = None, **kwargs: Any) -> None:
-        build(self, *args, fsdp_plugin=fsdp_plugin, **kwargs)
-        if fsdp_plugin is not None:
-            if self._mixed_precision != "no":
-                fsdp_plugin.set_mixed_precision(self._mixed_precision)
-            self.distributed_type, self.fsdp_plugin = DistributedType.FSDP, fsdp_plugin
-
-    AcceleratorState.__init__ = built  # type: ignore[method-assign]
+from sharding_on_cpu import FSDP2, on_the_cpu
 
 
 def trained(out: Path, run: dict[str, Any], fsdp: bool) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -20,6 +21,8 @@ from torch import Tensor
 
 from ortholora.engine.buffers import ShapeGroup
 from ortholora.engine.gram import inner_products, weighted_sum
+
+T = TypeVar("T")
 
 #: Backends whose reduce-scatter is an all-reduce in disguise: with gloo it sends as many bytes and takes longer.
 ALL_REDUCE_ONLY = {"gloo"}
@@ -91,11 +94,16 @@ def agree(groups: Sequence[ShapeGroup], present: Tensor, due: bool | None = None
 
 def any_rank(flag: bool, device: torch.device) -> bool:
     """Whether it is so on any rank. A collective."""
+    return bool(largest_of(int(flag), device))
+
+
+def largest_of(value: int, device: torch.device) -> int:
+    """The largest of the ranks' values. A collective."""
     if world_size() == 1:
-        return flag
-    shared = torch.tensor([flag], dtype=torch.int32, device=device)
+        return value
+    shared = torch.tensor([value], dtype=torch.int32, device=device)
     dist.all_reduce(shared, op=dist.ReduceOp.MAX)
-    return bool(shared.item())
+    return int(shared.item())
 
 
 def reduce_mean(groups: Sequence[ShapeGroup], whole: bool) -> list[Share]:
@@ -213,6 +221,15 @@ def barrier() -> None:
     """Wait for all ranks; nothing in one process."""
     if world_size() > 1:
         dist.barrier()
+
+
+def of_first(make: Callable[[], T]) -> T:
+    """What the first rank makes, on every rank. A collective; the other ranks do not call it."""
+    if world_size() == 1:
+        return make()
+    made: list[Any] = [make() if rank() == 0 else None]
+    dist.broadcast_object_list(made, src=0)
+    return made[0]
 
 
 def summed(values: Tensor, device: torch.device) -> Tensor:

@@ -140,7 +140,8 @@ def train_run(run: Run, workspace: Workspace, progress: Progress | None = None, 
         if on_any(progress.stop_requested and trainer.state.global_step < trainer.state.max_steps):
             raise Stopped(run.label)
         record = measure(run, trainer, config, jobs)
-    on_first(lambda: publish_model(run, trainer, record))
+    weights = trainer.gathered()
+    on_first(lambda: publish_model(run, trainer, record, weights))
     if trainer.ortho is not None:
         trainer.ortho.detach()
     progress.finish(run.label, record.metrics)

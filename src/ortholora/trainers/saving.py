@@ -5,35 +5,28 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
-from transformers import EarlyStoppingCallback, Trainer, TrainerState
-from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
+from transformers import EarlyStoppingCallback, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import TrainOutput
 
 from ortholora.engine.distributed import barrier
-from ortholora.engine.sharded import sharding_modules
 from ortholora.errors import UserError
 from ortholora.files import publish_folder
 from ortholora.models.adapted import AdaptedModel
 from ortholora.models.card import ModelCard
 from ortholora.models.loading import load_weights
-from ortholora.models.saving import save_model
+from ortholora.models.saving import Weights, save_model
 from ortholora.trainers import checkpoints
 from ortholora.trainers.mixin import ResolveMixin
 from ortholora.trainers.resumable import check_resumable
 from ortholora.trainers.resume import STATE_FILE
-from ortholora.trainers.sharded import (
-    gather_while_answering,
-    load_optimizer_state,
-    load_sharded_weights,
-    uses_fsdp2,
-    whole_optimizer_state,
-    whole_weights,
-)
+from ortholora.trainers.sharded import gather_while_answering, uses_fsdp2
+from ortholora.trainers.whole_checkpoints import WholeOptimizer
+from ortholora.trainers.whole_model import load_sharded_weights, whole_weights
 
 
-class SavingTrainer(ResolveMixin, Trainer):
+class SavingTrainer(ResolveMixin, WholeOptimizer):
     """Saves the adapter and what lies beside it, and resumes also where nothing is left to train."""
 
     card: ModelCard
@@ -72,50 +65,23 @@ class SavingTrainer(ResolveMixin, Trainer):
         if not self.is_sharded:
             super().save_model(output_dir, _internal_call)
             return
-        weights = whole_weights(self._bare_model())
+        weights = self.gathered()
         if self.args.should_save:
             save_model(Path(output_dir) if output_dir else self._folder(), self._bare_model(), self.card, weights)
+
+    def gathered(self) -> Weights | None:
+        """What is trained, whole, for whoever saves on one rank; None where the model has it so. A collective."""
+        return whole_weights(self._bare_model()) if self.is_sharded else None
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         save_model(Path(output_dir) if output_dir else self._folder(), self._bare_model(), self.card)
 
-    @property
-    def is_sharded(self) -> bool:
-        """Whether FSDP2 holds the model by now: the Trainer hands it over when training begins."""
-        assert isinstance(self.model, nn.Module)
-        return bool(sharding_modules(self.model))
-
     def ready_to_answer(self) -> AdaptedModel:
         """The model, so that it can be asked; a collective where FSDP2 is to hold it and does not yet."""
         if uses_fsdp2(self.accelerator):
-            if not self.is_sharded:
-                self.create_optimizer()
-                self.model, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
-                self.model_wrapped = self.model
+            self.shard()
             gather_while_answering(self._bare_model())
         return self._bare_model()
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        """As one process writes them."""
-        if not self.is_sharded:
-            super()._save_optimizer_and_scheduler(output_dir)
-            return
-        assert self.lr_scheduler is not None
-        state = whole_optimizer_state(self.optimizer)
-        if self.args.should_save:
-            torch.save(state, Path(output_dir) / OPTIMIZER_NAME)
-            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint is None or not self.is_sharded:
-            super()._load_optimizer_and_scheduler(checkpoint)
-            return
-        saved = [
-            torch.load(Path(checkpoint) / name, "cpu", weights_only=True) for name in (OPTIMIZER_NAME, SCHEDULER_NAME)
-        ]
-        assert self.lr_scheduler is not None
-        load_optimizer_state(self.optimizer, saved[0])
-        self.lr_scheduler.load_state_dict(saved[1])
 
     def _load_weights(self, folder: Path) -> None:
         (load_sharded_weights if self.is_sharded else load_weights)(folder, self._bare_model())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -18,6 +19,7 @@ from ortholora.errors import UserError
 from ortholora.models.adapted import evaluating
 from ortholora.models.probes import keeps_documents_apart
 from ortholora.trainers.mixin import ResolveMixin
+from ortholora.trainers.sharded import check_arguments, check_only_lora, prepare_sharding, run_sharded, uses_fsdp2
 from ortholora.trainers.task_column import (
     TASK_IDS,
     TASK_TARGETS,
@@ -28,13 +30,15 @@ from ortholora.trainers.task_column import (
     task_mean_weights,
 )
 from ortholora.trainers.task_losses import TaskLosses
+from ortholora.trainers.whole_checkpoints import WholeAdapter
 
 
-class OrthoSFTTrainer(ResolveMixin, SFTTrainer):
+class OrthoSFTTrainer(ResolveMixin, WholeAdapter, SFTTrainer):
     """Supervised fine-tuning on a data set whose rows name their task, resolving conflicts once per step.
 
     Everything of `SFTTrainer` works as it does there: `SFTConfig`, the data set formats, `completion_only_loss`,
-    packing, padding-free batches, checkpoints. What is added is a column (`task` or `channel`) in `train_dataset`.
+    packing, padding-free batches, checkpoints, DDP and FSDP2. What is added is a column (`task` or `channel`) in
+    `train_dataset`.
 
     Args:
         model: A PEFT model, or a model or its name together with `peft_config`.
@@ -86,8 +90,13 @@ class OrthoSFTTrainer(ResolveMixin, SFTTrainer):
         train_dataset, self.tasks = number_tasks(train_dataset, task_column, tasks)
         self.task_loss = loss
         self._weights = _weights(self.tasks, task_weights, loss)
+        if args is not None:
+            check_arguments(args, "OrthoSFTTrainer")
         super().__init__(model, args, train_dataset=train_dataset, **kwargs)
         self._check_settings()
+        prepare_sharding(self.accelerator, self.args, self.model, "OrthoSFTTrainer")
+        if uses_fsdp2(self.accelerator):
+            check_only_lora(self.model)
         self.data_collator = TaskCollator(self.data_collator, len(self.tasks))
         if self.padding_free and len(self.tasks) > 1:
             self._check_documents()
@@ -162,6 +171,8 @@ class OrthoSFTTrainer(ResolveMixin, SFTTrainer):
         """`Σ_t w_t · (Σ of the task's token losses here) / (its target tokens in the step)`, or TRL's own loss."""
         ids = inputs.pop(TASK_IDS, None)
         inputs.pop(TASK_TARGETS, None)
+        if self.is_sharded:
+            model = partial(run_sharded, self.accelerator, model)  # type: ignore[assignment]
         if ids is None or not self.model.training:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         seen: list[Any] = []
@@ -192,8 +203,6 @@ class OrthoSFTTrainer(ResolveMixin, SFTTrainer):
     def _check_settings(self) -> None:
         own_loss = self.task_loss == "task-mean"
         refused = {
-            "FSDP": self.is_fsdp_enabled,
-            "DeepSpeed": self.is_deepspeed_enabled,
             "parallelism_config": getattr(self.accelerator, "parallelism_config", None) is not None,
             "a mixture-of-experts auxiliary loss, which no task owns (router_aux_loss_coef=0.0)": self.aux_loss_enabled,
             "compute_loss_func (loss='token-mean')": own_loss and self.compute_loss_func is not None,
@@ -203,7 +212,7 @@ class OrthoSFTTrainer(ResolveMixin, SFTTrainer):
         if found:
             raise UserError(
                 "OrthoSFTTrainer cannot split this training by task",
-                expected="one process or DDP, and a loss that is a sum over tokens",
+                expected="one process, DDP or FSDP2, and a loss that is a sum over tokens",
                 found=found[0].split(" (")[0],
                 todo=f"set {found[0].split(' (')[1][:-1]}" if " (" in found[0] else f"train without {found[0]}",
             )

@@ -1,28 +1,16 @@
-"""FSDP2 under a Trainer: what is asked of it, and weights and optimizer states that are whole on the disk.
-
-A checkpoint of a sharded run is an ordinary one: plain PEFT, and an optimizer's state as one process writes it. So it
-is gone on from with any number of processes, sharded or not.
-"""
+"""FSDP2 under a Trainer: what is asked of it, and how a sharded model is run."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from functools import partial
-from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate.utils import convert_to_fp32
-from peft import get_peft_model_state_dict
-from torch import Tensor, nn
+from torch import nn
 from transformers.training_args import ParallelMode
 
-from ortholora.engine.sharded import is_sharded, local, part_of, sharding_modules
 from ortholora.errors import UserError
 from ortholora.models.adapted import AdaptedModel
-from ortholora.models.loading import load_heads, read_tensors
-from ortholora.models.saving import ADAPTER, Weights
 
 
 def uses_fsdp2(accelerator: Any) -> bool:
@@ -61,10 +49,13 @@ def _why_not(accelerator: Any, args: Any) -> tuple[str, str] | None:
     if getattr(state, "deepspeed_plugin", None) is not None:
         return "DeepSpeed", "use FSDP2, or DDP"
     if plugin is None:
-        asked = bool(args.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
-        why = f"FSDP, which Accelerate leaves out on {args.device.type}: every process would hold the whole model"
+        by_launcher = os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+        if not (args.fsdp or by_launcher):
+            return None
+        asked = "the training argument `fsdp`" if args.fsdp else "ACCELERATE_USE_FSDP (accelerate launch sets it)"
         return (
-            (why, "start on accelerators with torchrun or accelerate launch, or remove the setting") if asked else None
+            f"FSDP, which Accelerate leaves out on {args.device.type}: every process would hold the whole model",
+            f"start several processes on accelerators with torchrun or accelerate launch, or do without {asked}",
         )
     if getattr(plugin, "fsdp_version", 1) != 2:
         return "FSDP1, which moves gradients into flat parameters", "set `fsdp_version: 2`"
@@ -108,10 +99,26 @@ def prepare_sharding(accelerator: Any, args: Any, model: nn.Module, trainer: str
     plugin.mixed_precision_policy = None
 
 
-def run_sharded(accelerator: Any, model: nn.Module, *inputs: Any) -> Any:
+def check_only_lora(model: nn.Module) -> None:
+    """Refuse what else is trained: with TRL's loss an `lm_head` in shards got another gradient than in one process.
+
+    Raises:
+        UserError: Names the first such parameter.
+    """
+    other = next((name for name, p in model.named_parameters() if p.requires_grad and "lora_" not in name), None)
+    if other is not None:
+        raise UserError(
+            "OrthoSFTTrainer cannot train this with FSDP2",
+            expected="LoRA matrices as the only parameters that require gradients",
+            found=other,
+            todo="leave it out (`modules_to_save` of the LoraConfig), or use DDP",
+        )
+
+
+def run_sharded(accelerator: Any, model: nn.Module, *inputs: Any, **named: Any) -> Any:
     """A forward in the run's precision, as Accelerate makes it of a model without shards: its outputs in float32."""
     with accelerator.autocast():
-        outputs = model(*inputs)
+        outputs = model(*inputs, **named)
     return convert_to_fp32(outputs)
 
 
@@ -128,100 +135,3 @@ def layer_classes(model: nn.Module) -> list[str]:
     present = {type(module).__name__ for module in model.modules()}
     wanted = {name for module in model.modules() for name in getattr(module, "_no_split_modules", None) or ()}
     return sorted(present & wanted)
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """All of a DTensor, on the host (a collective); a plain tensor itself."""
-    return tensor.full_tensor().cpu() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
-
-
-def whole_weights(model: AdaptedModel) -> Weights:
-    """The adapter and the heads, whole on every rank. A collective; the base stays where it is."""
-    _reshard(model)
-    state = model.peft_model.state_dict()
-    kept = {id(tensor) for tensor in _adapter(model, state).values()}
-    return Weights(
-        {name: whole(tensor) if id(tensor) in kept else tensor for name, tensor in state.items()},
-        {name: whole(tensor.detach()) for name, tensor in model.extra_weights().items()},
-    )
-
-
-def load_sharded_weights(folder: Path, model: AdaptedModel) -> None:
-    """Put the saved adapter and heads into a sharded model: each rank takes its part. No communication.
-
-    Raises:
-        UserError: The files are damaged or another model's.
-    """
-    _reshard(model)
-    saved, own = read_tensors(folder / ADAPTER), _adapter(model, model.peft_model.state_dict())
-    if {name: value.shape for name, value in saved.items()} != {name: value.shape for name, value in own.items()}:
-        odd = sorted(saved.keys() ^ own.keys()) or ["matrices of another shape"]
-        raise UserError(
-            f"{folder} holds the weights of another model",
-            expected="weights of the tasks and the adapter of this configuration",
-            found=odd[0],
-            todo="use the configuration that the folder was made with, or another --out",
-        )
-    with torch.no_grad():
-        for name, value in saved.items():
-            _take_part(own[name], value)
-    load_heads(folder, model, _take_part)
-
-
-def whole_optimizer_state(optimizer: Any) -> dict[str, Any]:
-    """An optimizer's `state_dict()` as one process has it. A collective."""
-    return _each_tensor(optimizer.state_dict(), whole)
-
-
-def load_optimizer_state(optimizer: Any, state: dict[str, Any]) -> None:
-    """Load what one process, or `whole_optimizer_state`, wrote: each rank takes its parts."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    order = [index for group in state["param_groups"] for index in group["params"]]
-    parts = {
-        index: _each_tensor(state["state"][index], partial(_as, parameter))
-        for index, parameter in zip(order, parameters, strict=True)
-        if index in state["state"]
-    }
-    optimizer.load_state_dict({**state, "state": parts})
-
-
-def _adapter(model: AdaptedModel, state: dict[str, Any]) -> dict[str, Tensor]:
-    """Those of the PEFT model's tensors that it saves, by the names under which it saves them."""
-    return get_peft_model_state_dict(model.peft_model, state_dict=state, save_embedding_layers=False)
-
-
-def _reshard(model: nn.Module) -> None:
-    """The root's weights may still lie gathered since the last forward."""
-    for module in sharding_modules(model):
-        module.reshard()  # type: ignore[operator]
-
-
-def _take_part(own: Tensor, saved: Tensor) -> None:
-    local(own).copy_(part_of(saved, own))
-
-
-def _as(parameter: Tensor, value: Tensor) -> Tensor:
-    """A value of the parameter's shape, laid out like it; counters as they are."""
-    if not is_sharded(parameter) or value.shape != parameter.shape:
-        return value
-    from torch.distributed.tensor import DTensor
-
-    own = part_of(value, parameter).to(local(parameter).device, copy=True).contiguous()
-    return DTensor.from_local(
-        own,
-        parameter.device_mesh,  # type: ignore[attr-defined]
-        parameter.placements,  # type: ignore[attr-defined]
-        run_check=False,
-        shape=value.shape,
-        stride=value.stride(),
-    )
-
-
-def _each_tensor(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    if isinstance(value, Tensor):
-        return change(value)
-    if isinstance(value, dict):
-        return {key: _each_tensor(part, change) for key, part in value.items()}
-    if isinstance(value, list):
-        return [_each_tensor(part, change) for part in value]
-    return value

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ortholora.engine.buffers import Slot
 from ortholora.engine.capture import CurrentBatch, not_compiled
-from ortholora.engine.distributed import any_rank
+from ortholora.engine.distributed import any_rank, largest_of
 from ortholora.engine.grouping import Grouping
 from ortholora.engine.layers import Matrix
 from ortholora.engine.trial import messages
@@ -162,7 +162,13 @@ class Trial:
         ready = None
         try:
             ready = self._ready(call, codes) if call.due else None
-            if ready is not None and ready[0] is not call.levels[0]:  # other ranks run the outermost module
+        except CaptureError as error:
+            refused = error
+        # All run the same module: the outermost whose outputs have rows (not so the losses of a packed batch).
+        own = -1 if ready is None else next(i for i, level in enumerate(call.levels) if level is ready[0])
+        depth = max(0, largest_of(own, self._device))
+        try:
+            if ready is not None and own != depth:
                 ready = None
                 raise messages.no_rows(next(iter(call.due.values())).matrix, call)
             if ready is not None:
@@ -170,7 +176,7 @@ class Trial:
         except CaptureError as error:
             refused = error
         if ready is None:
-            run_along(self._model, call.levels[0], self._current, self._device, gather)
+            run_along(self._model, call.levels[depth], self._current, self._device, gather)
         if any_rank(refused is not None, self._device):
             raise refused or messages.elsewhere()
 

@@ -14,7 +14,7 @@ from ortholora.errors import UserError
 from ortholora.files import stage
 from ortholora.runs.folder import RUN_FILE
 from ortholora.runs.lock import lock
-from ortholora.runs.progress import Progress, Silent, Stopped
+from ortholora.runs.progress import Progress, Silent
 from ortholora.runs.provenance import fingerprint, provenance
 from ortholora.runs.workspace import Workspace
 from ortholora.study.diagnose.figures import figures
@@ -79,7 +79,7 @@ def diagnose(
             for training in few.trainings:
                 few.ensure(training)
                 if progress.stop_requested:
-                    raise Stopped(few.label(training))
+                    raise few.stopped(training)
         quota = workspace.quota()
         names, weights = [task.name for task in tasks], [task.spec.weight for task in tasks]
         found: dict[str, Any] = {

@@ -78,6 +78,12 @@ class FewSteps:
         """For people."""
         return "jointly" if training == JOINTLY else f"alone · {self._names[training]}"
 
+    def stopped(self, training: int) -> Stopped:
+        """What is raised where a training was stopped; it reads "Stopped in …"."""
+        return Stopped(
+            "the joint training" if training == JOINTLY else f"the training of {self._names[training]} alone"
+        )
+
     def done(self, training: int) -> bool:
         """Whether all points of a training are finished."""
         return all(self.points.has(training, step) for step in points_of(self.steps))
@@ -107,7 +113,7 @@ class FewSteps:
             trainer.create_optimizer_and_scheduler(trainer.args.max_steps)
             look(0)
         if callback.stopped:
-            raise Stopped(self.label(training))
+            raise self.stopped(training)
         self.progress.finish(self.label(training), {})
 
     def _trainer(self, training: int) -> Any:
