@@ -22,8 +22,9 @@ import outcomes
 import typer
 from writing import markdown, save
 
-from ortholora.cli.console import console, quiet
+from ortholora.cli.console import console
 from ortholora.cli.progress import show_progress
+from ortholora.cli.voice import hush_libraries
 from ortholora.config.file import load_config
 from ortholora.config.schema import Config
 from ortholora.data.read import read_tasks
@@ -51,7 +52,7 @@ def main() -> None:
     rows = arguments.work / "data"
     if not (rows / "topic").is_dir():
         subprocess.run([sys.executable, str(HERE / "gaps" / "data.py"), str(rows)], check=True)
-    quiet()
+    hush_libraries()
     command = f"python benchmarks/is_it_true.py {' '.join(arguments.studies)} --jobs {arguments.jobs}"
     truth = Truth(arguments.studies, arguments.work, arguments.jobs)
     done: dict[str, Any] = {}

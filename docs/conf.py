@@ -40,6 +40,7 @@ PAGES = {
         "docs/configuration",
         "docs/training",
         "docs/serving",
+        "docs/scripts",
         "docs/language-models",
         "docs/trainers",
         "docs/rules",

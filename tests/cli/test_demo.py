@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from ortholora.cli import app, reading
+from ortholora.cli.command import Outcome
 from ortholora.cli.options import Choices
 from ortholora.cli.where import Where
 from ortholora.config.file import load_config
@@ -18,7 +19,12 @@ ROOT = Path(__file__).parents[2]
 def told(monkeypatch):
     """What `compare` would be told; nothing is trained."""
     seen: list[tuple[Choices, Where]] = []
-    monkeypatch.setattr(app, "run_comparison", lambda choices, where: seen.append((choices, where)))
+
+    def run_comparison(choices, where):
+        seen.append((choices, where))
+        return Outcome(lambda: None, [], dict)
+
+    monkeypatch.setattr(app, "run_comparison", run_comparison)
     return seen
 
 

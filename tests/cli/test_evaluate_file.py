@@ -208,7 +208,7 @@ def test_what_is_wrong_in_the_last_row_is_said_before_any_is_asked(
 def test_one_window_of_a_file_is_in_memory(trained: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And a stop is heeded between two."""
     monkeypatch.setattr(MultiTaskModel, "window", 10)
-    wanted = Wanted(trained, None, "topic", home / "dev-topic.tsv", None, None, True)
+    wanted = Wanted(trained, None, "topic", home / "dev-topic.tsv", None, None)
     file = _labelled(wanted, home / "dev-topic.tsv", load_card(trained))
     assert [len(split) for split in file.windows(10)] == [10, 10, 10, 10, 8]
 

@@ -5,13 +5,14 @@ Nothing here imports torch before a command runs, so that `--help` and configura
 
 from __future__ import annotations
 
-import json
+from functools import partial
 from pathlib import Path
 
 import typer
 
-from ortholora.cli import showing
-from ortholora.cli.console import console, quiet, say, user_errors
+from ortholora.cli import documents, showing
+from ortholora.cli.command import Outcome, command
+from ortholora.cli.console import people, say
 from ortholora.cli.options import (
     AnswersOption,
     BackboneOption,
@@ -30,8 +31,6 @@ from ortholora.cli.options import (
     GroupsOption,
     HubIdArgument,
     JobsOption,
-    JsonLinesOption,
-    JsonOption,
     LabelledOption,
     LabelOption,
     MeasureOption,
@@ -67,8 +66,8 @@ from ortholora.cli.reading import (
     questions_of,
     words_of,
 )
+from ortholora.cli.voice import hush_libraries, voice, worker_voice
 from ortholora.cli.where import Where
-from ortholora.ranks.launch import index
 
 app = typer.Typer(
     name="ortholora",
@@ -80,97 +79,88 @@ app = typer.Typer(
 )
 
 
-@app.command()
-@user_errors()
+@command(app)
 def init(
     files: FilesArgument,
     backbone: BackboneOption = None,
     out: NewConfigOption = Path("tasks.yaml"),
     yes: YesOption = False,
     force: ForceOption = False,
-) -> None:
+) -> Outcome:
     """Look at data files, ask what they leave open, and write a configuration for them."""
     from ortholora.cli.asking import asker
     from ortholora.data.guess.make import make_configuration
 
     check_words({"files": files, "backbone": backbone, "out": out})
-    showing.show_made(make_configuration(files, out, backbone, asker(yes), force))
+    made = make_configuration(files, out, backbone, asker(yes), force)
+    return Outcome(partial(showing.show_made, made), [str(made.path)], partial(documents.of_made, made))
 
 
-@app.command()
+@command(app)
 @takes_choices
-@user_errors()
-def check(
-    choices: Choices, measure: MeasureOption = True, strict: StrictOption = False, as_json: JsonOption = False
-) -> None:
+def check(choices: Choices, measure: MeasureOption = True, strict: StrictOption = False) -> Outcome:
     """Say what can be known of CONFIG without training: data, plan, capture, memory, time. Exit code 2: errors."""
-    from ortholora.cli.checking import run_check, show_check
+    from ortholora.cli.checking import complain, run_check, show_check
 
     found = run_check(choices, measure)
-    if as_json:
-        print(json.dumps(found.to_json(strict), indent=2, ensure_ascii=False))
-    else:
-        show_check(found)
-    if code := found.exit_code(strict):
-        raise typer.Exit(code)
+    if voice.quiet and not voice.as_json:
+        complain(found, strict)
+    return Outcome(partial(show_check, found), [], partial(found.to_json, strict), found.exit_code(strict))
 
 
-@app.command()
+@command(app, processes="several")
 @takes_choices
-@user_errors(processes="several")
-def train(choices: Choices) -> None:
+def train(choices: Choices) -> Outcome:
     """Train one adapter on all tasks of CONFIG with its rule; start again to resume."""
     start = prepare(choices)
     from ortholora.cli.progress import show_progress
     from ortholora.study.train import train_seeds
 
-    quiet()
+    hush_libraries()
     seeds = start.seeds or [start.config.seed]
-    with show_progress(console) as progress:
+    with show_progress(people()) as progress:
         results = train_seeds(start.config, start.tasks, start.out, seeds, progress, start.data)
-    if index() == 0:
-        showing.show_trained(results)
+    folders = [str(folder) for folder in results]
+    return Outcome(partial(showing.show_trained, results), folders, partial(documents.of_trained, results))
 
 
-@app.command()
+@command(app)
 @takes_choices
-@user_errors()
 def compare(
     choices: Choices,
     jobs: JobsOption = None,
     on: OnOption = None,
     gpus_per_run: GpusOption = None,
     cpus_per_run: CpusOption = 1,
-) -> None:
+) -> Outcome:
     """Train each task alone, all jointly, and with each rule; print and save the comparison."""
-    run_comparison(choices, Where(jobs, on, gpus_per_run, cpus_per_run))
+    return run_comparison(choices, Where(jobs, on, gpus_per_run, cpus_per_run))
 
 
-def run_comparison(choices: Choices, where: Where) -> None:
-    """Do a study, and show what came out."""
+def run_comparison(choices: Choices, where: Where) -> Outcome:
+    """Do a study, and tell what came out."""
     where.check()
     start = prepare(choices)
     from ortholora.cli.progress import show_progress
     from ortholora.study.compare import compare as run_study
 
     with where.workers(start.out) as workers:
-        quiet()
-        with show_progress(console) as progress:
-            jobs = where.jobs or 1
-            summary = run_study(start.config, start.tasks, start.out, progress, start.data, jobs, quiet, workers)
-    showing.show_study(start.out, summary)
+        hush_libraries()
+        with show_progress(people()) as progress:
+            jobs, speak = where.jobs or 1, worker_voice()
+            summary = run_study(start.config, start.tasks, start.out, progress, start.data, jobs, speak, workers)
+    show, document = showing.show_study, documents.of_study
+    return Outcome(partial(show, start.out, summary), [str(start.out)], partial(document, start.out, summary))
 
 
-@app.command()
-@user_errors()
-def demo(out: DemoOption = Path("demo-run"), max_steps: StepsOption = None, jobs: JobsOption = None) -> None:
+@command(app)
+def demo(out: DemoOption = Path("demo-run"), max_steps: StepsOption = None, jobs: JobsOption = None) -> Outcome:
     """Compare on three real tasks that come as packages (extra `[demo]`): no data, no hub, about 10 minutes."""
     check_demo()
-    run_comparison(Choices(DEMO, out, max_steps=max_steps), Where(jobs))
+    return run_comparison(Choices(DEMO, out, max_steps=max_steps), Where(jobs))
 
 
-@app.command()
-@user_errors()
+@command(app)
 def diagnose(
     config: ConfigArgument,
     steps: FewStepsOption = None,
@@ -180,32 +170,32 @@ def diagnose(
     data_dir: DataOption = None,
     set_: SetOption = None,
     only: TasksOption = None,
-) -> None:
+) -> Outcome:
     """Say which tasks help and which hurt each other, how surely, and what to compare; before training."""
     choices = Choices(config, out or diagnosis_folder(config), data_dir, set_, only=only)
     start = prepare(choices)
     from ortholora.cli.progress import show_progress
     from ortholora.study.diagnose.diagnose import diagnose as run_diagnosis
 
-    quiet()
-    with show_progress(console, "Stopping after this step; finished points are kept.") as progress:
+    hush_libraries()
+    with show_progress(people(), "Stopping after this step; finished points are kept.") as progress:
         words = ["ortholora", "compare", *words_of(choices)]
         found = run_diagnosis(start.config, start.tasks, start.out, steps, rows, progress, words, groups)
-    showing.show_diagnosis(start.out, found)
+    show, document = showing.show_diagnosis, documents.of_diagnosis
+    return Outcome(partial(show, start.out, found), [str(start.out)], partial(document, start.out, found))
 
 
-@app.command()
-@user_errors()
-def report(folders: StudiesArgument, out: ReportOption = None) -> None:
+@command(app)
+def report(folders: StudiesArgument, out: ReportOption = None) -> Outcome:
     """Write what a study found as one page of HTML. Of several studies: a page with all of them."""
     from ortholora.study.report.door import report_on
 
     path = report_on(folders, out)
-    say(f"Wrote {path}: open it in a browser.")
+    show = partial(say, f"Wrote {path}: open it in a browser.")
+    return Outcome(show, [str(path)], lambda: {"report": path})
 
 
-@app.command()
-@user_errors()
+@command(app)
 def evaluate(
     run: RunArgument,
     data_dir: DataOption = None,
@@ -213,27 +203,24 @@ def evaluate(
     task: OneTaskOption = None,
     text: TextColumnsOption = None,
     label: LabelOption = None,
-    as_json: JsonOption = False,
-) -> None:
+) -> Outcome:
     """Evaluate a finished run on its tasks' test data, or dev data where they have none; or on another file."""
     from ortholora.cli.evaluating import Wanted, run_evaluation
 
     check_words({"run": run, "data_dir": data_dir, "data": data, "task": task, "text": text, "label": label})
-    run_evaluation(Wanted(run, data_dir, task, data, text, label, as_json))
+    return run_evaluation(Wanted(run, data_dir, task, data, text, label))
 
 
-@app.command()
-@user_errors()
+@command(app, json_help="Print one JSON object a line: of each text, or with --out of the whole file.")
 def predict(
     run: RunArgument,
     task: TaskOption,
     texts: TextsArgument = None,
     file: FileOption = None,
-    as_json: JsonLinesOption = False,
     data: RowsFileOption = None,
     out: AnswersOption = None,
     text: TextColumnsOption = None,
-) -> None:
+) -> Outcome:
     """Answer one task for texts given as arguments, in a file, or on standard input; or for a large file."""
     from ortholora.models.loading import load_card
     from ortholora.models.predictor import load
@@ -241,52 +228,55 @@ def predict(
     check_words({"run": run, "task": task, "texts": texts, "file": file, "data": data, "out": out, "text": text})
     card = load_card(run)
     if data is not None or out is not None or text is not None:
-        predict_rows(run, task, *check_both(data, out, texts, file), text)
-        return
+        return predict_rows(run, task, *check_both(data, out, texts, file), text)
     spec = card.tasks[card.index_of(task)]
     questions = read_questions(texts, file, spec.num_texts, dialogues=spec.reads_json)
-    quiet()
-    for question, answer in zip(questions, load(run).predict(task, questions), strict=True):
-        print(showing.to_json_line(question, answer) if as_json else showing.to_line(question, answer))
+    hush_libraries()
+    answers = load(run).predict(task, questions)
+    lines = list(map(showing.to_line, questions, answers))
+    objects = partial(map, documents.of_answer, questions, answers)
+    return Outcome(partial(print, *lines, sep="\n"), lines, objects, one_a_line=True)
 
 
-def predict_rows(run: Path, task: str, data: Path, out: Path, text: str | None) -> None:
+def predict_rows(run: Path, task: str, data: Path, out: Path, text: str | None) -> Outcome:
     """Answer the rows of a file of any size."""
     questions = questions_of(run, task, data, text)
     from ortholora.cli.row_progress import show_rows
     from ortholora.runs.predict import predict_file
 
-    quiet()
-    with show_rows(console, "Stopping after these rows; what is answered is kept.") as progress:
+    hush_libraries()
+    with show_rows(people(), "Stopping after these rows; what is answered is kept.") as progress:
         answered = predict_file(run, questions, out, progress)
     without = f"; {answered.problems:,} of them have a `problem` in place of an answer" if answered.problems else ""
-    say(f"Wrote {out}: {answered.rows:,} rows{without}.")
+    show = partial(say, f"Wrote {out}: {answered.rows:,} rows{without}.")
+    return Outcome(show, [str(out)], lambda: [{"out": out, **answered._asdict()}], one_a_line=True)
 
 
-@app.command()
-@user_errors()
-def export(run: RunArgument, out: ExportOption) -> None:
+@command(app)
+def export(run: RunArgument, out: ExportOption) -> Outcome:
     """Merge the adapter of a finished run into its backbone: a folder for plain transformers, without PEFT."""
     check_words({"run": run, "out": out})
     from ortholora.models.export import export as write_export
 
-    quiet()
-    showing.show_export(out, write_export(run, out))
+    hush_libraries()
+    card = write_export(run, out)
+    return Outcome(partial(showing.show_export, out, card), [str(out)], partial(documents.of_export, out, card))
 
 
-@app.command()
-@user_errors()
+@command(app)
 def push(
     run: PushedArgument,
     hub_id: HubIdArgument,
     private: PrivateOption = False,
     revision: RevisionOption = None,
     commit_message: MessageOption = None,
-) -> None:
+) -> Outcome:
     """Push the adapter of a finished run, or an exported model, to the Hugging Face hub, with its model card."""
     check_words({"run": run, "hub_id": hub_id, "revision": revision, "commit_message": commit_message})
-    quiet()
+    hush_libraries()
     from ortholora.cli.pushing import run_push
     from ortholora.runs.push import Target
 
-    run_push(run, Target(hub_id, revision, private, commit_message))
+    names, pushed = run_push(run, Target(hub_id, revision, private, commit_message))
+    show = partial(say, f"Pushed {', '.join(names)} to {pushed.repo}: {pushed.url}")
+    return Outcome(show, [pushed.url], lambda: {"repository": pushed.repo, "url": pushed.url, "files": names})

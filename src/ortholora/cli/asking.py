@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.prompt import Prompt
 
 from ortholora.cli.console import console, say
+from ortholora.cli.voice import voice
 from ortholora.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,17 +29,24 @@ def asker(yes: bool) -> Callable[[Question], str]:
         return question.guess
 
     def asked(question: Question) -> str:
-        if not _at_a_terminal():
+        if nobody := _nobody_there():
             raise UserError(
                 f"{_about(question)}{question.words}",
                 expected="an answer: " + (" or ".join(question.choices) or "any text"),
-                found="no terminal to ask at",
+                found=nobody,
                 todo=f"--yes takes the likeliest answers (here {question.guess}), which you can change in the file",
             )
         words, choices = escape(f"{_about(question)}{question.words}"), list(question.choices) or None
         return Prompt.ask(words, console=console, choices=choices, default=question.guess)
 
     return guessed if yes else asked
+
+
+def _nobody_there() -> str | None:
+    """Why nobody can be asked; None: somebody can."""
+    if not voice.to_people:
+        return "--quiet or --json, with which nothing is asked"
+    return None if _at_a_terminal() else "no terminal to ask at"
 
 
 def _at_a_terminal() -> bool:

@@ -6,9 +6,10 @@ from typing import Any
 
 from rich.table import Table
 
-from ortholora.cli.console import console, errors, quiet, refuse, say
+from ortholora.cli.console import aside, console, refuse, say, warn
 from ortholora.cli.options import Choices
 from ortholora.cli.reading import choose
+from ortholora.cli.voice import hush_libraries
 from ortholora.study.check.findings import Findings
 
 
@@ -20,11 +21,11 @@ def run_check(choices: Choices, measure: bool) -> Findings:
         from ortholora.data.read import read_each
         from ortholora.study.check.check import check
 
-        with errors.status("Reading the tasks"):
+        with aside().status("Reading the tasks"):
             tasks, wrong = read_each(chosen.config, base=chosen.base, data_dir=chosen.data_dir)
         found.errors += wrong
-        quiet()
-        with errors.status("Training a few steps" if measure else "Looking at the model"):
+        hush_libraries()
+        with aside().status("Training a few steps" if measure else "Looking at the model"):
             out = None if choices.out is None else chosen.out
             check(chosen.config, tasks, found, out, chosen.seeds or [], measure)
     return found
@@ -49,6 +50,14 @@ def show_check(found: Findings) -> None:
         refuse(error)
     if not found.errors:
         say(f"No errors, {len(found.warnings) or 'no'} warning{'s' * (len(found.warnings) != 1)}.")
+
+
+def complain(found: Findings, strict: bool) -> None:
+    """Say no more than why the exit code is not 0: errors, and with `strict` warnings."""
+    for warning in found.warnings if strict else ():
+        warn(f"{warning}.")
+    for error in found.errors:
+        refuse(error)
 
 
 def _show_tasks(tasks: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The terminal: what is said, what is refused, and what is kept quiet."""
+"""The terminal: where something is said, and what is refused."""
 
 from __future__ import annotations
 
@@ -15,29 +15,34 @@ from rich.console import Console
 from rich.markup import escape
 
 from ortholora.cli.processes import ending, of_another
+from ortholora.cli.voice import voice
 from ortholora.errors import LostProcessError, UserError, file_error
 from ortholora.ranks.board import may_speak
 from ortholora.ranks.launch import check_alone, index, launched
 
 console = Console()
 errors = Console(stderr=True)
+_nobody = Console(quiet=True)
+
+
+def people() -> Console:
+    """Where people are told what goes on: standard output; with `--json` standard error, with `--quiet` nowhere."""
+    return _nobody if voice.quiet else errors if voice.as_json else console
+
+
+def aside() -> Console:
+    """Where is said what nobody keeps (somebody is waited for): standard error, with `--quiet` nowhere."""
+    return _nobody if voice.quiet else errors
+
+
+def insist() -> Console:
+    """Where is said what `--quiet` does not hide: why there is no result."""
+    return console if voice.to_people else errors
 
 
 def say(text: str) -> None:
     """Print a line that is not wrapped: a path in it can be copied."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-def quiet() -> None:
-    """Turn off the chatter of the libraries; what matters is said here or raised."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    for library in ("accelerate", "huggingface_hub"):
-        logging.getLogger(library).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", category=FutureWarning)
+    people().print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager
@@ -85,6 +90,11 @@ def _shown() -> Iterator[None]:
 def refuse(error: UserError) -> None:
     """Show a user's mistake."""
     _tell(f"[bold red]Error:[/bold red] {escape(str(error))}", highlight=False, soft_wrap=True)
+
+
+def warn(text: str) -> None:
+    """Show a warning that decides the exit code."""
+    _tell(f"[bold yellow]Warning:[/bold yellow] {escape(text)}", highlight=False, soft_wrap=True)
 
 
 def _refused(error: UserError, code: int = 2) -> typer.Exit:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ortholora.cli import showing
-from ortholora.cli.console import console, quiet
+from ortholora.cli.command import Outcome
+from ortholora.cli.console import console, people
 from ortholora.cli.reading import questions_of, read, settings_of
+from ortholora.cli.voice import hush_libraries, voice
 from ortholora.config.choose import keep
 from ortholora.errors import UserError
 
@@ -32,11 +34,10 @@ class Wanted:
     data: Path | None
     text: str | None
     label: str | None
-    as_json: bool
 
 
-def run_evaluation(wanted: Wanted) -> None:
-    """Evaluate, and show the scores."""
+def run_evaluation(wanted: Wanted) -> Outcome:
+    """Evaluate, and tell the scores."""
     from ortholora.models.loading import load_card
 
     card = load_card(wanted.run)
@@ -46,10 +47,12 @@ def run_evaluation(wanted: Wanted) -> None:
     else:
         _refuse(wanted, "data_dir")
         scores, metrics, parts = _other_file(wanted, wanted.data, card)
-    if wanted.as_json:
-        print(json.dumps({task: scored.to_json() for task, scored in scores.items()}, indent=2))
-    else:
-        console.print(showing.scores_table(scores, metrics, parts))
+    table = showing.scores_table(scores, metrics, parts)
+    return Outcome(
+        partial(console.print, table),
+        showing.score_lines(scores, metrics),
+        lambda: {task: scored.to_json() for task, scored in scores.items()},
+    )
 
 
 #: The scores of each task; its metric; and what it was scored on.
@@ -61,11 +64,11 @@ def _own_data(wanted: Wanted, card: ModelCard) -> _Found:
     if wanted.task is not None:
         card.index_of(wanted.task)
         config = keep(config, {wanted.task})
-    tasks = read(config, base, wanted.data_dir, show=not wanted.as_json)
+    tasks = read(config, base, wanted.data_dir, show=voice.to_people)
     from ortholora.models.predictor import load
     from ortholora.runs.evaluate import evaluate_run
 
-    quiet()
+    hush_libraries()
     scores = evaluate_run(load(wanted.run), tasks, config.study.bootstrap)
     return scores, {task.name: str(task.spec.metric) for task in tasks}, {task.name: task.scored_on for task in tasks}
 
@@ -75,9 +78,9 @@ def _other_file(wanted: Wanted, data: Path, card: ModelCard) -> _Found:
     config, _ = settings_of(wanted.run)
     from ortholora.runs.evaluate import evaluate_file
 
-    quiet()
+    hush_libraries()
     name = file.spec.name
-    with _progress(wanted.as_json) as progress:
+    with _progress() as progress:
         scored = evaluate_file(wanted.run, file, config.study.bootstrap, progress)
     return {name: scored}, {name: str(file.spec.metric)}, {name: str(data)}
 
@@ -115,15 +118,15 @@ def _labelled(wanted: Wanted, data: Path, card: ModelCard) -> LabelledFile:
 
 
 @contextmanager
-def _progress(as_json: bool) -> Iterator[RowProgress]:
+def _progress() -> Iterator[RowProgress]:
     """Nothing beside the JSON of a machine."""
     from ortholora.cli.row_progress import show_rows
     from ortholora.runs.progress import Silent
 
-    if as_json:
+    if voice.as_json:
         yield Silent()
         return
-    with show_rows(console, "Stopping after these rows; nothing is kept.") as progress:
+    with show_rows(people(), "Stopping after these rows; nothing is kept.") as progress:
         yield progress
 
 

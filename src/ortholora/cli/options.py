@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ortholora.cli.command import Outcome
 from ortholora.config.bounds import MOST_STEPS
 from ortholora.errors import UserError
 
@@ -152,10 +153,6 @@ LabelOption = Annotated[
 OneTaskOption = Annotated[
     str | None, typer.Option("--task", help="Only this task; with --data the task of its rows, if there are several.")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-JsonLinesOption = Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")]
-
-
 StrictOption = Annotated[bool, typer.Option("--strict", help="Exit with 3 if there are warnings, though no errors.")]
 MeasureOption = Annotated[
     bool,
@@ -200,14 +197,14 @@ def _is_word(word: str) -> bool:
         return False
 
 
-def takes_choices(command: Callable[..., None]) -> Callable[..., None]:
+def takes_choices(command: Callable[..., Outcome]) -> Callable[..., Outcome]:
     """Replace a command's first parameter, its `Choices`, by their fields: Typer reads options off a signature."""
     shared = inspect.signature(Choices, eval_str=True).parameters
     _, *own = inspect.signature(command, eval_str=True).parameters.values()
 
-    def called(**words: Any) -> None:
+    def called(**words: Any) -> Outcome:
         choices = Choices(**{name: words.pop(name) for name in shared})
-        command(choices, **words)
+        return command(choices, **words)
 
     called.__name__, called.__doc__ = command.__name__, command.__doc__
     called.__signature__ = inspect.Signature([*shared.values(), *own])  # type: ignore[attr-defined]

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from ortholora.cli.console import insist
 from ortholora.ranks.launch import launched
 from ortholora.runs.progress import Stopped
 from ortholora.runs.speed import Speed
@@ -207,7 +208,7 @@ def stoppable(progress: _Asked, console: Console, words: str) -> Iterator[None]:
     try:
         yield
     except Stopped as stopped:
-        console.print(f"Stopped in {stopped}. Start the same command again to go on.")
+        insist().print(f"Stopped in {stopped}. Start the same command again to go on.")
         raise typer.Exit(130) from None
     finally:
         for number, handler in before.items():

@@ -6,19 +6,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ortholora.cli.console import errors, say
+from ortholora.cli.console import aside, say
 from ortholora.runs.hub_files import files_to_push
-from ortholora.runs.push import Target, push
+from ortholora.runs.push import Pushed, Target, push
 
 
-def run_push(folder: Path, target: Target) -> None:
-    """Push a folder's files, and say where they are."""
+def run_push(folder: Path, target: Target) -> tuple[list[str], Pushed]:
+    """Push a folder's files; return their names, and where they are."""
     files = files_to_push(folder)
     if files.note is not None:
         say(f"Note: {files.note}")
     with _bars():
         pushed = push(files, target)
-    say(f"Pushed {', '.join(files.names)} to {pushed.repo}: {pushed.url}")
+    return list(files.names), pushed
 
 
 @contextmanager
@@ -26,7 +26,7 @@ def _bars() -> Iterator[None]:
     """The bars of the hub's library, on a terminal alone."""
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
-    hide = not (errors.is_terminal or are_progress_bars_disabled())
+    hide = not (aside().is_terminal or are_progress_bars_disabled())
     if hide:
         disable_progress_bars()
     try:

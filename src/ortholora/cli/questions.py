@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ortholora.cli.console import errors
+from ortholora.cli.console import aside
 from ortholora.config.bounds import read_text
 from ortholora.errors import UserError
 
@@ -112,7 +112,7 @@ def _dialogue(line: str, quoted: bool) -> Any:
 def _lines(file: Path | None) -> list[str]:
     if file is None:
         if sys.stdin.isatty():
-            errors.print("[dim]Reading texts from standard input, one a line; end with Ctrl-D.[/dim]")
+            aside().print("[dim]Reading texts from standard input, one a line; end with Ctrl-D.[/dim]")
         return _from_standard_input().splitlines()
     try:
         return read_text(file, _MOST_BYTES).splitlines()

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ortholora.cli.console import console, errors, say
+from ortholora.cli.console import aside, people, say
 from ortholora.cli.options import Choices, check_words
 from ortholora.config.choose import with_steps, with_tasks, without_hub
 from ortholora.config.file import load_config
@@ -162,7 +162,7 @@ def read(config: Config, base: Path, data_dir: Path | None, show: bool = True) -
     """Read the tasks; with `show`, say how many rows each has."""
     from ortholora.data.read import read_tasks
 
-    with errors.status("Reading the tasks"):
+    with aside().status("Reading the tasks"):
         tasks = read_tasks(config, base=base, data_dir=data_dir)
     for task in tasks if show else ():
         parts = {"training": task.train, "dev": task.dev, "test": task.test}
@@ -171,7 +171,7 @@ def read(config: Config, base: Path, data_dir: Path | None, show: bool = True) -
         if task.dropped:
             left_out = ", ".join(f"{len(bad):,} of {part}" for part, bad in task.dropped.items())
             rows += f" (bad rows left out: {left_out}; listed in dropped_rows.json)"
-        console.print(f"[bold]{task.name}[/bold]: {rows}, {task.spec.metric}", highlight=False)
+        people().print(f"[bold]{task.name}[/bold]: {rows}, {task.spec.metric}", highlight=False)
     return tasks
 
 

@@ -131,10 +131,9 @@ def _title(parts: Mapping[str, str]) -> str:
     return "Test results" if of_test else "Dev results"
 
 
-def to_json_line(question: Any, answer: Any) -> str:
-    """A question with its answer as one JSON object."""
-    text = question[0] if isinstance(question, tuple) and len(question) == 1 else question
-    return json.dumps({"text": text, **answer.to_json()}, ensure_ascii=False)
+def score_lines(scores: Mapping[str, Any], metrics: dict[str, str]) -> list[str]:
+    """Each task's own metric in points: task, metric and value, with tabs between them."""
+    return [f"{task}\t{metrics[task]}\t{100 * scored.scores['main']:.2f}" for task, scored in scores.items()]
 
 
 def to_line(question: Any, answer: Any) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ortholora.cli.console import errors, say
+from ortholora.cli.console import aside, say
 from ortholora.errors import UserError
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Where:
         from ortholora.study.jobs.ray_workers import Share
 
         with (
-            errors.status("Asking the cluster") as asking,
+            aside().status("Asking the cluster") as asking,
             ray_workers(self.on, out, self.jobs, Share(self.cpus, self.gpus)) as workers,
         ):
             asking.stop()

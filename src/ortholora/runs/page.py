@@ -86,7 +86,7 @@ def _how(record: RunRecord, steps: int) -> str:
 
 def _row(spec: TaskSpec, record: RunRecord) -> str:
     name = spec.name
-    low, high = (f"{100 * end:.1f}" for end in _interval(record, name))
+    low, high = (f"{100 * end:.1f}" for end in interval_of(record, name))
     value = f"{100 * record.metrics[name]:.1f} [{low}, {high}]"
     rows = f"{len(record.targets[name]):,} {record.scored_on.get(name, 'dev')}"
     return f"| {_plain(name)} | {spec.kind} | {_labels(spec.labels)} | {record.metric_names[name]} | {value} | {rows} |"
@@ -127,8 +127,8 @@ def _labels(labels: tuple[str, ...] | None) -> str:
     return ", ".join(_plain(label) for label in labels)
 
 
-def _interval(record: RunRecord, task: str) -> list[float]:
-    """The percentile bootstrap over the rows that the task is scored on."""
+def interval_of(record: RunRecord, task: str) -> list[float]:
+    """The 95 % interval of a task's metric, `[low, high]`: a percentile bootstrap over the rows it is scored on."""
     both = record.targets[task], record.predictions[task]
     return row_interval(record.metric_names[task], *both, record.num_labels[task], FEWEST)
 
