@@ -8,7 +8,7 @@ import torch
 from backbones import Batch, Case, build, make_batch, task_losses
 from torch import Tensor
 
-from ortholora import OrthoLora
+from ortholora.engine import OrthoLora
 
 
 class Line:

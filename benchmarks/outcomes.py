@@ -16,11 +16,10 @@ from typing import Any
 import numpy as np
 from scipy.stats import ConstantInputWarning, DegenerateDataWarning, binomtest, bootstrap, spearmanr
 
-from ortholora.metrics.bootstrap import interval
 from ortholora.runs.record import RunRecord
 from ortholora.study.diagnose.blocks import pair_name
 from ortholora.study.diagnose.verdict import UNEQUAL
-from ortholora.study.statistics.bootstrap import resample
+from ortholora.study.statistics.bootstrap import interval, resample
 from ortholora.study.statistics.grid import arrange
 
 RESAMPLES, SEED = 2000, 0

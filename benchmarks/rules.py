@@ -29,7 +29,6 @@ from ortholora.engine.precondition import preconditioner_of
 from ortholora.engine.rules import RULES, Rule, RuleContext, get_rule
 from ortholora.engine.rules.base import factors_of, memory_of, needs_losses
 from ortholora.engine.rules.torchjd import PREFIX, WEIGHTINGS
-from ortholora.errors import UserError
 
 BLOCKS = 448
 TASKS, TASKS_OF_TORCHJD = (2, 4, 8, 16, 32, 64), (4, 8)
@@ -73,8 +72,8 @@ def installed(names: list[str]) -> list[str]:
         try:
             get_rule(name)
             found.append(name)
-        except UserError as error:
-            print(f"left out: {name} ({error.found})")
+        except ValueError as error:  # not installed: a `UserError`
+            print(f"left out: {name} ({error})")
     return found
 
 

@@ -10,8 +10,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ortholora.files import replace_file
-
 #: Okabe and Ito's colours, told apart by colour-blind readers; the markers differ too. The order is that of the rows.
 LOOKS = {
     "single": ("#0072B2", "s"),
@@ -53,7 +51,7 @@ def draw(summaries: Mapping[str, dict[str, Any]], path: Path) -> None:
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     _legend(figure, [method for method in LOOKS if any(method in row for row in rows)])
-    replace_file(path, lambda stream: figure.savefig(stream, format="png"))
+    figure.savefig(path, format="png")
 
 
 def _differences(summary: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -64,11 +64,22 @@ def make(study: str, work: Path, glue: Path | None, jobs: str) -> None:
     # One thread a run: on a small machine two runs of one thread each do more than one run of two.
     environment = {"OMP_NUM_THREADS": "1", **os.environ} if jobs != "1" else dict(os.environ)
     out = work / "runs" / study
-    subprocess.run([*command, "--out", str(out), "--jobs", jobs], check=True, cwd=work, env=environment)
+    _obey([*command, "--out", str(out), "--jobs", jobs], work, environment)
     kept = RESULTS / study
     kept.mkdir(parents=True, exist_ok=True)
     for name in ("summary.json", "summary.md", "summary.png", "curves.png", "sweep.png"):
         shutil.copyfile(out / name, kept / name)
+
+
+def _obey(command: list[str], folder: Path, environment: dict[str, str]) -> None:
+    """Do a command; on Ctrl-C, which reaches it as well, let it stop by itself: `subprocess.run` would kill it."""
+    with subprocess.Popen(command, cwd=folder, env=environment) as process:
+        try:
+            code = process.wait()
+        except KeyboardInterrupt:
+            code = process.wait()
+    if code:
+        sys.exit(code)
 
 
 def with_table(text: str, page: Path) -> str:

@@ -42,10 +42,10 @@ if TYPE_CHECKING:
     from ortholora.engine import OrthoLora, Rule, RuleContext, StepStats
     from ortholora.models.predictor import load
     from ortholora.trainers.mixin import ResolveMixin
+    from ortholora.trainers.sft import OrthoSFTTrainer
     from ortholora.trainers.task_column import TaskCollator, number_tasks
     from ortholora.trainers.task_losses import TaskLosses
     from ortholora.trainers.trainer import OrthoTrainer
-    from ortholora.trl import OrthoSFTTrainer
 
 
 def __getattr__(name: str) -> Any:

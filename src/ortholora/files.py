@@ -88,15 +88,6 @@ def is_alive(process: int) -> bool:
     return True
 
 
-# Halves of characters: what Python makes of bytes that are not UTF-8, and JSON of "\\ud800".
-_HALVES = re.compile(r"[\ud800-\udfff]")
-
-
-def is_text(text: str) -> bool:
-    """Whether a text can be written in UTF-8."""
-    return text.isascii() or not _HALVES.search(text)
-
-
 def write_text(path: Path, text: str) -> None:
     """Write a text file in UTF-8, as `replace_file` does."""
     replace_file(path, lambda stream: stream.write(text.encode("utf-8")))

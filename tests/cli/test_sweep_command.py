@@ -283,6 +283,11 @@ def test_a_value_with_which_nothing_can_be_captured_is_refused_before_training(h
         ({"values": {RATE: [0.1, 0.2]}, "rows": 1}, "study.sweep.rows"),
         ({"values": {"lora.target_modules": ["no-such-module", "all-linear"]}}, "no-such-module"),
         ({"values": {"training.warmup_steps": [0, 100]}}, "warmup_steps"),
+        ({"values": {f"{RATE}, lora.r": [[0.1, 4], 0.2]}}, "a list of 2 values, one for each of them"),
+        ({"values": {f"{RATE}, lora.r": [[0.1, 4], [0.2]]}}, "write each as [LEARNING_RATE, R]"),
+        ({"values": {f"{RATE}, lora.r": [[0.1, 4], [0.2, 8]], RATE: [0.1, 0.2]}}, "'training.learning_rate' twice"),
+        ({"values": {f"{RATE}, lora.rr": [[0.1, 4], [0.2, 8]]}}, "lora.rr"),
+        ({"values": {f"{RATE}, study.merge.scale": [[0.1, 1], [0.2, 2]]}}, "cannot move together with others"),
     ],
 )
 def test_bad_values_are_refused_before_any_training(home, sweep, words):

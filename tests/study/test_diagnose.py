@@ -159,6 +159,7 @@ def test_all_figures_are_written(diagnosed):
             len(point["matrices"]["pairs"]["topic~pair"]["cosine"]) == len(blocks) == 2 * len(point["layers"]["blocks"])
         )
         assert point["parts"]["blocks"] == ["A", "B"]
+        assert len(point["layers"]["noise_rows"]["pair"]) == len(point["layers"]["blocks"])
     assert stored["pace"]["topic"]["steps"] == [0, *gradient_points(STEPS)]
     assert stored["pace"]["topic"]["jointly"][0] == pytest.approx(stored["pace"]["topic"]["alone"][0])
     assert set(stored["transfer"]["topic"]) == set(found["tasks"])
@@ -168,6 +169,9 @@ def test_all_figures_are_written(diagnosed):
     assert {"commit", "versions", "data", "config"} <= set(stored["provenance"])
     text = (out / "diagnosis.md").read_text(encoding="utf-8")
     assert all(sentence in text for sentence in found["verdict"])
+    page = (out / "diagnosis.html").read_text(encoding="utf-8")
+    assert "in every layer after step 5" in page
+    assert page.count("all A") == 1
     page = (out / "diagnosis.html").read_text(encoding="utf-8")
     assert "<script" not in page
     assert page.count("<svg") == len(found["tasks"])

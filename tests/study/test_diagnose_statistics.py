@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
+from ortholora.study.diagnose.blocks import figures_of_point
 from ortholora.study.diagnose.direction import direction, ratio, surely
 from ortholora.study.diagnose.noise import noise_per_row, spread
 from ortholora.study.diagnose.products import cross_products, jackknife, left_out, over_groups
@@ -133,6 +134,32 @@ def test_noise_per_row_does_not_depend_on_the_micro_batches():
     for rows in (1, 4):
         gradients = draw(two_tasks(0.0), noise=3.0 / math.sqrt(rows), blocks=300, groups=8)
         assert noise_per_row(gram_of(gradients), rows).mean(0) == pytest.approx([9.0, 9.0], rel=0.05)
+
+
+def test_every_block_has_its_lengths_noise_and_ratios():
+    """Against the truth; where a block has no gradient, nothing is told."""
+    gradients = draw(two_tasks(0.0, lengths=(2.0, 0.5)), noise=1.0, blocks=40, groups=16)
+    gradients[0, :, 1] = 0
+    gradients[1:, :, 0] *= 10  # a task of weight 0.1
+    arrays = {
+        "gram": gram_of(gradients),
+        "losses": np.ones((16, 2)),
+        "roles": np.array(["A", "B"] * 20),
+        "layers": np.repeat(np.arange(20), 2).astype(str),
+        "names": np.arange(40).astype(str),
+    }
+    found = figures_of_point(arrays, ["a", "b"], [0.1, 1.0], 4, [8, 8])["matrices"]
+    assert math.isnan(found["lengths"]["b"][0])
+    assert math.isnan(found["noise_rows"]["b"][0])
+    assert math.isnan(found["pairs"]["a~b"]["log_ratio"]["value"][0])
+    assert np.nanmean(found["lengths"]["a"][1:]) == pytest.approx(2.0, rel=0.05)
+    assert np.nanmean(found["noise_rows"]["a"][1:]) == pytest.approx(4 / 2.0**2, rel=0.1)  # 4 rows: tr Σ = 4
+    assert np.nanmean(found["noise_rows"]["b"][1:]) == pytest.approx(4 / 0.5**2, rel=0.2)
+    ratios = found["pairs"]["a~b"]["log_ratio"]
+    assert np.nanmean(ratios["value"][1:]) == pytest.approx(math.log(4), abs=0.1)
+    known = ~np.isnan(ratios["value"])
+    assert (ratios["low"][known] < ratios["value"][known]).all()
+    assert (ratios["value"][known] < ratios["high"][known]).all()
 
 
 def test_the_spread_is_that_of_unequal_noise():

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from ortholora.errors import UserError
 from ortholora.runs.method import Method
 from ortholora.runs.run import Run
+from ortholora.study.report.figures import sweep_panels
 from ortholora.study.report.sweep import _panel, sweep_lines, sweep_table
 from ortholora.study.sweep.choice import choose
 from ortholora.study.sweep.values import combinations, folder_name
@@ -74,6 +75,39 @@ def test_combinations_are_a_product_with_a_folder_each():
     found = combinations({RATE: [1e-3, 1e-2], "lora.r": [4, 8]})
     assert found == [{RATE: rate, "lora.r": r} for rate in (1e-3, 1e-2) for r in (4, 8)]
     assert folder_name(found[0]) == "learning_rate-0.001-r-4"
+
+
+def test_keys_move_together():
+    entry = "mixing.rows_per_task, training.steps"
+    found = combinations({RATE: [1e-3, 1e-2], entry: [[8, 100], [2, 400]]})
+    expected = [(rate, rows, steps) for rate in (1e-3, 1e-2) for rows, steps in ((8, 100), (2, 400))]
+    assert [tuple(settings.values()) for settings in found] == expected
+    assert list(found[0]) == [RATE, "mixing.rows_per_task", "training.steps"]
+    assert folder_name(found[1]) == "learning_rate-0.001-rows_per_task-2-steps-400"
+
+
+def test_the_pictures_show_keys_that_move_together():
+    entry, (large, small) = "mixing.rows_per_task, training.steps", ([8, 100], [2, 400])
+    scores = [
+        {"settings": settings, "tasks": {"a": value}, "average": value}
+        for settings, value in zip(
+            combinations({RATE: [0.1, 0.2], entry: [large, small]}), (0.1, 0.2, 0.4, 0.3), strict=True
+        )
+    ]
+    joint = {"scores": scores, "chosen": {"average": scores[2]["settings"]}}
+    merge = {"scores": [{"settings": {"study.merge.scale": 1}, "tasks": {"a": 0.9}, "average": 0.9}], "chosen": {}}
+    values = {RATE: [0.1, 0.2], entry: [large, small], "study.merge.scale": [1]}
+    sweep = {"values": values, "rows": 20, "seeds": [100], "methods": {"joint": joint, "merge-linear": merge}}
+    axes = Figure().add_subplot()
+    _panel(axes, sweep, entry)
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["[8, 100]", "[2, 400]"]
+    lines = [(list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines]
+    assert lines[0] == ([0, 1], pytest.approx([40, 30]))  # the best over the rates
+    assert lines[1] == ([0], pytest.approx([40]))  # chosen
+    assert len(lines) == 2  # no merge
+    words = [panel.alt for panel in sweep_panels(sweep, ["joint", "merge-linear"])]
+    assert "joint: 40.0 at [8, 100], 30.0 at [2, 400]" in words[1]
+    assert "merge-linear" not in words[1]
 
 
 def sweep_of(**entries):

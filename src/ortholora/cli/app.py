@@ -28,13 +28,18 @@ from ortholora.cli.options import (
     ForceOption,
     GpusOption,
     GroupsOption,
+    HubIdArgument,
     JobsOption,
     JsonLinesOption,
     JsonOption,
     MeasureOption,
+    MessageOption,
     NewConfigOption,
     OnOption,
+    PrivateOption,
+    PushedArgument,
     ReportOption,
+    RevisionOption,
     RowsFileOption,
     RowsOption,
     RunArgument,
@@ -270,3 +275,21 @@ def export(run: RunArgument, out: ExportOption) -> None:
 
     quiet()
     showing.show_export(out, write_export(run, out))
+
+
+@app.command()
+@user_errors()
+def push(
+    run: PushedArgument,
+    hub_id: HubIdArgument,
+    private: PrivateOption = False,
+    revision: RevisionOption = None,
+    commit_message: MessageOption = None,
+) -> None:
+    """Push the adapter of a finished run, or an exported model, to the Hugging Face hub, with its model card."""
+    check_words({"run": run, "hub_id": hub_id, "revision": revision, "commit_message": commit_message})
+    quiet()
+    from ortholora.cli.pushing import run_push
+    from ortholora.runs.push import Target
+
+    run_push(run, Target(hub_id, revision, private, commit_message))

@@ -12,7 +12,6 @@ import typer
 
 from ortholora.config.bounds import MOST_STEPS
 from ortholora.errors import UserError
-from ortholora.files import is_text
 
 ConfigArgument = Annotated[
     str, typer.Argument(metavar="CONFIG", help="YAML configuration; `demo` is the embedded one (extra `[demo]`).")
@@ -50,6 +49,21 @@ DiagnosisOption = Annotated[
     Path | None, typer.Option("--out", help="Folder for the results; default `runs/CONFIG-NAME-diagnosis`.")
 ]
 ExportOption = Annotated[Path, typer.Option("--out", help="Folder for the merged model; new, or empty.")]
+PushedArgument = Annotated[
+    Path, typer.Argument(metavar="RUN", help="Folder of a finished run, or one that `export` wrote.")
+]
+HubIdArgument = Annotated[
+    str, typer.Argument(metavar="HUB-ID", help="USER/NAME or ORGANISATION/NAME; the repository is made if need be.")
+]
+PrivateOption = Annotated[
+    bool, typer.Option("--private", help="Only for you, or your organisation; a public repository is then refused.")
+]
+RevisionOption = Annotated[
+    str | None, typer.Option("--revision", metavar="BRANCH", help="Branch to push to; default `main`; made if need be.")
+]
+MessageOption = Annotated[
+    str | None, typer.Option("--commit-message", metavar="TEXT", help="First line of the commit.")
+]
 OutOption = Annotated[Path | None, typer.Option("--out", help="Folder for the results; default `runs/CONFIG-NAME`.")]
 DemoOption = Annotated[Path, typer.Option("--out", help="Folder for the results.")]
 DataOption = Annotated[Path | None, typer.Option("--data-dir", help="Folder that the tasks' files are relative to.")]
@@ -156,13 +170,20 @@ def check_words(words: Mapping[str, Any]) -> None:
     """
     for value in words.values():
         for word in value if isinstance(value, list) else [value]:
-            if isinstance(word, str | Path) and (not is_text(str(word)) or "\0" in str(word)):
+            if isinstance(word, str | Path) and not _is_word(str(word)):
                 raise UserError(
                     "A word of the command is no text",
                     expected="words in UTF-8, without NUL",
                     found=ascii(str(word)),
                     todo="correct the word, or set the terminal to UTF-8",
                 )
+
+
+def _is_word(word: str) -> bool:
+    try:
+        return b"\0" not in word.encode()
+    except UnicodeEncodeError:
+        return False
 
 
 def takes_choices(command: Callable[..., None]) -> Callable[..., None]:

@@ -15,7 +15,6 @@ from pydantic_core import PydanticUndefined
 from ortholora.config.keys import sections_of
 from ortholora.config.schema import Config
 from ortholora.config.tasks.base import Task
-from ortholora.files import write_text
 
 #: The page in this checkout, wherever the command is started.
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "configuration.md"
@@ -135,4 +134,5 @@ def _default_of(field: FieldInfo) -> str:
 
 
 if __name__ == "__main__":
-    write_text(Path(sys.argv[1]) if len(sys.argv) > 1 else PAGE, render())
+    page = Path(sys.argv[1]) if len(sys.argv) > 1 else PAGE
+    page.write_text(render(), encoding="utf-8")  # git has the older one

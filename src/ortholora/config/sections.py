@@ -253,7 +253,8 @@ class SweepSection(Strict):
     values: dict[str, list[Any]] = Field(
         min_length=1,
         description="Dotted key → the values to try, for example `training.learning_rate: [1e-3, 3e-3]`; of several "
-        "keys, every combination.",
+        "keys, every combination. Keys that move together have commas between them, and lists as values: "
+        "`mixing.rows_per_task, training.steps: [[8, 100], [2, 400]]`.",
     )
     rows: int = Field(
         200,

@@ -10,7 +10,6 @@ from ortholora.data.dialogues import answer_indices, check_chats, check_completi
 from ortholora.data.labels import class_indices, class_names, regression_targets
 from ortholora.data.table import Table, check_rows
 from ortholora.data.task import Split
-from ortholora.metrics.table import METRICS
 from ortholora.text.dialogue import Dialogue
 
 #: Class names (None where there are none), and the rows of each table.
@@ -37,7 +36,7 @@ def _completions(spec: Any, tables: Sequence[Table]) -> _Parts:
 
 def _chats(spec: Any, tables: Sequence[Table]) -> _Parts:
     """Messages, the last one from the assistant, and the tools of each row."""
-    compared = spec.labels is not None or METRICS[spec.metric].generates
+    compared = spec.labels is not None or spec.measure.generates
     return _answered(spec, tables, lambda table: check_chats(table, spec.tools, compared))
 
 

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from ortholora.config.tasks.union import TaskConfig
 from ortholora.data.table import DROP, Rows, Table, row_numbers
 from ortholora.errors import UserError, did_you_mean, listing
-from ortholora.metrics.table import METRICS
 
 #: What published test sets say instead of their labels.
 _HIDDEN = {"-1", "-1.0"}
@@ -45,7 +44,7 @@ def class_names(spec: TaskConfig, train: Rows) -> tuple[str, ...]:
             found=f"{listing(names)} in all {len(train)} rows",
             todo="give data with two or more classes, or point `label` to another column",
         )
-    if spec.metric is not None and METRICS[spec.metric].two_labels and len(names) != 2:
+    if spec.measure.two_labels and len(names) != 2:
         raise UserError(
             f"task `{spec.name}`: metric `{spec.metric}` does not fit",
             expected="exactly two labels",

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ortholora.errors import UserError, did_you_mean, listing
-from ortholora.files import is_text
 from ortholora.text.texts import Texts
+from ortholora.text.utf8 import is_text
 
 #: What a message about a row says besides.
 DROP = "or leave such rows out: `bad_rows: drop`"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -94,6 +94,10 @@ class AdaptedModel(nn.Module):
             seed: Seed of the initial weights of the heads.
         """
         raise NotImplementedError
+
+    def evaluating(self) -> AbstractContextManager[None]:
+        """Put the model into evaluation mode for a while."""
+        return evaluating(self)
 
     @property
     def peft_model(self) -> PeftModel:

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from ortholora.config.tasks.language import LanguageTask
+from ortholora.config.tasks.language import LanguageTask, is_generated
 from ortholora.data.encoded import EncodedSplit
 from ortholora.data.table import as_text, cell_problem
-from ortholora.metrics.table import METRICS
 from ortholora.models.spec import TaskSpec
 from ortholora.text.chat import Chat
 from ortholora.text.completion import Completion
@@ -49,8 +48,7 @@ class LanguageSpec(TaskSpec):
     @property
     def writes(self) -> bool:
         """Whether answers are generated: in evaluation, or by `predict`."""
-        metric = METRICS.get(self.metric or "")
-        return self.labels is None or (metric is not None and metric.generates)
+        return self.labels is None or is_generated(self.metric)
 
     @property
     def learns_last_only(self) -> bool:

@@ -10,7 +10,6 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from ortholora.errors import UserError
-from ortholora.files import is_text
 from ortholora.models.adapted import AdaptedModel, Reading
 from ortholora.models.answers import Answers, Prediction
 from ortholora.models.backbone import load_encoder
@@ -20,6 +19,7 @@ from ortholora.models.heads import Head, HeadSpec, build_heads
 from ortholora.models.packed import PackingMode, attention_arguments, is_packed, pool_packed
 from ortholora.models.probes import find_packing_mode
 from ortholora.text.tokenise import encode
+from ortholora.text.utf8 import is_text
 
 if TYPE_CHECKING:
     from ortholora.data.encoded import EncodedSplit

@@ -8,7 +8,6 @@ from typing import Any
 
 from ortholora.config.schema import Config
 from ortholora.data.task import TaskData
-from ortholora.metrics.table import METRICS
 from ortholora.runs.provenance import provenance
 from ortholora.runs.record import Curve, RunRecord
 from ortholora.runs.run import Run
@@ -90,5 +89,4 @@ def _details(scores: dict[str, float]) -> dict[str, float]:
 
 def _num_labels(data: TaskData) -> int | None:
     """Number of classes that the task's metric is about."""
-    assert data.spec.metric is not None
-    return None if data.labels is None or METRICS[data.spec.metric].compares == "answers" else len(data.labels)
+    return None if data.labels is None or data.spec.measure.compares == "answers" else len(data.labels)

@@ -20,7 +20,7 @@ from ortholora.config.schema import Config
 from ortholora.config.tasks.union import recorded
 from ortholora.data.task import TaskData
 from ortholora.models.starting import digest_of
-from ortholora.version import __version__
+from ortholora.version import __version__ as VERSION
 
 _PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "scikit-learn", "scipy", "numpy")
 
@@ -100,7 +100,7 @@ def sha256_of(data: Any) -> str:
 @cache
 def versions() -> dict[str, str]:
     """Versions of Python and of what decides the numbers."""
-    found = {"python": platform.python_version(), "ortholora": __version__}
+    found = {"python": platform.python_version(), "ortholora": VERSION}
     for package in _PACKAGES:
         try:
             found[package] = version(package)

@@ -12,7 +12,6 @@ from ortholora.config.schema import Config
 from ortholora.data.encoded import EncodedTask
 from ortholora.data.mixing import quotas
 from ortholora.data.task import TaskData
-from ortholora.metrics.table import METRICS
 from ortholora.models.backbone import load_tokenizer
 from ortholora.models.kinds import KINDS, encode_task
 
@@ -33,8 +32,7 @@ class Workspace:
         check_known("training.selection_weights", config.training.selection_weights, config)
         KINDS[config.tasks[0].kind].model.check_backbone(config.backbone, config.revision)
         for task in tasks:
-            assert task.spec.metric is not None
-            metric = METRICS[task.spec.metric]
+            metric = task.spec.measure
             if metric.generates:
                 rows = [*task.dev.texts, *([] if task.test is None else task.test.texts)]
                 metric.implementation().check([row.answer for row in rows])

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 from ortholora.errors import UserError
-from ortholora.files import is_text
 from ortholora.text.dialogue import Dialogue, Piece
 from ortholora.text.messages import Message, as_message, message_problem, read_tools, tools_problem
 from ortholora.text.tokenise import plain_tokens, special_tokens
+from ortholora.text.utf8 import is_text
 from ortholora.text.written import check_written
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 from ortholora.errors import UserError
-from ortholora.files import is_text
 from ortholora.text.dialogue import Dialogue, Piece
 from ortholora.text.tokenise import plain_tokens
+from ortholora.text.utf8 import is_text
 
 
 @dataclass(frozen=True)

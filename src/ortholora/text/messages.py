@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ortholora.errors import listing
-from ortholora.files import is_text
+from ortholora.text.utf8 import is_text
 
 #: A `role`, a `content`, and what else the chat template reads.
 Message = Mapping[str, Any]

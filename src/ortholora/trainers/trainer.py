@@ -18,7 +18,7 @@ from ortholora.engine import OrthoLora, Rule
 from ortholora.engine.distributed import summed, world_size
 from ortholora.engine.gram import Block
 from ortholora.errors import NonFiniteLossError
-from ortholora.models.adapted import AdaptedModel, Reading, evaluating
+from ortholora.models.adapted import AdaptedModel, Reading
 from ortholora.models.card import ModelCard
 from ortholora.models.packed import is_packed
 from ortholora.trainers import checkpoints
@@ -256,7 +256,7 @@ class OrthoTrainer(SavingTrainer):
         """Let the model answer one part of each task; tasks without it are left out."""
         result: dict[str, float] = {}
         model = self.ready_to_answer()
-        with evaluating(model):
+        with model.evaluating():
             for index, (task, rows) in enumerate(zip(self.tasks, parts, strict=True)):
                 if rows is None:
                     continue

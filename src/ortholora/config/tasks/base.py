@@ -137,9 +137,20 @@ class Task(Strict):
         return self.compares[0] != "answers"
 
     @property
+    def measure(self) -> table.Metric:
+        """What the rest of the program has to know of the task's metric."""
+        assert self.metric is not None  # the default is filled in
+        return table.METRICS[self.metric]
+
+    @property
     def fitting_metrics(self) -> list[str]:
         """Names of the metrics that fit the task."""
         return table.fitting(*self.compares)
+
+    @property
+    def metrics_of_many_labels(self) -> list[str]:
+        """Those of them that do not need exactly two labels."""
+        return [name for name in self.fitting_metrics if not table.METRICS[name].two_labels]
 
     @property
     def shown(self) -> str:

@@ -8,7 +8,6 @@ from pydantic import Field, field_validator, model_validator
 
 from ortholora.config.strict import wrong
 from ortholora.config.tasks.base import Task
-from ortholora.metrics.table import METRICS
 
 
 class LabelledTask(Task):
@@ -40,8 +39,7 @@ class LabelledTask(Task):
             return self
         if len(set(self.labels)) != len(self.labels) or len(self.labels) < 2:
             raise wrong("at least two different `labels`", ", ".join(self.labels) or "none", "list every class once")
-        assert self.metric is not None
-        if METRICS[self.metric].two_labels and len(self.labels) != 2:
+        if self.measure.two_labels and len(self.labels) != 2:
             raise wrong(
                 f"two `labels` for metric `{self.metric}`", f"{len(self.labels)} labels", "use accuracy or macro_f1"
             )

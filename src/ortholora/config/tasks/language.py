@@ -9,7 +9,12 @@ from pydantic import Field, model_validator
 
 from ortholora.config.strict import wrong
 from ortholora.config.tasks.labelled import LabelledTask
-from ortholora.metrics.table import Compares
+from ortholora.metrics.table import METRICS, Compares
+
+
+def is_generated(metric: str | None) -> bool:
+    """Whether answers are generated for a metric; False for one that is not known."""
+    return metric in METRICS and METRICS[metric].generates
 
 
 class LanguageTask(LabelledTask):

@@ -14,7 +14,6 @@ from typing import Any
 from ortholora.config.schema import Config
 from ortholora.data.guess.draft import Draft, task_keys
 from ortholora.data.guess.shapes import values_of
-from ortholora.metrics.table import METRICS
 
 #: How many letters make a token: an estimate for languages in Latin letters, on the safe side.
 _LETTERS_A_TOKEN = 4
@@ -116,7 +115,8 @@ def _metric(draft: Draft) -> str:
     keys = task_keys(draft, Path()) | {"labels": None}
     task = Config.model_validate({"backbone": "any", "tasks": [keys]}).tasks[0]
     classes = len(set(values_of(draft.table, draft.shape.label))) if draft.shape.kind == "classification" else 0
-    others = [n for n in task.fitting_metrics if n != task.metric and (classes == 2 or not METRICS[n].two_labels)]
+    fitting = task.fitting_metrics if classes == 2 else task.metrics_of_many_labels
+    others = [name for name in fitting if name != task.metric]
     return f"    # metric: {task.metric}  # or {', '.join(others)}" if others else f"    # metric: {task.metric}"
 
 

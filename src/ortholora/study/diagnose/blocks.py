@@ -49,9 +49,9 @@ def figures_of_point(
         "losses": {task: as_figure(losses, i) for i, task in enumerate(tasks)},
         **_sizes(whole, tasks, rows),
         "pairs": _pairs(whole, tasks, rows, quota),
-        "parts": _blocks(*_added(gram, arrays["roles"]), tasks),
-        "layers": _blocks(*_added(gram, arrays["layers"]), tasks),
-        "matrices": _blocks(gram, [str(name) for name in arrays["names"]], tasks),
+        "parts": _blocks(*_added(gram, arrays["roles"]), tasks, rows),
+        "layers": _blocks(*_added(gram, arrays["layers"]), tasks, rows),
+        "matrices": _blocks(gram, [str(name) for name in arrays["names"]], tasks, rows),
     }
 
 
@@ -96,14 +96,17 @@ def _pairs(whole: np.ndarray, tasks: Sequence[str], rows: int, quota: Sequence[i
     return pairs
 
 
-def _blocks(gram: np.ndarray, names: Sequence[str], tasks: Sequence[str]) -> dict[str, Any]:
+def _blocks(gram: np.ndarray, names: Sequence[str], tasks: Sequence[str], rows: int) -> dict[str, Any]:
     """Figures of every block, one list each; over all of them and all pairs the false discoveries are limited."""
-    found = direction(gram)
+    found, ratios = direction(gram), ratio(gram)
     first, second = (part.tolist() for part in np.triu_indices(len(tasks), 1))
     sure = surely(_judged(found)[:, first, second])
-    lengths = np.sqrt(np.where(found.determined, found.squares.value, np.nan))
+    squares = np.where(found.determined, found.squares.value, np.nan)
+    lengths, noise = np.sqrt(squares), noise_per_row(gram, rows) / squares
     pairs = {}
     for position, (a, b) in enumerate(zip(first, second, strict=True)):
+        both = found.determined[:, a] & found.determined[:, b]
+        log_ratio = {end: np.where(both, getattr(ratios, end)[:, a, b], np.nan) for end in ("value", "low", "high")}
         pairs[pair_name(tasks[a], tasks[b])] = {
             "sign": np.sign(found.products.value[:, a, b]),
             "p": found.products.p[:, a, b],
@@ -111,8 +114,14 @@ def _blocks(gram: np.ndarray, names: Sequence[str], tasks: Sequence[str]) -> dic
             "cosine": found.cosines.value[:, a, b],
             "low": found.cosines.low[:, a, b],
             "high": found.cosines.high[:, a, b],
+            "log_ratio": log_ratio,
         }
-    return {"blocks": list(names), "pairs": pairs, "lengths": {task: lengths[:, i] for i, task in enumerate(tasks)}}
+    return {
+        "blocks": list(names),
+        "pairs": pairs,
+        "lengths": {task: lengths[:, i] for i, task in enumerate(tasks)},
+        "noise_rows": {task: noise[:, i] for i, task in enumerate(tasks)},
+    }
 
 
 def _judged(found: Direction) -> np.ndarray:

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from ortholora.data.encoded import MixedDataset
 from ortholora.engine import OrthoLora
 from ortholora.errors import NonFiniteLossError
-from ortholora.models.adapted import evaluating
 from ortholora.study.diagnose.rows import Groups
 from ortholora.trainers.trainer import OrthoTrainer
 
@@ -71,7 +70,7 @@ class HeldOut:
             NonFiniteLossError: A loss is NaN or infinite; names the task.
         """
         model = self.trainer._bare_model()
-        with without_gradients(model), evaluating(model):
+        with without_gradients(model), model.evaluating():
             ortho = OrthoLora(model, [task.data.name for task in self.trainer.tasks], "sum")
             try:
                 parts = [self._captured(ortho, k) for k in range(self.groups.count)]
@@ -98,7 +97,7 @@ class HeldOut:
         model = self.trainer._bare_model()
         asked = range(self.groups.count) if groups is None else groups
         found = np.zeros((len(asked), self.tasks))
-        with evaluating(model):
+        with model.evaluating():
             for position, group in enumerate(asked):
                 for batch in self._batches(group):
                     found[position] += self._losses_of(model, batch).double().cpu().numpy()

@@ -9,7 +9,14 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from ortholora.study.diagnose.blocks import pair_name, pairs_of
-from ortholora.study.diagnose.tables import Shown, direction_table, pace_table, size_table, transfer_table
+from ortholora.study.diagnose.tables import (
+    Shown,
+    direction_table,
+    layer_sizes_table,
+    pace_table,
+    size_table,
+    transfer_table,
+)
 from ortholora.study.report.page import (
     Cell,
     Commands,
@@ -42,7 +49,11 @@ def page_of(found: dict[str, Any]) -> Page:
     sections = [
         Section("The verdict", [Sentences(found["verdict"]), Paragraph("Next:"), Commands([found["next"]])]),
         *([Section("Pace", [_pace_panels(found["pace"]), *_table(pace)], "Who lags in company?")] if pace else []),
-        Section("Size", _table(size_table(found)), "Whose gradient decides the step?"),
+        Section(
+            "Size",
+            [*_table(size_table(found)), Folded("Every layer", _table(layer_sizes_table(found)))],
+            "Whose gradient decides the step?",
+        ),
         Section(
             "Direction",
             [*_table(direction_table(found)), _map(found), Folded("Every matrix", [_matrices(found)])],

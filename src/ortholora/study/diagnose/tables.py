@@ -76,6 +76,25 @@ def size_table(found: dict[str, Any]) -> Shown:
     )
 
 
+def layer_sizes_table(found: dict[str, Any]) -> Shown:
+    """Lengths and noise in all A, all B, and every layer, at the last point; for the page alone, because it is long."""
+    last = found["points"][-1]
+    rows = []
+    for kind in ("parts", "layers"):
+        figures = last[kind]
+        for place, block in enumerate(figures["blocks"]):
+            name = f"all {block}" if kind == "parts" else block.rpartition("base_model.model.")[2]
+            both = [(float(figures[key][task][place]) for key in ("lengths", "noise_rows")) for task in found["tasks"]]
+            rows.append([name, *(_length_and_noise(*cell) for cell in both)])
+    return Shown(
+        f"Length of each task's gradient in every layer after step {last['step']}, and its noise",
+        ["layer", *found["tasks"]],
+        rows,
+        f"Without noise, task weights included. In brackets the rows that are as much noise as signal. –: {NOT_KNOWN} "
+        f"by these rows. The ratios with their intervals are in the JSON file.",
+    )
+
+
 def direction_table(found: dict[str, Any]) -> Shown:
     """Cosines of every pair, at all points."""
     rows = []
@@ -118,6 +137,10 @@ def transfer_table(found: dict[str, Any]) -> Shown:
 
 #: All tables, in the order of the files.
 TABLES: list[Callable[[dict[str, Any]], Shown | None]] = [pace_table, size_table, direction_table, transfer_table]
+
+
+def _length_and_noise(length: float, noise: float) -> str:
+    return "–" if math.isnan(length) else f"{length:.2g} ({noise:,.0f})"
 
 
 def _plus(entry: dict[str, float]) -> str:

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from ortholora.errors import LockedError, UserError
+from ortholora.runs.provenance import VERSION
 from ortholora.study.jobs.worker import Message, Relay, Work, told
-from ortholora.version import __version__
 
 #: Seconds for a file to be seen on another machine: network file systems remember for a while what was not there.
 _SEEN = 30.0
@@ -49,7 +49,7 @@ class Place:
     path: tuple[str, ...]
     environment: dict[str, str]
     mark: Path
-    version: str = __version__
+    version: str = VERSION
 
     def enter(self) -> None:
         """Stand there.
@@ -58,11 +58,11 @@ class Place:
             UserError: This machine has another version, or another folder of that name.
         """
         node = socket.gethostname()
-        if self.version != __version__:
+        if self.version != VERSION:
             raise UserError(
                 f"The node {node} has another version of ortholora",
                 expected=self.version,
-                found=__version__,
+                found=VERSION,
                 todo="install the same version on every node of the cluster",
             )
         os.environ.update(self.environment)

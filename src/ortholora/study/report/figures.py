@@ -11,6 +11,7 @@ from ortholora.study.report.page import Key, Panel, Panels
 from ortholora.study.report.page.picture import COLOURS, PANEL, short, svg
 from ortholora.study.report.wording import difference, points, sign
 from ortholora.study.statistics.atlas import Line
+from ortholora.study.sweep.values import has, value_at
 
 #: Colour and mark of a method, by its place in the study: single, joint, then the others.
 _FIXED = {"single": ("single", "s", "■"), "joint": ("joint", "o", "●")}
@@ -120,7 +121,7 @@ def sweep_panels(sweep: dict[str, Any], methods: Sequence[str]) -> list[Panel]:
         numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in listed)
         places = [float(value) if numbers else float(index) for index, value in enumerate(listed)]
         # A merge has settings of its own, and those who train have no say in them.
-        having = [m for m in found if key in sweep["methods"][m]["scores"][0]["settings"]]
+        having = [m for m in found if has(sweep["methods"][m]["scores"][0]["settings"], key)]
         best = {m: [_best_at(sweep["methods"][m], key, value) for value in listed] for m in having}
 
         def draw(axes: Axes, key: str = key, listed: Any = listed, places: Any = places, best: Any = best) -> None:
@@ -128,7 +129,7 @@ def sweep_panels(sweep: dict[str, Any], methods: Sequence[str]) -> list[Panel]:
                 colour, marker, _ = found[method]
                 there = [(x, 100 * y) for x, y in zip(places, values, strict=True) if y is not None]
                 axes.plot(*_columns(there), "-", color=COLOURS[colour], marker=marker, markersize=3.5, linewidth=1.2)
-                chosen = [settings[key] for settings in sweep["methods"][method]["chosen"].values()]
+                chosen = [value_at(settings, key) for settings in sweep["methods"][method]["chosen"].values()]
                 given = {x for x, value in zip(places, listed, strict=True) if value in chosen}
                 large = [(x, y) for x, y in there if x in given]
                 axes.plot(*_columns(large), marker, color=COLOURS[colour], markersize=8, mec=COLOURS["paper"])
@@ -149,7 +150,9 @@ def sweep_panels(sweep: dict[str, Any], methods: Sequence[str]) -> list[Panel]:
 
 
 def _best_at(entry: dict[str, Any], key: str, value: Any) -> float | None:
-    found = [s["average"] for s in entry["scores"] if s["settings"][key] == value and s["average"] is not None]
+    found = [
+        s["average"] for s in entry["scores"] if value_at(s["settings"], key) == value and s["average"] is not None
+    ]
     return max(found, default=None)
 
 

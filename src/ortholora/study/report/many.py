@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ortholora.runs.provenance import VERSION
 from ortholora.study.report.answer import answer
 from ortholora.study.report.figures import intervals
 from ortholora.study.report.page import (
@@ -22,7 +23,6 @@ from ortholora.study.report.study import answer_cards, context_of
 from ortholora.study.report.tables import results_table
 from ortholora.study.report.wording import difference, points, sign
 from ortholora.study.stored import StoredStudy, read_study
-from ortholora.version import __version__
 
 
 def write_ledger(folders: Sequence[Path], out: Path) -> None:
@@ -46,7 +46,7 @@ def ledger_page(studies: Sequence[StoredStudy]) -> Page:
     whole = {name: study.summary for name, study in pairs if study.summary is not None}
     warnings = [f"{name}: {study.missing[0]}" for name, study in pairs if not study.finished]
     methods = list(dict.fromkeys(method for summary in whole.values() for method in summary["methods"]))
-    footer = f"Written by ortholora {__version__}. One file; it loads nothing and runs no script."
+    footer = f"Written by ortholora {VERSION}. One file; it loads nothing and runs no script."
     sections = [_overview(whole, methods), *(_study(name, summary) for name, summary in whole.items())] if whole else []
     return Page(
         "Studies side by side", _lead(whole), sections, footer, warnings, f"Ortho-LoRA · {len(studies)} studies"

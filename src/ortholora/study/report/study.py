@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ortholora.runs.provenance import VERSION
 from ortholora.study.folders import REPORT_FILE
 from ortholora.study.report.answer import answer
 from ortholora.study.report.atlas import atlas_section
@@ -29,7 +30,6 @@ from ortholora.study.report.sweep import sweep_lines, sweep_table
 from ortholora.study.report.tables import cost_table, dev_table, differences_of, results_table, runs_table
 from ortholora.study.report.wording import listed, sign
 from ortholora.study.stored import StoredStudy, read_study
-from ortholora.version import __version__
 
 
 def write_report(folder: Path, out: Path | None = None) -> StoredStudy:
@@ -53,7 +53,7 @@ def write_report(folder: Path, out: Path | None = None) -> StoredStudy:
 
 def study_page(study: StoredStudy) -> Page:
     """The page of a study, finished or not."""
-    footer = f"Written by ortholora {__version__}. One file; it loads nothing and runs no script."
+    footer = f"Written by ortholora {VERSION}. One file; it loads nothing and runs no script."
     if study.summary is None:
         return Page(
             study.name, "There is no answer yet.", _unfinished(study), footer, study.missing, "Ortho-LoRA study"

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from ortholora.files import replace_file
 from ortholora.study.report.picture import styles
+from ortholora.study.sweep.values import has, value_at
 
 #: Values further apart than this are shown on a logarithmic axis.
 _WIDE = 5.0
@@ -110,13 +111,13 @@ def _panel(axes: Axes, sweep: dict[str, Any], key: str) -> None:
     places = [float(value) if numbers else float(index) for index, value in enumerate(listed)]
     for method, (colour, marker) in styles(list(sweep["methods"])).items():
         entry = sweep["methods"].get(method)
-        if entry is None or key not in entry["scores"][0]["settings"]:
+        if entry is None or not has(entry["scores"][0]["settings"], key):
             continue
         best = [_best_at(entry, key, value) for value in listed]
         shown = [(x, 100 * y) for x, y in zip(places, best, strict=True) if y is not None]
         xs, ys = [x for x, _ in shown], [y for _, y in shown]  # empty where no value worked on every task
         axes.plot(xs, ys, "-", color=colour, marker=marker, markersize=4, linewidth=1.2, label=method)
-        chosen = [settings[key] for settings in entry["chosen"].values()]
+        chosen = [value_at(settings, key) for settings in entry["chosen"].values()]
         large = [(x, 100 * y) for x, y, v in zip(places, best, listed, strict=True) if v in chosen and y is not None]
         xs, ys = [x for x, _ in large], [y for _, y in large]
         axes.plot(xs, ys, marker, color=colour, markersize=10, mec="white", linestyle="")
@@ -132,5 +133,5 @@ def _panel(axes: Axes, sweep: dict[str, Any], key: str) -> None:
 
 
 def _best_at(entry: dict[str, Any], key: str, value: Any) -> float | None:
-    found = [s["average"] for s in entry["scores"] if s["settings"].get(key) == value and s["average"] is not None]
-    return max(found, default=None)
+    there = [s for s in entry["scores"] if has(s["settings"], key) and s["average"] is not None]
+    return max((s["average"] for s in there if value_at(s["settings"], key) == value), default=None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ortholora.metrics.bootstrap import TAIL, draw_rows
+from ortholora.metrics.bootstrap import interval as interval  # with `ratio_interval`, all that a study needs
 from ortholora.metrics.compute import resampled
 from ortholora.study.statistics.grid import Grid
 

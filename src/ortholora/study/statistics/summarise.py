@@ -12,13 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from ortholora.metrics.bootstrap import interval
 from ortholora.runs.record import RunRecord
 from ortholora.study.report.curves import curve_sentences
 from ortholora.study.report.merged import merge
 from ortholora.study.report.sentences import findings, no_gap, notes
 from ortholora.study.report.wording import sign
-from ortholora.study.statistics.bootstrap import ratio_interval, resample
+from ortholora.study.statistics.bootstrap import interval, ratio_interval, resample
 from ortholora.study.statistics.curves import compare_endings, mean_curves
 from ortholora.study.statistics.grid import Grid, arrange
 

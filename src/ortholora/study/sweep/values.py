@@ -15,9 +15,31 @@ from ortholora.study.methods import MERGE_KEYS, idle_keys
 Settings = dict[str, Any]
 
 
+def keys_of(entry: str) -> list[str]:
+    """The dotted keys of an entry: one, or several that move together, with commas between them."""
+    return [key.strip() for key in entry.split(",")]
+
+
+def has(settings: Settings, entry: str) -> bool:
+    """Whether settings have a value for an entry: a merge's and a training's have entries of their own."""
+    return all(key in settings for key in keys_of(entry))
+
+
+def value_at(settings: Settings, entry: str) -> Any:
+    """What settings have for an entry, in the form of its listed values."""
+    values = [settings[key] for key in keys_of(entry)]
+    return values if len(values) > 1 else values[0]
+
+
+def _settings_of(entry: str, value: Any) -> Settings:
+    keys = keys_of(entry)
+    return dict(zip(keys, value if len(keys) > 1 else [value], strict=True))
+
+
 def combinations(values: Mapping[str, Sequence[Any]]) -> list[Settings]:
-    """Every combination of the values, the last key's changing fastest."""
-    return [dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values())]
+    """Every combination of the values, the last entry's changing fastest."""
+    chosen = itertools.product(*([_settings_of(entry, value) for value in listed] for entry, listed in values.items()))
+    return [{key: value for part in parts for key, value in part.items()} for parts in chosen]
 
 
 def combinations_of(method: Method, values: Mapping[str, Sequence[Any]]) -> list[Settings]:
@@ -58,16 +80,19 @@ def check_sweep(config: Config, methods: Sequence[Method]) -> None:
             found=f"{sweep.seeds}, and study.seeds {config.study.seeds}",
             todo="give other seeds to one of the two",
         )
+    _check_entries(sweep.values)
     _check_merges(sweep.values, methods)
-    if idle := idle_keys(key for key in sweep.values if not key.startswith(MERGE_KEYS)):
+    keys = [key for entry in sweep.values for key in keys_of(entry)]
+    if idle := idle_keys(key for key in keys if not key.startswith(MERGE_KEYS)):
         raise UserError(
             f"study.sweep.values: {idle[0]!r} cannot be chosen for each method",
             expected="settings of the adapter, the mixing or the training, or a task's weight",
             found=idle[0],
             todo="give it for the whole study, or make a study for each value",
         )
-    for key, values in sweep.values.items():
-        _check_values(key, values)
+    for entry, values in sweep.values.items():
+        _check_values(entry, values)
+    for key in keys:
         for method in methods:
             if key in method.overrides:
                 raise UserError(
@@ -85,6 +110,37 @@ def check_sweep(config: Config, methods: Sequence[Method]) -> None:
                 f"study.sweep.values: {what}", expected=error.expected, found=error.found, todo=error.todo
             ) from None
     _check_folders(sweep.values, methods)
+
+
+def _check_entries(values: Mapping[str, Sequence[Any]]) -> None:
+    """Keys that move together have a value each, and no key has two entries."""
+    keys = [key for entry in values for key in keys_of(entry)]
+    if twice := [key for key in keys if keys.count(key) > 1]:
+        raise UserError(
+            f"study.sweep.values: {twice[0]!r} twice",
+            expected="every key in one entry",
+            found=", ".join(map(repr, values)),
+            todo="remove it from one of them",
+        )
+    for entry, listed in values.items():
+        together = keys_of(entry)
+        if len(together) == 1:
+            continue
+        if merged := [key for key in together if key.startswith(MERGE_KEYS)]:
+            raise UserError(
+                f"study.sweep.values: {merged[0]!r} cannot move together with others",
+                expected="settings of merges in entries of their own",
+                found=repr(entry),
+                todo=f"give `{merged[0]}` an entry of its own",
+            )
+        for value in listed:
+            if not isinstance(value, list) or len(value) != len(together):
+                raise UserError(
+                    f"study.sweep.values: {entry!r} has keys that move together",
+                    expected=f"a list of {len(together)} values, one for each of them, at every place",
+                    found=repr(value),
+                    todo=f"write each as [{', '.join(key.rpartition('.')[2].upper() for key in together)}]",
+                )
 
 
 def _check_merges(values: Mapping[str, Sequence[Any]], methods: Sequence[Method]) -> None:
