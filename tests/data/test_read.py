@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -116,6 +117,11 @@ def test_the_same_rows_in_another_format_have_the_same_hash(folder):
 def test_missing_file_names_the_files_that_are_there(folder):
     check(folder.complaint(train="trian.tsv"), "no such file", "`dev.tsv`, `train.tsv`", "did you mean `train.tsv`?")
     check(folder.complaint(train="no/where/x.tsv"), "no such file", "`dev.tsv`")
+
+
+def test_a_pipe_is_no_file_of_data(folder):
+    os.mkfifo(folder.path / "pipe.tsv")
+    check(folder.complaint(train="pipe.tsv"), "no ordinary file", "a pipe or a device", "into a file first")
 
 
 def test_missing_folder_of_data(folder):

@@ -161,6 +161,90 @@ _QWEN_MOE = {
     "moe_intermediate_size": 8,
     "shared_expert_intermediate_size": 8,
 }
+_GEMMA_3N = {
+    **_DECODER,
+    "head_dim": 4,
+    "hidden_size_per_layer_input": 4,
+    "vocab_size_per_layer_input": models.VOCAB,
+    "laurel_rank": 4,
+    "num_hidden_layers": 4,
+    "num_kv_shared_layers": 2,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+}
+_DEEPSEEK = {
+    **_DECODER,
+    "num_key_value_heads": 2,
+    "q_lora_rank": None,
+    "kv_lora_rank": 4,
+    "qk_rope_head_dim": 4,
+    "qk_nope_head_dim": 4,
+    "v_head_dim": 4,
+    "n_routed_experts": 4,
+    "n_group": 1,
+    "topk_group": 1,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 8,
+    "first_k_dense_replace": 1,
+}
+_GPT_OSS = {
+    **_DECODER,
+    "head_dim": 4,
+    "num_local_experts": 2,
+    "num_experts_per_tok": 1,
+    "layer_types": ["sliding_attention", "full_attention"],
+}
+_QWEN_3_NEXT = {
+    **_QWEN_MOE,
+    "head_dim": 4,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 2,
+    "linear_key_head_dim": 4,
+    "linear_value_head_dim": 4,
+    "layer_types": ["linear_attention", "full_attention"],
+}
+_MAMBA = {
+    "vocab_size": models.VOCAB,
+    "hidden_size": 8,
+    "state_size": 4,
+    "num_hidden_layers": 2,
+    "use_cache": False,
+}
+_JAMBA = {
+    **_DECODER,
+    "attn_layer_period": 2,
+    "attn_layer_offset": 1,
+    "num_experts": 2,
+    "mamba_d_state": 4,
+    "mamba_dt_rank": 2,
+    "use_mamba_kernels": False,
+}
+_OPT = {
+    "vocab_size": models.VOCAB,
+    "hidden_size": 8,
+    "ffn_dim": 12,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 32,
+    "word_embed_proj_dim": 8,
+    "pad_token_id": 0,
+    "use_cache": False,
+}
+_LXMERT = {k: v for k, v in _ENCODER.items() if k != "num_hidden_layers"} | {
+    "l_layers": 1,
+    "x_layers": 1,
+    "r_layers": 1,
+    "visual_feat_dim": 5,
+    "visual_pos_dim": 4,
+}
+_SWIN = {
+    "image_size": 16,
+    "patch_size": 2,
+    "embed_dim": 4,
+    "depths": [1, 1],
+    "num_heads": [1, 2],
+    "window_size": 2,
+    "drop_path_rate": 0.0,
+}
 _FSMT = {
     **{k: v for k, v in _BART.items() if k not in ("vocab_size", "use_cache")},
     "langs": ["en", "de"],
@@ -265,20 +349,42 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
     "DeBERTa": _of("DebertaModel", "in_proj dense", type_vocab_size=0, **_ENCODER),
     "DeBERTa-v2": _of("DebertaV2Model", "query_proj value_proj dense", type_vocab_size=0, **_ENCODER),
+    "DeepSeek-V3, attention": _of("DeepseekV3Model", "q_proj kv_b_proj o_proj", **_DEEPSEEK),
     "GPT-2": _of("GPT2Model", "c_attn c_proj", vocab_size=models.VOCAB, n_embd=8, n_layer=2, n_head=2, n_positions=16),
     "GPT-NeoX": _of("GPTNeoXModel", "query_key_value dense", use_cache=False, **_ENCODER),
     "Gemma 3": _of("Gemma3TextModel", "q_proj v_proj down_proj", head_dim=4, **_DECODER),
+    "Gemma 3n": _of("Gemma3nTextModel", "q_proj v_proj down_proj", **_GEMMA_3N),
+    "gpt-oss, attention": _of("GptOssModel", "q_proj v_proj", **_GPT_OSS),
+    "Jamba": _of("JambaModel", "q_proj v_proj in_proj x_proj", **_JAMBA),
     "Llama": _of("LlamaModel", "q_proj v_proj down_proj", **_DECODER),
+    "LXMERT": _of(
+        "LxmertModel",
+        "query value",
+        lambda: _text()() | {"visual_feats": torch.randn(ROWS, 3, 5), "visual_pos": torch.rand(ROWS, 3, 4)},
+        outputs=("language_output", "vision_output"),
+        **_LXMERT,
+    ),
+    "Mamba": _of("MambaModel", "in_proj x_proj dt_proj", **_MAMBA),
     "Mixtral, attention": _of("MixtralModel", "q_proj v_proj", num_local_experts=2, **_MOE),
     "ModernBERT": _of("ModernBertModel", "Wqkv Wo Wi", pad_token_id=0, **_ENCODER),
     "NLLB-MoE, attention": _of(
         "NllbMoeModel", "q_proj v_proj", _both, num_experts=2, encoder_sparse_step=1, decoder_sparse_step=1, **_BART
+    ),
+    "Pegasus-X": _of(
+        "PegasusXModel",
+        "q_proj v_proj fc1",
+        lambda: {"input_ids": _ids(tokens=8), "decoder_input_ids": _ids(tokens=5)},
+        block_size=4,
+        num_global_tokens=4,
+        stagger_local_blocks=False,
+        **_BART,
     ),
     "Perceiver": _of(
         "PerceiverModel", "query key value", lambda: {"inputs": torch.randn(ROWS, TOKENS, 8)}, **_PERCEIVER
     ),
     "Qwen2-MoE, attention": _of("Qwen2MoeModel", "q_proj v_proj", **_QWEN_MOE),
     "Qwen3": _of("Qwen3Model", "q_proj v_proj down_proj", head_dim=4, **_DECODER),
+    "Qwen3-Next, mixers": _of("Qwen3NextModel", "q_proj v_proj in_proj_qkvz out_proj", **_QWEN_3_NEXT),
     "RoBERTa": _of("RobertaModel", "query value dense", pad_token_id=0, **_ENCODER, **_NO_POOLER),
     "Switch, attention": _of("SwitchTransformersModel", "q v", _both, num_experts=2, **_T5),
     "T5": _of("T5ForConditionalGeneration", "q v wo", _both, **_T5),
@@ -359,6 +465,21 @@ ARCHITECTURES: dict[str, Architecture] = {
         named=r"(query|value)\.lora_[AB]",
         **_LONG,
         **_NO_POOLER,
+    ),
+    "Nyströmformer": _of(
+        "NystromformerModel",
+        "query value",
+        _text(8),
+        answer=REFUSED,
+        named=r"query\.lora_[AB]",
+        num_landmarks=4,
+        segment_means_seq_len=8,
+        conv_kernel_size=3,
+        **_ENCODER,
+    ),
+    "OPT, feed-forward": _of("OPTModel", "q_proj fc1", answer=REFUSED, named=r"fc1\.lora_[AB]", **_OPT),
+    "Swin": _of(
+        "SwinModel", "q_proj v_proj", _image(16), answer=REFUSED, named=r"proj\.lora_[AB]", **_SWIN, **_NO_POOLER
     ),
     "nn.TransformerEncoder, time first": Architecture(
         _time_first,

@@ -69,6 +69,7 @@ def test_a_copy_can_be_attached(how: str, inside: bool, fused: bool, build: Any)
     second.resolve()
     second.detach()
     assert not any("forward" in module.__dict__ for module in other.modules())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in other.modules())
     run_step(ortho, sample.model, parts[1:])  # the first goes on
     assert_same(ortho.task_gradients(), expected)
     ortho.resolve()

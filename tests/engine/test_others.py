@@ -85,3 +85,27 @@ def test_an_old_gradient_of_another_adapter() -> None:
     ortho = OrthoLora(sample.model, ["a", "b"])
     run_step(ortho, sample.model, [(sample, IDS)])
     ortho.resolve()
+
+
+def test_an_old_gradient_of_another_adapter_that_grows() -> None:
+    """The tensor is the same, and its numbers are not."""
+    sample = two_adapters()
+    train_second(sample, optimizer=False)
+    ortho = OrthoLora(sample.model, ["a", "b"])
+    run_step(ortho, sample.model, [(sample, IDS)])
+    train_second(sample, optimizer=False)
+    with pytest.raises(CaptureError, match=r"second is trained in the middle of a step"):
+        ortho.resolve()
+
+
+def test_an_adapter_that_came_beside_other_ones() -> None:
+    sample = two_adapters()
+    ortho = OrthoLora(sample.model, ["a", "b"])
+    model: Any = sample.model
+    model.add_adapter("third", LoraConfig(r=2, target_modules=["layers.0"]))
+    run_step(ortho, model, [(sample, IDS)])
+    model.set_adapter("third")
+    models.token_losses(model, sample).mean().backward()
+    model.set_adapter("default")
+    with pytest.raises(CaptureError, match=r"third is trained in the middle of a step"):
+        ortho.resolve()

@@ -65,3 +65,17 @@ def test_many_micro_batches_in_bfloat16(build: Any, ids: Any) -> None:
     assert_same(ortho.task_gradients(), expected, 0.01)
     ortho.resolve()  # a checked step: no false alarm
     assert_same(gradients(sample.model), joint, 0.01)
+
+
+def test_every_step_is_rounded_alike() -> None:
+    """A resumed run begins to count anew, so an uninterrupted one must, too."""
+    sample = one_pass(4, 2)
+    ortho = OrthoLora(sample.model, ["a", "b", "c"], rule="sum", buffer_dtype=torch.bfloat16)
+    steps = []
+    for _ in range(2):
+        run_step(ortho, sample.model, [(sample, IDS)] * 7)
+        steps.append({name: g.clone() for name, g in ortho.task_gradients().items()})
+        ortho.resolve()
+        sample.model.zero_grad()
+    for name, gradient in steps[0].items():
+        assert torch.equal(gradient, steps[1][name])

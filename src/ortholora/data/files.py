@@ -211,7 +211,7 @@ def check_path(path: Path) -> str:
             todo="convert the file, or rename it if it is one of these",
         )
     if not path.is_file():
-        raise _missing(path, tuple(READERS))
+        raise _special(path) if path.exists() and not path.is_dir() else _missing(path, tuple(READERS))
     return ending
 
 
@@ -259,6 +259,16 @@ def damaged(path: Path, expected: str, found: str, line: bool = False) -> UserEr
     if line:
         todo += f"; {DROP}"
     return UserError(f"{path}: cannot be read", expected=expected, found=found, todo=todo)
+
+
+def _special(path: Path) -> UserError:
+    """Return the error for a pipe or a device: data are read more than once, and by several processes."""
+    return UserError(
+        f"{path}: no ordinary file",
+        expected="a data file, which can be read more than once",
+        found="a pipe or a device",
+        todo="write what it gives into a file first",
+    )
 
 
 def _missing(path: Path, endings: tuple[str, ...]) -> UserError:

@@ -32,6 +32,7 @@ from ortholora.engine.others import OtherAdapters
 from ortholora.engine.sharded import gather_around, refuse_layouts, sharding_modules
 from ortholora.engine.summary import capture_by_layer, capture_summary
 from ortholora.engine.trial import Trial, remove_leftover_trials
+from ortholora.engine.trial.calls import chain
 from ortholora.engine.watch import Watch
 from ortholora.errors import CaptureError
 
@@ -265,8 +266,9 @@ class Attachment:
                 assert isinstance(matrix.owner, nn.Linear)
                 install(matrix.owner, self._slots[i], self._current)
                 self._captured.append(matrix.owner)
-        layers = (self._model.get_submodule(m.layer) for m in self.matrices if m.task_pure)
-        self._marks = OutputMarks(doors(self._model, layers), self._current)
+        layers = [self._model.get_submodule(m.layer) for m in self.matrices if m.task_pure]
+        inner = chain(self._model, [m.layer for m in self.matrices])
+        self._marks = OutputMarks(doors(self._model, [*inner, *layers]), self._current)
 
     def _fuse_layers(self, wanted: bool) -> None:
         members: dict[str, list[int]] = {}

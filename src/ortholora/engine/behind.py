@@ -47,10 +47,12 @@ class Behind:
         """What a forward or a gradient belongs to that comes now; None where its forward ran outside any batch.
 
         Args:
-            of_the_open_batch: The answer where no mark has told another one.
+            of_the_open_batch: The answer outside of a backward.
         """
-        if not self.groupings or not in_backward():
+        if not in_backward():
             return of_the_open_batch
+        if not self.groupings:
+            return None if of_the_open_batch is None else _Unmarked()
         first, *others = self.groupings
         return first if all(_same(first, other) for other in others) else _Several()
 
@@ -94,6 +96,27 @@ class _Several(Grouping):
             "(reentrant checkpointing) or take task-pure micro-batches",
             found="losses of several micro-batches in one backward",
             todo="call backward once for each micro-batch; gradients add up by themselves",
+        )
+
+
+class _Unmarked(Grouping):
+    """A backward runs through a forward that carries no mark. Refused where it matters, by any use of it."""
+
+    def __init__(self) -> None:
+        pass
+
+    def __getattr__(self, name: str) -> Any:
+        """Refuse.
+
+        Raises:
+            CaptureError: Always.
+        """
+        raise CaptureError(
+            "A backward recomputes a forward of which nobody knows the micro-batch",
+            expected="calls of the model that OrthoLora was built on, where layers are recomputed (reentrant "
+            "checkpointing)",
+            found="a call of one of its parts, or an output of a class in which no tensor was found",
+            todo="call the whole model, or use checkpointing with use_reentrant=False",
         )
 
 
@@ -151,12 +174,12 @@ def _mark(output: Any, current: Current) -> None:
             tensor.register_hook(hook)
 
 
-def doors(model: nn.Module, layers: Iterable[nn.Module]) -> list[nn.Module]:
-    """The modules through which a model may be called: itself, what PEFT wrapped, and the layers that need it.
+def doors(model: nn.Module, others: Iterable[nn.Module]) -> list[nn.Module]:
+    """The modules through which a model may be called: itself, what PEFT wrapped, and others that are told.
 
     Args:
         model: What OrthoLora was given.
-        layers: LoRA layers whose gradients are taken whole.
+        others: Inner modules that somebody may call, and LoRA layers whose gradients are taken whole.
     """
     found = [model]
     for module in model.modules():
@@ -164,7 +187,7 @@ def doors(model: nn.Module, layers: Iterable[nn.Module]) -> list[nn.Module]:
             found.append(module)
         elif isinstance(module, BaseTuner) and isinstance(module.model, nn.Module):
             found.append(module.model)
-    return list({id(module): module for module in [*found, *layers]}.values())
+    return list({id(module): module for module in [*found, *others]}.values())
 
 
 def _tensors(output: Any) -> Iterator[Tensor]:

@@ -72,7 +72,7 @@ class CurrentBatch:
     @property
     def now(self) -> Grouping | None:
         """The grouping that a forward, or the gradient of a whole parameter, belongs to if it comes now."""
-        return self.behind.grouping(self.grouping) if self.behind.groupings else self.grouping
+        return self.behind.grouping(self.grouping)
 
 
 class _CaptureLinear(torch.autograd.Function):

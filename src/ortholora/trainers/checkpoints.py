@@ -19,7 +19,9 @@ from ortholora.files import put_back, remove_folder, stage
 #: A checkpoint, or the older one of that step which a crash left aside (`files.publish_folder`).
 _NAME = re.compile(r"^checkpoint-(\d+)(\.old)?$")
 #: How torch words that a file could not be written; its other errors of this class are no trouble with a disk.
-_WRITING = re.compile(r"PytorchStreamWriter|inline_container|unexpected pos|No space left|Parent directory")
+_WRITING = re.compile(
+    r"PytorchStreamWriter|inline_container|unexpected pos|No space left|Parent directory|iostream error"
+)
 
 
 def checkpoints(folder: Path) -> list[Path]:

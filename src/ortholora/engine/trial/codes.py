@@ -31,6 +31,10 @@ class Coded:
         units = gradient.reshape(len(self.factors), -1)
         return (units * self.factors.to(units.device, units.dtype)[:, None]).view(gradient.shape)
 
+    def inverse(self) -> Coded:
+        """The same units with the inverse powers: the largest becomes the smallest."""
+        return Coded(self.blocks, 1 / self.factors)
+
     def levelled(self, gradient: Tensor) -> Tensor:
         """The gradient with every block's largest element 1 (or 0), so that no task's loss outweighs another's."""
         units = gradient.reshape(len(self.factors), -1)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ortholora.engine.trial.codes import Coded
-from ortholora.engine.trial.passes import FAINT, TOLERANCE, sketched
+from ortholora.engine.trial.passes import FAINT, TOLERANCE, in_backward, sketched
 
 
 @contextmanager
@@ -33,7 +33,8 @@ def before_backward(look: Callable[[Tensor], None]) -> Iterator[None]:
 
     @functools.wraps(original)
     def backward(self: Tensor, *args: Any, **kwargs: Any) -> None:
-        look(self)
+        if not in_backward():  # else a part that a layer recomputes and differentiates by itself (Reformer's)
+            look(self)
         original(self, *args, **kwargs)
 
     Tensor.backward = backward  # type: ignore[method-assign]

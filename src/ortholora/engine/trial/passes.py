@@ -39,6 +39,11 @@ class Reading:
     sizes: Tensor
     lead: tuple[int, ...]
 
+    def without_code(self) -> tuple[Tensor, Tensor]:
+        """The sketch and the sizes as they would be if no unit had been multiplied by its power."""
+        factors = self.coded.factors.to(self.sketch.device)
+        return self.sketch / factors[:, None], self.sizes / factors
+
 
 class Pass:
     """Stands in for the LoRA matrices while the model runs, and takes down what arrives at them.
@@ -48,10 +53,11 @@ class Pass:
     Args:
         codes: The batch's codes; None: nothing is taken down.
         device: The model's device.
+        inverse: The rows' gradients carry the inverse powers.
     """
 
-    def __init__(self, codes: Codes | None, device: torch.device) -> None:
-        self._codes = codes
+    def __init__(self, codes: Codes | None, device: torch.device, inverse: bool = False) -> None:
+        self._codes, self._inverse = codes, inverse
         self.probe = torch.zeros((), device=device, requires_grad=True)
         self.readings: dict[Slot, list[Reading]] = {}
         self.nodes: dict[Slot, list[Any]] = {}  # of the graph, for each call; none in what is recomputed
@@ -76,7 +82,8 @@ class Pass:
     def _record(self, slot: Slot, delta: Tensor) -> None:
         coded = None if self._codes is None else self._codes.of_layer(delta.shape[:-1])
         if coded is not None:
-            self.readings.setdefault(slot, []).append(read(delta, coded))
+            code = coded.inverse() if self._inverse else coded
+            self.readings.setdefault(slot, []).append(read(delta, code))
 
 
 def in_backward() -> bool:
@@ -119,12 +126,15 @@ def sketched(delta: Tensor, units: int) -> tuple[Tensor, Tensor]:
     return ((delta @ across) * along).sum(1), delta.flatten(1).norm(dim=1)
 
 
-def strays(plain: Reading, coded: Reading) -> bool:
-    """Whether a unit's gradient was not multiplied by the unit's own power."""
-    factors = plain.coded.factors.to(plain.sketch.device)
-    off = (coded.sketch / factors[:, None] - plain.sketch).norm(dim=1)
-    tells = plain.sizes > FAINT * plain.sizes.max()
-    return bool((tells & ~(off <= TOLERANCE * plain.sizes)).any())  # NaN strays
+def strays(inverse: Reading, coded: Reading) -> bool:
+    """Whether a unit's gradient was not multiplied by the unit's own power.
+
+    Another unit's share, however small, is seen: where it is divided by a power of two in one of the runs, it is
+    multiplied by the same in the other.
+    """
+    (first, sizes), (second, _) = inverse.without_code(), coded.without_code()
+    tells = sizes > FAINT * sizes.max()
+    return bool((tells & ~((second - first).norm(dim=1) <= TOLERANCE * sizes)).any())  # NaN strays
 
 
 def speaks(readings: Sequence[Reading]) -> bool:

@@ -13,29 +13,34 @@ import torch
 from torch import Tensor
 
 
-def reached(outputs: Iterable[Tensor]) -> set[Any]:
-    """The nodes of the graph that the outputs come from, but by no way through a scatter by mask.
+def reached(outputs: Iterable[Tensor], by_mask: bool = False) -> set[Any]:
+    """The nodes of the graph that the outputs come from.
 
     Args:
         outputs: Outputs of the model.
+        by_mask: Also by way of a scatter by mask.
     """
     waiting = [output.grad_fn for output in outputs if output.grad_fn is not None]
     found: set[Any] = set(waiting)
     while waiting:
-        for node in _sources(waiting.pop()):
+        for node in _sources(waiting.pop(), by_mask):
             if node not in found:
                 found.add(node)
                 waiting.append(node)
     return found
 
 
-def _sources(node: Any) -> list[Any]:
-    """The nodes behind one, without what it scatters into rows that a mask names."""
+def _sources(node: Any, by_mask: bool) -> list[Any]:
+    """The nodes behind one; unless told otherwise, without what it scatters into rows that a mask names."""
     nodes = [source for source, _ in node.next_functions]
-    name = type(node).__name__
-    by_mask = name == "IndexPutBackward0" and any(
-        index is not None and index.dtype == torch.bool for index in node._saved_indices
-    )
-    if name == "MaskedScatterBackward0" or by_mask:
+    if not by_mask and _scatters_by_mask(node):
         nodes = nodes[:1]
     return [source for source in nodes if source is not None]
+
+
+def _scatters_by_mask(node: Any) -> bool:
+    name = type(node).__name__
+    return name == "MaskedScatterBackward0" or (
+        name == "IndexPutBackward0"
+        and any(index is not None and index.dtype == torch.bool for index in node._saved_indices)
+    )

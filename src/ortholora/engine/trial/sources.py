@@ -25,10 +25,11 @@ class Sources:
     Args:
         codes: The batch's codes.
         probe: Where gradients end.
+        inverse: The rows' gradients carry the inverse powers.
     """
 
-    def __init__(self, codes: Codes, probe: Tensor) -> None:
-        self._codes, self._probe = codes, probe
+    def __init__(self, codes: Codes, probe: Tensor, inverse: bool) -> None:
+        self._codes, self._probe, self._inverse = codes, probe, inverse
         self.readings: list[list[Reading]] = []
 
     @contextmanager
@@ -54,7 +55,8 @@ class Sources:
 
     def _take(self, delta: Tensor, along: list[Coded | None]) -> None:
         turned = (delta, delta.transpose(0, 1))
-        self.readings.append([read(part, coded) for part, coded in zip(turned, along, strict=True) if coded])
+        pairs = [(part, coded) for part, coded in zip(turned, along, strict=True) if coded]
+        self.readings.append([read(part, coded.inverse() if self._inverse else coded) for part, coded in pairs])
 
 
 def is_ambiguous(gradient: Tensor, codes: Codes) -> bool:
@@ -62,8 +64,8 @@ def is_ambiguous(gradient: Tensor, codes: Codes) -> bool:
     return gradient.dim() > 1 and gradient.shape[0] == gradient.shape[1] and codes.kind != "task"
 
 
-def first_is_the_batch(plain: Sources, coded: Sources) -> bool:
+def first_is_the_batch(inverse: Sources, coded: Sources) -> bool:
     """Whether something that the model reads comes apart along the outputs' first dimension; True if it reads none."""
-    pairs = list(zip(plain.readings, coded.readings, strict=True))
+    pairs = list(zip(inverse.readings, coded.readings, strict=True))
     kept = [any(not strays(a, b) for a, b in zip(*pair, strict=True)) for pair in pairs]
     return not kept or any(kept)

@@ -27,15 +27,15 @@ class Twice:
     """What two runs of the same call told.
 
     Attributes:
-        plain: All rows with a gradient of the same size.
-        coded: Each row's gradient multiplied by its power of two.
-        aligned: Nodes of the first run's graph that the outputs come from by way of rows.
+        inverse: Each row's gradient divided by its power of two.
+        coded: Each row's gradient multiplied by it.
+        displaced: Nodes of the first run's graph that the outputs come from, and by no way of rows.
         first_is_the_batch: Nothing speaks against the first dimension of the outputs.
     """
 
-    plain: Pass
+    inverse: Pass
     coded: Pass
-    aligned: set[Any]
+    displaced: set[Any]
     first_is_the_batch: bool
 
 
@@ -59,26 +59,28 @@ def run_twice(
     """
     sharded = gather is not None
     device = next(iter(gradients.values())).device
-    passes = Pass(codes, device), Pass(codes, device)
-    sources = tuple(Sources(codes, taking.probe) for taking in passes)
+    passes = Pass(codes, device, inverse=True), Pass(codes, device)
+    sources = tuple(
+        Sources(codes, taking.probe, inverse) for taking, inverse in zip(passes, (True, False), strict=True)
+    )
     ambiguous = any(is_ambiguous(gradient, codes) for gradient in gradients.values())
-    aligned: set[Any] = set()
+    displaced: set[Any] = set()
     with _unattended(current), no_trace(model, device, freeze=not sharded) as rewind, torch.enable_grad():
         for number, taking in enumerate(passes):
             rewind()
             if gather is not None:  # each time: a backward lets go of them
                 gather(level.module)
             current.trying = taking
-            given = [_given(codes, gradient, coded=number == 1) for gradient in gradients.values()]
+            given = [_given(codes, gradient, inverse=number == 0) for gradient in gradients.values()]
             again = level.detached()
             with sources[number].watched(again) if ambiguous else nullcontext(again) as watched:
                 outputs = watched.run()
                 roots = [outputs[position] for position in gradients]
                 if number == 0:
-                    aligned = reached(roots)
+                    displaced = reached(roots, by_mask=True) - reached(roots)
                 # FSDP2's own parameters may not be frozen. Reentrant checkpointing knows no `inputs`.
                 torch.autograd.backward(roots, given, inputs=[taking.probe] if sharded else None)
-    return Twice(*passes, aligned, first_is_the_batch(*sources))
+    return Twice(*passes, displaced, first_is_the_batch(*sources))
 
 
 def run_along(
@@ -109,11 +111,10 @@ def _unattended(current: CurrentBatch) -> Iterator[None]:
         current.behind.forget()
 
 
-def _given(codes: Codes, gradient: Tensor, coded: bool) -> Tensor:
+def _given(codes: Codes, gradient: Tensor, inverse: bool) -> Tensor:
     code = codes.of_output(gradient.shape)
     assert code is not None
-    levelled = code.levelled(gradient)
-    return code.times(levelled) if coded else levelled
+    return (code.inverse() if inverse else code).times(code.levelled(gradient))
 
 
 def refuse_strays(found: Twice) -> None:
@@ -124,14 +125,14 @@ def refuse_strays(found: Twice) -> None:
     """
     wrong: list[tuple[Matrix, tuple[int, ...]]] = []
     by_data: list[Matrix] = []
-    for slot, readings in found.plain.readings.items():
+    for slot, readings in found.inverse.readings.items():
         others = found.coded.readings.get(slot, [])
         if len(readings) != len(others):
             raise messages.not_the_same(slot.matrix)
         bad = next((r for r, other in zip(readings, others, strict=True) if strays(r, other)), None)
         if bad is not None:
             wrong.append((slot.matrix, bad.lead))
-        elif any(node not in found.aligned for node in found.plain.nodes[slot]):
+        elif any(node in found.displaced for node in found.inverse.nodes[slot]):
             by_data.append(slot.matrix)
     if wrong:
         raise messages.strays(sorted(wrong, key=lambda entry: entry[0].name))
@@ -151,10 +152,10 @@ def was_seen(slot: Slot, found: Twice, call: Call, whole: bool) -> bool:
     Raises:
         CaptureError: It has a gradient in training, and none came here: it comes by another way than the rows.
     """
-    readings = found.plain.readings.get(slot)
+    readings = found.inverse.readings.get(slot)
     if readings is not None:
         return speaks(readings)
-    ran = slot in found.plain.nodes  # else it was dropped by chance, or lies outside of the inner module
+    ran = slot in found.inverse.nodes  # else it was dropped by chance, or lies outside of the inner module
     if call.captured(slot) and (ran or not whole):
         raise messages.no_rows(slot.matrix, call)
     return False
