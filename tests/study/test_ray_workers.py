@@ -204,7 +204,7 @@ def test_a_node_that_does_not_see_the_folder_or_has_another_version(ray, tmp_pat
     monkeypatch.setattr(ray_workers, "write_text", lambda path, text: None)
     with pytest.raises(UserError, match="does not see the folder of the study"):
         study(Toy(), tmp_path)
-    monkeypatch.setattr(ray_actor, "__version__", "0.0.1")
+    monkeypatch.setattr(ray_actor, "VERSION", "0.0.1")
     with pytest.raises(UserError, match=r"(?s)another version of ortholora.*found: +0\.0\.1"):
         study(Toy(), tmp_path)
 
