@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Iterator
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from peft import PeftModel
@@ -78,8 +78,11 @@ def in_backward() -> bool:
     return torch._C._current_graph_task_id() != -1
 
 
-class _Several(Grouping):
-    """One backward runs through forwards of several micro-batches. Refused where it matters, by any use of it."""
+class _Refused(Grouping):
+    """Stands where a backward's grouping cannot be told. Refused where it matters, by any use of it."""
+
+    #: What is wrong, what was expected and found, and what to do.
+    message: ClassVar[tuple[str, str, str, str]]
 
     def __init__(self) -> None:
         pass
@@ -90,34 +93,31 @@ class _Several(Grouping):
         Raises:
             CaptureError: Always.
         """
-        raise CaptureError(
-            "One backward runs through forwards of several micro-batches",
-            expected="a loss.backward() of its own for each `with ortho.batch(task_ids):`, where layers are recomputed "
-            "(reentrant checkpointing) or take task-pure micro-batches",
-            found="losses of several micro-batches in one backward",
-            todo="call backward once for each micro-batch; gradients add up by themselves",
-        )
+        what, expected, found, todo = self.message
+        raise CaptureError(what, expected=expected, found=found, todo=todo)
 
 
-class _Unmarked(Grouping):
-    """A backward runs through a forward that carries no mark. Refused where it matters, by any use of it."""
+class _Several(_Refused):
+    """One backward runs through forwards of several micro-batches."""
 
-    def __init__(self) -> None:
-        pass
+    message = (
+        "One backward runs through forwards of several micro-batches",
+        "a loss.backward() of its own for each `with ortho.batch(task_ids):`, where layers are recomputed "
+        "(reentrant checkpointing) or take task-pure micro-batches",
+        "losses of several micro-batches in one backward",
+        "call backward once for each micro-batch; gradients add up by themselves",
+    )
 
-    def __getattr__(self, name: str) -> Any:
-        """Refuse.
 
-        Raises:
-            CaptureError: Always.
-        """
-        raise CaptureError(
-            "A backward recomputes a forward of which nobody knows the micro-batch",
-            expected="calls of the model that OrthoLora was built on, where layers are recomputed (reentrant "
-            "checkpointing)",
-            found="a call of one of its parts, or an output of a class in which no tensor was found",
-            todo="call the whole model, or use checkpointing with use_reentrant=False",
-        )
+class _Unmarked(_Refused):
+    """A backward runs through a forward that carries no mark."""
+
+    message = (
+        "A backward recomputes a forward of which nobody knows the micro-batch",
+        "calls of the model that OrthoLora was built on, where layers are recomputed (reentrant checkpointing)",
+        "a call of one of its parts, or an output of a class in which no tensor was found",
+        "call the whole model, or use checkpointing with use_reentrant=False",
+    )
 
 
 class OutputMarks:
