@@ -19,11 +19,12 @@ ConfigArgument = Annotated[
 ]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")]
 StudiesArgument = Annotated[
-    list[Path], typer.Argument(metavar="STUDY...", help="Folder of a study, finished or not; or several.")
+    list[Path],
+    typer.Argument(metavar="STUDY...", help="Folder of a study, finished or not; of several; or of a diagnosis."),
 ]
 ReportOption = Annotated[
     Path | None,
-    typer.Option("--out", help="The HTML file; default `report.html` in the study's folder; of several studies, here."),
+    typer.Option("--out", help="The HTML file; default `report.html` in that folder; of several studies, here."),
 ]
 TextsArgument = Annotated[
     list[str] | None,
