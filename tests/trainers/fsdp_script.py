@@ -38,6 +38,7 @@ def trained(out: Path, run: dict[str, Any], fsdp: bool) -> dict[str, Any]:
         "losses": [entry[first] for entry in made.state.log_history if first in entry],
         "tokens": made.tokens.tolist(),
         "kinds": {type(p).__name__ for p in made._bare_model().parameters()},
+        "switches": [name for name in os.environ if "FSDP" in name],
     }
 
 
