@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 from command_line import Cli, check_message
+from worked_study import left_over, resumable
 
 from ortholora.models.saving import save_model
 from ortholora.runs.progress import ProgressCallback
-from tiny import tiny_config
 
 #: `ortholora` in a process of its own that sends itself a signal, after a step of a run or while it saves.
 STOPPED = """
@@ -61,19 +61,6 @@ def weights(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
-def left_over(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.name.startswith(".") or path.suffix in {".old", ".tmp"}]
-
-
-def resumable(folder: Path) -> Path:
-    """Write a configuration with dropout and warm-up: a resume that forgets something shows."""
-    training = {"steps": 5, "save_every": 2, "warmup_steps": 2}
-    path = tiny_config(folder, "resume", lora={"dropout": 0.1}, training=training)
-    text = path.read_text(encoding="utf-8")
-    path.write_text(text.replace(str(folder / "backbone"), "backbone"), encoding="utf-8")
-    return path
-
-
 def interrupt(monkeypatch: pytest.MonkeyPatch, *after: int, number: int = signal.SIGINT) -> None:
     """Send this process a signal after these steps, counted over all runs."""
     seen = 0
@@ -96,7 +83,7 @@ TRAIN = ["train", "resume.yaml", "--out", "out", "--tasks", "topic,score"]
 @pytest.fixture(scope="module")
 def uninterrupted(home_of_all):
     """Weights of a study that nothing disturbed."""
-    resumable(home_of_all)
+    resumable(home_of_all, "resume")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(home_of_all)
         Cli(home_of_all).ok(*[word.replace("out", "whole") if word == "out" else word for word in STUDY])
@@ -112,7 +99,7 @@ def trained_weights(uninterrupted):
 
 @pytest.fixture(autouse=True)
 def config(uninterrupted, home):
-    return resumable(home)
+    return resumable(home, "resume")
 
 
 def test_an_interrupted_study_resumes(cli, home, uninterrupted):
