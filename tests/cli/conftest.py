@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from command_line import Cli
 
+import forked
 from tiny import tiny_config
 
 #: A user's own rules, as a file in the folder the user starts from.
@@ -51,6 +52,12 @@ def home(home_of_all: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     return tmp_path
+
+
+@pytest.fixture
+def forked_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The workers of `--jobs` are forked from a server and not spawned, which takes seconds for each."""
+    monkeypatch.setattr("ortholora.study.jobs.processes.get_context", lambda method: forked.context())
 
 
 @pytest.fixture

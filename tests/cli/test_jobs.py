@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 from pathlib import Path
@@ -13,7 +14,7 @@ from worked_study import left_over, results, write_study
 
 from ortholora.runs.record import read_record
 
-#: A rule that once, at its third step, sends a signal to its own process or to the parent.
+#: A rule that once, after some steps, sends a signal to its own process or to another one.
 RULES = """
 import os, signal
 from pathlib import Path
@@ -25,7 +26,7 @@ def rule(gram, context):
         whom, number, left = steps[0], int(steps[1]), int(steps[2]) - 1
         told.write_text(f"{whom} {number} {left}" if left else "")
         if not left:
-            os.kill(os.getppid() if whom == "parent" else os.getpid(), number)
+            os.kill(os.getpid() if whom == "self" else int(whom), number)
     return torch.ones(gram.shape[:2])
 """
 RUNS = ["single/seed-0/topic", "single/seed-0/score", "joint/seed-0", "rule/seed-0"]
@@ -77,8 +78,9 @@ def test_two_jobs_give_what_one_gives(cli, home, command, one_by_one):
     assert not left_over(home / "out")
 
 
+@pytest.mark.usefixtures("forked_jobs")
 def test_a_stopped_worker_goes_on(cli, home, command, one_by_one, all_but_the_rule):
-    (home / "told").write_text(f"parent {int(signal.SIGINT)} 3")
+    (home / "told").write_text(f"{os.getpid()} {int(signal.SIGINT)} 3")
     stopped = cli(*command, "--jobs", 2)
     assert stopped.exit_code == 130, stopped.output
     assert "Stopped in rule · seed 0. Start the same command again" in stopped.stdout
@@ -94,6 +96,7 @@ def test_a_stopped_worker_goes_on(cli, home, command, one_by_one, all_but_the_ru
     assert not left_over(home / "out")
 
 
+@pytest.mark.usefixtures("forked_jobs")
 def test_a_killed_worker_is_named_and_goes_on(cli, home, command, one_by_one, all_but_the_rule):
     (home / "told").write_text(f"self {int(signal.SIGKILL)} 4")
     message = cli.complaint(*command, "--jobs", 2)

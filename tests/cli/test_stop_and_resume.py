@@ -15,35 +15,23 @@ import torch
 from command_line import Cli, check_message
 from worked_study import left_over, resumable
 
+from launcher import KILL, limit_files, run, strike_at_save
 from ortholora.models.saving import save_model
 from ortholora.runs.progress import ProgressCallback
 
-#: `ortholora` in a process of its own that sends itself a signal, after a step of a run or while it saves.
+#: `ortholora`, as from a shell, in a process that sends itself a signal after the thirteenth step of all its runs.
 STOPPED = """
-import logging, os, signal, sys
+import logging, os, signal
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # as the command line does before it imports anything
-import torch
-from ortholora.models.saving import save_model
 from ortholora.runs.progress import ProgressCallback
-place, count, number = sys.argv.pop(1), int(sys.argv.pop(1)), getattr(signal, sys.argv.pop(1))
-seen = 0
-def count_down():
+seen, step = 0, ProgressCallback.on_step_end
+def on_step_end(self, *args, **kwargs):
     global seen
     seen += 1
-    if seen == count:
-        os.kill(os.getpid(), number)
-step, save = ProgressCallback.on_step_end, torch.save
-if place == "step":
-    ProgressCallback.on_step_end = lambda self, *args, **kwargs: (count_down(), step(self, *args, **kwargs))[1]
-else:
-    torch.save = lambda *args, **kwargs: (count_down(), save(*args, **kwargs))[1]
-from ortholora.__main__ import main
-main()
-"""
-LIMITED = """
-import resource, signal, sys
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)),) * 2)
+    if seen == 13:
+        os.kill(os.getpid(), signal.SIGINT)
+    return step(self, *args, **kwargs)
+ProgressCallback.on_step_end = on_step_end
 from ortholora.__main__ import main
 main()
 """
@@ -104,7 +92,7 @@ def config(uninterrupted, home):
 
 def test_an_interrupted_study_resumes(cli, home, uninterrupted):
     # Step 3 of the third run, joint.
-    stopped = start(STOPPED, "step", 13, "SIGINT", *STUDY)
+    stopped = start(STOPPED, *STUDY)
     assert stopped.returncode == 130, stopped.stderr
     assert stopped.stderr == ""
     assert "joint · seed 0: 5 steps" in stopped.stdout
@@ -119,8 +107,8 @@ def test_an_interrupted_study_resumes(cli, home, uninterrupted):
 
 def test_a_study_killed_while_saving_resumes(cli, home, uninterrupted):
     # Four calls of torch.save a checkpoint, three checkpoints a run: the second of the last run, ortho.
-    killed = start(STOPPED, "save", 3 * 12 + 4 + 2, "SIGKILL", *STUDY)
-    assert killed.returncode == -signal.SIGKILL
+    killed = run(home, STUDY, (strike_at_save, (KILL, 3 * 12 + 4 + 2)))
+    assert killed.code == -KILL
     folder = home / "out/runs/ortho/seed-0/checkpoints"
     assert {path.name for path in folder.iterdir()} == {".saving", "checkpoint-2"}
     assert "going on from the checkpoint of step 2" in cli.ok(*STUDY)
@@ -162,11 +150,11 @@ def test_a_real_full_disk(cli, home, monkeypatch, trained_weights):
         interrupt(patch, 3)
         cli(*TRAIN)
     # From here on no file may grow beyond 20 000 bytes; a checkpoint's optimizer state is larger.
-    full = start(LIMITED, 20_000, *TRAIN)
-    assert full.returncode == 2, full.stderr
-    check_message(full.stderr)
-    assert "checkpoint of step 4" in full.stderr
-    assert "it goes on from checkpoint-3" in full.stderr
+    full = run(home, TRAIN, (limit_files, (20_000,)))
+    assert full.code == 2, full.err
+    check_message(full.err)
+    assert "checkpoint of step 4" in full.err
+    assert "it goes on from checkpoint-3" in full.err
     assert [path.name for path in (home / "out/checkpoints").iterdir()] == ["checkpoint-3"]
     assert not left_over(home / "out")
     cli.ok(*TRAIN)
