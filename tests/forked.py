@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import socket
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
+from importlib import import_module
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerContext
 from multiprocessing.forkserver import ensure_running
@@ -17,9 +20,18 @@ from typing import Any
 import torch
 
 #: The server has one list, whoever starts it first. What is not installed is left out; modules of tests would be, too.
-PRELOADED = ["ortholora.study.train", "ortholora.cli.app", "ortholora.cli.progress", "ortholora.trl", "accelerate"]
-PRELOADED += ["trl.trainer.sft_trainer", "peft.tuners.lora.bnb", "transformers.models.auto.modeling_auto"]
-PRELOADED += ["transformers.models.bert.modeling_bert", "transformers.models.llama.modeling_llama"]
+PRELOADED = ["ortholora.study.train", "ortholora.study.compare", "ortholora.study.report.write", "ortholora.data.read"]
+PRELOADED += ["ortholora.cli.app", "ortholora.cli.progress", "ortholora.trl", "trl.trainer.sft_trainer", "accelerate"]
+PRELOADED += ["matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg", "peft.tuners.lora.bnb"]
+PRELOADED += [f"transformers.models.{m}" for m in ("auto.modeling_auto", "bert.modeling_bert", "llama.modeling_llama")]
+
+
+def preload() -> None:
+    """Import the list here, for processes that are forks of this one."""
+    for name in PRELOADED:
+        with suppress(ImportError):
+            import_module(name)
+    gc.freeze()
 
 
 def context() -> ForkServerContext:
@@ -80,6 +92,7 @@ def in_ranks(ranks: int, work: Callable[..., None], folder: Path, *arguments: An
 
 def _do(rank: int, told: dict[str, str], work: Callable[..., None], folder: Path, *arguments: Any) -> None:
     as_rank(rank, told)
+    gc.freeze()  # what was imported is no garbage: a training collects twice
     code = 1
     try:
         work(folder, *arguments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import resource
@@ -87,6 +88,7 @@ def _run(home: Path, name: str, words: list[str], before: Sequence[Before]) -> N
         os.dup2(os.open(home / f"{name}.{what}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
     torch.set_num_threads(1)
+    gc.freeze()  # what was imported is no garbage: a training collects twice
     os.chdir(home)
     for function, arguments in before:
         function(*arguments)
