@@ -61,6 +61,7 @@ def all_but_the_rule(home, one_by_one):
     return home / "out"
 
 
+@pytest.mark.usefixtures("forked_jobs")
 def test_two_jobs_give_what_one_gives(cli, home, command, one_by_one):
     shown = cli.ok(*command, "--jobs", 2)
     assert "2 runs at once, 1 thread each" in shown
@@ -96,8 +97,8 @@ def test_a_stopped_worker_goes_on(cli, home, command, one_by_one, all_but_the_ru
     assert not left_over(home / "out")
 
 
-@pytest.mark.usefixtures("forked_jobs")
 def test_a_killed_worker_is_named_and_goes_on(cli, home, command, one_by_one, all_but_the_rule):
+    """One that was spawned, as always outside of the tests."""
     (home / "told").write_text(f"self {int(signal.SIGKILL)} 4")
     message = cli.complaint(*command, "--jobs", 2)
     assert "rule · seed 0: its process ended before the run did" in message

@@ -179,7 +179,7 @@ def test_dev_rows_do_not_choose(home):
     path.write_text(text)
     path = home / "dev-pair.csv"
     path.write_text(path.read_text().replace(",yes", ",?").replace(",no", ",yes").replace(",?", ",no"))
-    training = {"steps": 40, "save_every": 40}
+    training = {"steps": 16, "save_every": 16}
     config = tiny_config(home, "study", study={"methods": ["joint"], "seeds": [0], "sweep": SWEEP}, training=training)
     Cli(home).ok("compare", config, "--out", "out", "--tasks", "topic,pair")
     entry = json.loads((home / "out" / "sweep.json").read_text())["methods"]["joint"]
