@@ -90,6 +90,10 @@ JobsOption = Annotated[
         "measure of cost.",
     ),
 ]
+DemoJobsOption = Annotated[
+    int | None,
+    typer.Option("--jobs", min=1, max=256, help="As in `compare`. Default 2, where there are two cores."),
+]
 OnOption = Annotated[
     str | None,
     typer.Option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,11 @@ from ortholora.errors import UserError
 
 if TYPE_CHECKING:
     from ortholora.study.jobs.pool import Workers
+
+
+def jobs_for_small_runs() -> int:
+    """Two, where there are two cores: a small run on two threads is much slower than two runs on one each."""
+    return min(2, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)

@@ -21,13 +21,13 @@ def _classes(spec: Any, tables: Sequence[Table], known: _Labels = None) -> _Part
     """Texts, each with a class."""
     parts = [check_rows(table) for table in tables]
     labels = known or class_names(spec, parts[0])
-    return labels, [Split(rows.texts, class_indices(rows, labels)) for rows in parts]
+    return labels, [_split(rows.table, rows.texts, class_indices(rows, labels)) for rows in parts]
 
 
 def _values(spec: Any, tables: Sequence[Table], known: _Labels = None) -> _Parts:
     """Texts, each with a number."""
     parts = [check_rows(table) for table in tables]
-    return None, [Split(rows.texts, regression_targets(rows)) for rows in parts]
+    return None, [_split(rows.table, rows.texts, regression_targets(rows)) for rows in parts]
 
 
 def _completions(spec: Any, tables: Sequence[Table], known: _Labels = None) -> _Parts:
@@ -44,7 +44,12 @@ def _chats(spec: Any, tables: Sequence[Table], known: _Labels = None) -> _Parts:
 def _answered(spec: Any, tables: Sequence[Table], check: Callable[[Table], Sequence[Dialogue]]) -> _Parts:
     labels = None if spec.labels is None else tuple(spec.labels)
     parts = [check(table) for table in tables]
-    return labels, [Split(rows, answer_indices(spec, table, rows)) for table, rows in zip(tables, parts, strict=True)]
+    pairs = zip(tables, parts, strict=True)
+    return labels, [_split(table, rows, answer_indices(spec, table, rows)) for table, rows in pairs]
+
+
+def _split(table: Table, rows: Sequence[Any], targets: Sequence[int] | Sequence[float]) -> Split:
+    return Split(rows, targets, table.shown, table.numbers)
 
 
 #: What reads each form that a kind of task may name, from the task's settings, its tables, and the classes where they

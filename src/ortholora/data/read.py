@@ -100,7 +100,7 @@ def read_task(
     limits = (spec.max_train_rows, spec.max_dev_rows, spec.max_test_rows)
     for part, table, rows, limit in zip(_PARTS, tables, whole, limits, strict=False):  # a test part or none
         kept = _draw(len(rows), limit, [seed, zlib.crc32(spec.name.encode()), _PARTS[part]])
-        splits[part] = Split([rows.texts[i] for i in kept], [rows.targets[i] for i in kept])
+        splits[part] = rows.take(kept)
         if table.dropped:
             dropped[part] = table.dropped
         sources[part] = f"{table.source} sha256:{hash_rows(splits[part], labels)}"
