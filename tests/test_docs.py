@@ -1,4 +1,4 @@
-"""The documents: no link leads nowhere, the README is short, and every rule has its page."""
+"""The documents: no link leads nowhere, the README is short, every law has its tests, and every rule its page."""
 
 from __future__ import annotations
 
@@ -87,6 +87,35 @@ def test_the_readme_is_short() -> None:
     """In what readers see: what is said to the tests about a snippet is invisible."""
     shown = re.sub(r"<!-- test: .*? -->", "", (ROOT / "README.md").read_text(encoding="utf-8"))
     assert len(shown.split()) < 900
+
+
+# ---- Laws -------------------------------------------------------------------------------------------------------
+
+LAWS = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").partition("\n## Laws\n")[2].partition("\n## ")[0]
+
+
+def test_every_law_names_tests_that_are_there() -> None:
+    laws = re.findall(r"^(\d+)\. (.*?)(?=^\d+\. |\Z)", LAWS, flags=re.MULTILINE | re.DOTALL)
+    assert [int(number) for number, _ in laws] == list(range(1, len(laws) + 1))
+    for number, text in laws:
+        named = re.findall(r"`(?:tests/(?:\w+/)*(test_\w+\.py)|(test_\w+\.py))?(?:::(test_\w+))?`", text)
+        files: list[Path] = []
+        assert any(any(found) for found in named), number
+        for found in named:
+            name = found[0] or found[1]
+            files = list((ROOT / "tests").rglob(name)) if name else files
+            assert len(files) == 1 or not any(found), (number, found)
+            assert not found[2] or f"def {found[2]}(" in files[0].read_text(encoding="utf-8"), (number, found)
+
+
+def test_every_law_that_is_cited_is_there() -> None:
+    known = {int(number) for number in re.findall(r"^(\d+)\. \*\*", LAWS, flags=re.MULTILINE)}
+    cited: dict[int, str] = {}
+    for path in [*(ROOT / "src").rglob("*.py"), *(ROOT / "tests").rglob("*.py")]:
+        for numbers in re.findall(r"\b[Ll]aws? (\d+(?:(?:, | and )\d+)*)", path.read_text(encoding="utf-8")):
+            cited |= {int(number): path.name for number in re.findall(r"\d+", numbers)}
+    assert len(cited) > 8  # an empty search would let everything through
+    assert cited.keys() <= known, cited
 
 
 # ---- A page for every rule -------------------------------------------------------------------------------------

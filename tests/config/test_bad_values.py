@@ -126,8 +126,9 @@ def test_a_device_is_no_configuration(device: str) -> None:
 def test_a_pipe_is_no_configuration(tmp_path: Path) -> None:
     """It would wait until somebody writes."""
     os.mkfifo(tmp_path / "pipe.yaml")
-    with pytest.raises(UserError, match="a pipe or a device, not a file"):
+    with pytest.raises(UserError, match="a pipe or a device, not a file") as caught:
         load_config(tmp_path / "pipe.yaml")
+    assert "pipe.yaml" not in caught.value.todo
 
 
 def test_questions_come_out_of_a_pipe_that_somebody_writes_to(tmp_path: Path) -> None:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate.utils import FullyShardedDataParallelPlugin
-from fsdp_script import trained
+from many import Plan, trained, trained_by
 from safetensors.torch import load_file
 from transformers.training_args import ParallelMode
 
@@ -25,7 +22,6 @@ from ortholora.errors import UserError
 from ortholora.trainers.sharded import check_arguments, check_sharding, layer_classes, prepare_sharding
 from ortholora.trainers.whole import load_sharded_adapter
 
-SCRIPT = Path(__file__).with_name("fsdp_script.py")
 MIXED = {"layout": "mixed", "rows_per_task": 4}
 BEST = {"save_every": 2, "eval_every": 2, "selection": "best"}
 
@@ -34,26 +30,19 @@ needs_fsdp2 = pytest.mark.skipif(
 )
 
 
-def sharded(out: Path, runs: list[dict[str, Any]], ranks: int = 2) -> list[dict[str, Any]]:
-    """Do the runs one after the other, in the same processes."""
-    tests = [str(SCRIPT.parent.parent), str(SCRIPT.parent)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join([*tests, *filter(None, [environment.get("PYTHONPATH")])])
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-    command = [sys.executable, *launcher, str(SCRIPT), str(out), json.dumps(runs)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
-    assert done.returncode == 0, done.stderr[-4000:]
-    return torch.load(out / "result.pt", weights_only=False)
+def sharded(out: Path, runs: list[Plan]) -> list[dict[str, Any]]:
+    """Do the runs one after the other, in the same two processes."""
+    return trained_by(2, out, [run | {"fsdp": True} for run in runs])
 
 
 @functools.cache
 def alone(run: str) -> tuple[dict[str, Any], Path]:
     """The same in this process, without shards."""
     folder = Path(tempfile.mkdtemp())
-    return trained(folder, json.loads(run), fsdp=False), folder
+    return trained(folder, json.loads(run)), folder
 
 
-def assert_same_run(found: dict[str, Any], folder: Path, run: dict[str, Any], tolerance: float = 2e-5) -> None:
+def assert_same_run(found: dict[str, Any], folder: Path, run: Plan, tolerance: float = 2e-5) -> None:
     expected, one = alone(json.dumps(run))
     assert found["kinds"] == {"DTensor"}
     assert found["switches"] == []  # or the next training in that process would be sharded, too
@@ -76,7 +65,7 @@ def test_two_processes_with_a_sharded_base_are_one(tmp_path: Path) -> None:
     (found,) = sharded(tmp_path, [run | {"stop_after": 4}])
     assert_same_run(found, tmp_path / "a", run | {"stop_after": 4})
     whole, one = alone(json.dumps(run))
-    resumed = trained(tmp_path / "a", json.loads(json.dumps(run)), fsdp=False)
+    resumed = trained(tmp_path / "a", run)
     assert resumed["losses"] == pytest.approx(whole["losses"], rel=1e-4)
     weights, others = (load_file(each / "model" / "adapter_model.safetensors") for each in (tmp_path / "a", one))
     assert max(float((weights[key] - other).abs().max()) for key, other in others.items()) < 2e-5

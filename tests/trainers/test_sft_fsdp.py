@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import multiprocessing
-import socket
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -16,10 +14,12 @@ from safetensors.torch import load_file
 
 pytest.importorskip("trl")
 
+import many_sft
+from many_sft import trained
 from peft import PeftModel
-from sft_fsdp_script import one_of, trained
 
 import language
+from forked import in_ranks
 from ortholora.errors import UserError
 from ortholora.trainers.sharded import check_only_lora
 
@@ -32,20 +32,8 @@ ADAPTER = "adapter_model.safetensors"
 
 
 def sharded(out: Path, runs: list[dict[str, Any]], ranks: int = 2) -> list[dict[str, Any]]:
-    """Do the runs one after the other, in the same processes; forked from a server, which has imported all once."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["sft_fsdp_script", "trl.trainer.sft_trainer", "ortholora.trl"])
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    processes = [context.Process(target=one_of, args=(out, runs, rank, ranks, port)) for rank in range(ranks)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(280)
-        if process.is_alive():
-            process.kill()
-    assert [process.exitcode for process in processes] == [0] * ranks
+    """Do the runs one after the other, in the same processes."""
+    in_ranks(ranks, many_sft.sharded, out, runs, ranks)
     return torch.load(out / "result.pt", weights_only=False)
 
 

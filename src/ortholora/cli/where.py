@@ -77,11 +77,11 @@ class Where:
             yield None
             return
         from ortholora.study.jobs.ray_cluster import ray_workers
-        from ortholora.study.jobs.ray_workers import Share
+        from ortholora.study.jobs.ray_workers import Resources
 
         with (
             aside().status("Asking the cluster") as asking,
-            ray_workers(self.on, out, self.jobs, Share(self.cpus, self.gpus)) as workers,
+            ray_workers(self.on, out, self.jobs, Resources(self.cpus, self.gpus)) as workers,
         ):
             asking.stop()
             say(str(workers))

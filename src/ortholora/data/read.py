@@ -95,7 +95,7 @@ def read_task(
     tables = [only_rows(table, spec) for table in read(spec)]
     if len(tables) > 2:
         check_labelled(spec, tables[2])
-    labels, whole = FORMS[spec.form](spec, tables, None)
+    labels, whole = FORMS[spec.form].rows(spec, tables, None)
     splits, sources, dropped = {}, {}, {}
     limits = (spec.max_train_rows, spec.max_dev_rows, spec.max_test_rows)
     for part, table, rows, limit in zip(_PARTS, tables, whole, limits, strict=False):  # a test part or none

@@ -21,7 +21,7 @@ from ortholora.models.kinds import model_of
 from ortholora.models.predictor import Predictor
 from ortholora.models.spec import TaskSpec
 from ortholora.runs.progress import RowProgress, Stopped
-from ortholora.trainers.scoring import Compared, Evaluation, compare, measure, score
+from ortholora.trainers.scoring import Compared, Evaluation, compare, evaluation_of, score
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def evaluate_file(run: Path, file: LabelledFile, resamples: int, progress: RowPr
         progress.step(done)
         if progress.stop_requested and done < counted.rows:
             raise Stopped(f"{file.spec.name}, after {done:,} of {counted.rows:,} rows")
-    found = measure(file.spec, file.labels, parts)
+    found = evaluation_of(file.spec, file.labels, parts)
     return _scored(file.spec, file.labels, found, resamples, counted.left_out)
 
 

@@ -56,7 +56,7 @@ def check_claim(run: Run, workspace: Workspace) -> str:
             `run.json` beside work that is worth keeping.
     """
     own = run.own_config(workspace.config)
-    mark = _mark_of(run, workspace)
+    mark = fingerprint_of(run, workspace)
     found = _read(run.folder, needed=_has_work(run.folder))
     if found is None:
         _check_unmarked(run, own)
@@ -65,7 +65,7 @@ def check_claim(run: Run, workspace: Workspace) -> str:
     return mark
 
 
-def _mark_of(run: Run, workspace: Workspace) -> str:
+def fingerprint_of(run: Run, workspace: Workspace) -> str:
     """The run's fingerprint."""
     method = run.method.rule and [run.method.rule, run.method.block]
     data = [task for task in workspace.tasks if task.name in run.tasks]
@@ -109,7 +109,7 @@ def check_same(run: Run, workspace: Workspace) -> None:
     Raises:
         UserError: See `check_alike`.
     """
-    check_alike(_mark_of(run, workspace), run.folder / RUN_FILE)
+    check_alike(fingerprint_of(run, workspace), run.folder / RUN_FILE)
 
 
 def _list_dropped(run: Run, workspace: Workspace) -> None:

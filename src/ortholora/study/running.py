@@ -16,7 +16,7 @@ from ortholora.data.task import TaskData
 from ortholora.errors import NonFiniteLossError, UserError
 from ortholora.files import write_json
 from ortholora.runs.build import check_plans, check_settings
-from ortholora.runs.folder import check_claim
+from ortholora.runs.folder import fingerprint_of
 from ortholora.runs.method import SINGLE, Method
 from ortholora.runs.progress import Progress, Stopped
 from ortholora.runs.record import RunRecord
@@ -117,7 +117,7 @@ def _forget_if_changed(run: Run, workspace: Workspace) -> None:
         before = json.loads(path.read_bytes())["fingerprint"]
     except (ValueError, KeyError, TypeError):
         before = None
-    if before != check_claim(run, workspace):
+    if before != fingerprint_of(run, workspace):
         path.unlink()
 
 
@@ -178,7 +178,7 @@ def _do(run: Run, workspaces: Workspaces, progress: Progress, base: Path | None,
             raise
         # Too high a rate is an answer, not a mistake.
         run.folder.mkdir(parents=True, exist_ok=True)
-        content = {"what": error.what, "fingerprint": check_claim(run, workspace)}
+        content = {"what": error.what, "fingerprint": fingerprint_of(run, workspace)}
         write_json(run.folder / DIVERGED_FILE, content)
         progress.finish(run.label, {})
         record = None
