@@ -1,10 +1,12 @@
-"""What every test shares: one thread, seeded draws, hypothesis without a database or a clock."""
+"""What every test shares: one thread, seeded draws, hypothesis without a database or a clock; a template's code."""
 
 from __future__ import annotations
 
 import gc
 import os
+from typing import Any
 
+import jinja2
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
@@ -19,6 +21,19 @@ settings.register_profile(
 )
 settings.load_profile("tests")
 torch.set_num_threads(1)
+_compile, _compiled = jinja2.Environment.compile, {}
+
+
+def _compile_once(environment: jinja2.Environment, source: Any, *rest: Any) -> Any:
+    """PEFT writes a card with every adapter, and compiles its template each time: longer than a tiny step takes."""
+    if not environment.shared or any(rest):
+        return _compile(environment, source, *rest)
+    if (environment, source) not in _compiled:
+        _compiled[environment, source] = _compile(environment, source, *rest)
+    return _compiled[environment, source]
+
+
+jinja2.Environment.compile = _compile_once
 gc.disable()  # while thousands of tests are collected, which are no garbage
 
 

@@ -1,12 +1,18 @@
-"""The documents: no link leads nowhere, the README is short, and every rule has its page."""
+"""The documents: no link leads nowhere, the README is short, every law has its tests, and every rule its page."""
 
 from __future__ import annotations
 
+import email
 import re
+import shutil
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
+import ortholora
 from ortholora.engine.rules import RULES
 from ortholora.engine.rules.torchjd import WEIGHTINGS
 
@@ -52,6 +58,26 @@ def test_the_sources_of_the_comparison() -> None:
     assert not [row for row in table if len(row) != 6 or not all(row)]
 
 
+def test_the_page_of_the_wheel_has_no_link_into_the_repository(tmp_path: Path) -> None:
+    """What the build puts into METADATA, and an index shows without the files beside it."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    for name in ("pyproject.toml", settings["project"]["readme"], "LICENSE", "src/ortholora/version.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    build = "import setuptools.build_meta as backend; backend.prepare_metadata_for_build_wheel('.')"
+    subprocess.run([sys.executable, "-c", build], cwd=tmp_path, check=True, capture_output=True)
+    (path,) = tmp_path.glob("*.dist-info/METADATA")
+    found = email.message_from_bytes(path.read_bytes())
+    page = str(found.get_payload())
+    assert (found["Version"], found["Description-Content-Type"]) == (ortholora.__version__, "text/markdown")
+    assert "pip install" in page
+    assert re.findall(r"\]\(", page)  # some are there
+    assert not re.findall(r"\]\((?!https://)|\]\[|^\[.*\]:|<a |<img ", page, flags=re.MULTILINE)
+    for_us = {"browser", "dev", "docs", "lightning"}
+    extras = set(settings["project"]["optional-dependencies"]) - for_us
+    assert sorted(name for name in extras if f"[{name}]" not in page) == []
+
+
 def test_the_search_finds_links() -> None:
     assert "docs/performance.md" in links(ROOT / "README.md")
     assert "what-is-where" in anchors(ROOT / "README.md")
@@ -61,6 +87,35 @@ def test_the_readme_is_short() -> None:
     """In what readers see: what is said to the tests about a snippet is invisible."""
     shown = re.sub(r"<!-- test: .*? -->", "", (ROOT / "README.md").read_text(encoding="utf-8"))
     assert len(shown.split()) < 900
+
+
+# ---- Laws -------------------------------------------------------------------------------------------------------
+
+LAWS = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").partition("\n## Laws\n")[2].partition("\n## ")[0]
+
+
+def test_every_law_names_tests_that_are_there() -> None:
+    laws = re.findall(r"^(\d+)\. (.*?)(?=^\d+\. |\Z)", LAWS, flags=re.MULTILINE | re.DOTALL)
+    assert [int(number) for number, _ in laws] == list(range(1, len(laws) + 1))
+    for number, text in laws:
+        named = re.findall(r"`(?:tests/(?:\w+/)*(test_\w+\.py)|(test_\w+\.py))?(?:::(test_\w+))?`", text)
+        files: list[Path] = []
+        assert any(any(found) for found in named), number
+        for found in named:
+            name = found[0] or found[1]
+            files = list((ROOT / "tests").rglob(name)) if name else files
+            assert len(files) == 1 or not any(found), (number, found)
+            assert not found[2] or f"def {found[2]}(" in files[0].read_text(encoding="utf-8"), (number, found)
+
+
+def test_every_law_that_is_cited_is_there() -> None:
+    known = {int(number) for number in re.findall(r"^(\d+)\. \*\*", LAWS, flags=re.MULTILINE)}
+    cited: dict[int, str] = {}
+    for path in [*(ROOT / "src").rglob("*.py"), *(ROOT / "tests").rglob("*.py")]:
+        for numbers in re.findall(r"\b[Ll]aws? (\d+(?:(?:, | and )\d+)*)", path.read_text(encoding="utf-8")):
+            cited |= {int(number): path.name for number in re.findall(r"\d+", numbers)}
+    assert len(cited) > 8  # an empty search would let everything through
+    assert cited.keys() <= known, cited
 
 
 # ---- A page for every rule -------------------------------------------------------------------------------------

@@ -36,6 +36,19 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, err
         files.replace_file(tmp_path / "a", write)
     assert names(tmp_path) == ["a"]
     assert (tmp_path / "a").read_text() == "old"
+    assert getattr(error, "filename", str(tmp_path / "a")) == str(tmp_path / "a")  # which the system does not say
+
+
+def test_a_piece_is_not_put_after_bytes_that_somebody_removed(tmp_path: Path) -> None:
+    """The system would fill the gap with zeros."""
+    path = tmp_path / "a"
+    assert files.append_piece(path, 0, b"one") == 3
+    path.write_bytes(b"one, and what a kill left")
+    assert files.append_piece(path, 3, b"two") == 6
+    assert path.read_bytes() == b"onetwo"
+    path.unlink()
+    with pytest.raises(OSError, match="0 bytes, of 6 that were written"):
+        files.append_piece(path, 6, b"three")
 
 
 def test_what_killed_processes_left_is_removed_and_what_others_write_is_not(tmp_path: Path) -> None:

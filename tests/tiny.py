@@ -115,6 +115,7 @@ def tiny_settings(folder: Path, **sections: Any) -> dict[str, Any]:
     settings: dict[str, Any] = {
         "backbone": str(folder / "backbone"),
         "max_length": 24,
+        "rule": "ortho",
         "tasks": [
             {"name": "topic", "train": "train-topic.tsv", "dev": "dev-topic.tsv"},
             {
@@ -136,7 +137,7 @@ def tiny_settings(folder: Path, **sections: Any) -> dict[str, Any]:
         "lora": {"r": 4, "target_modules": "all-linear"},
         "mixing": {"rows_per_task": 4},
         "training": {"steps": 6, "learning_rate": 0.01, "save_every": 2, "log_every": 2},
-        "study": {"seeds": [0], "bootstrap": 100},
+        "study": {"methods": ["single", "joint", "ortho"], "seeds": [0], "bootstrap": 100},
     }
     return with_sections(settings, sections)
 

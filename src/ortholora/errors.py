@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import os
 from collections.abc import Iterable
 
 #: Most characters of a part of a message; what it names may be a value of thousands.
@@ -50,11 +52,23 @@ def _rebuild(cls: type[UserError], what: str, expected: str, found: str, todo: s
 
 def file_error(error: OSError) -> UserError:
     """Say what to do about a full disk or a file that may not be touched."""
+    if error.errno == errno.EEXIST and os.path.islink(error.filename or "") and not os.path.exists(error.filename):
+        return link_to_nowhere(error.filename)
     return UserError(
         f"{error.filename or 'A file'} could not be read or written",
         expected="files and folders that may be read and written, on a disk with room",
         found=str(error.strerror or error),
         todo="make room or correct the path, and start the same command again; finished runs are kept",
+    )
+
+
+def link_to_nowhere(path: str | os.PathLike[str]) -> UserError:
+    """The message about a symbolic link in the place of a folder, when what it points to is not there."""
+    return UserError(
+        f"{os.fspath(path)} is a link to nowhere",
+        expected="a folder, a link to one, or a name that is free",
+        found=f"a symbolic link to {os.readlink(path)}, which does not exist",
+        todo="make that folder, correct or remove the link, or give another path",
     )
 
 
@@ -92,8 +106,28 @@ class LockedError(UserError):
     """The folder of a run that another process writes now."""
 
 
+class LostFolderError(UserError):
+    """The folder of a run that somebody removed, emptied or took over while the run was going on."""
+
+
 class CaptureError(UserError):
     """A LoRA matrix whose task gradients cannot be, or were not, captured."""
+
+
+class TemplateError(UserError):
+    """A chat that the tokenizer's chat template does not write out as it must be.
+
+    Attributes:
+        row: Its index among the rows that were being written out; None where it is none of them.
+    """
+
+    row: int | None = None
+
+    def of(self, where: str) -> TemplateError:
+        """The same, and where the row stands."""
+        found = TemplateError(f"{where}: {self.what}", expected=self.expected, found=self.found, todo=self.todo)
+        found.row = self.row
+        return found
 
 
 class RuleError(UserError):

@@ -6,6 +6,7 @@ older file (or folder), or the newer one, and never a part of one.
 
 from __future__ import annotations
 
+import errno
 import glob
 import json
 import math
@@ -40,8 +41,9 @@ def replace_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(beside, path)
-    except BaseException:
+    except BaseException as error:
         beside.unlink(missing_ok=True)
+        _name(error, path)
         raise
 
 
@@ -55,14 +57,29 @@ def append_piece(path: Path, whole: int, piece: bytes) -> int:
 
     Returns:
         Bytes that are whole now.
+
+    Raises:
+        OSError: It cannot be written; or it has lost some of its bytes, in whose place there would be zeros.
     """
-    with path.open("r+b" if path.exists() else "wb") as stream:
-        stream.truncate(whole)
-        stream.seek(whole)
-        stream.write(piece)
-        stream.flush()
-        os.fsync(stream.fileno())
+    try:
+        with path.open("r+b" if path.exists() else "wb") as stream:
+            if (size := stream.seek(0, os.SEEK_END)) < whole:
+                raise OSError(errno.EIO, f"{size:,} bytes, of {whole:,} that were written", str(path))
+            stream.truncate(whole)
+            stream.seek(whole)
+            stream.write(piece)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError as error:
+        _name(error, path)
+        raise
     return whole + len(piece)
+
+
+def _name(error: BaseException, path: Path) -> None:
+    """Have an error of writing name the file: the system says that the disk is full, and not what for."""
+    if isinstance(error, OSError) and error.filename is None:
+        error.filename = str(path)
 
 
 def _remove_remains(path: Path) -> None:

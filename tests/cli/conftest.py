@@ -6,10 +6,12 @@ import shutil
 import sys
 import textwrap
 from pathlib import Path
+from typing import IO, Any
 
 import pytest
 from command_line import Cli
 
+import forked
 from tiny import tiny_config
 
 #: A user's own rules, as a file in the folder the user starts from.
@@ -51,6 +53,25 @@ def home(home_of_all: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def _pictures_are_not_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A report has ten, which take longer than a tiny training.
+
+    The studies of fixtures for a whole file have real ones, and `tests/study` looks at them.
+    """
+
+    def savefig(self: object, stream: IO[Any], format: str, metadata: object = None) -> None:
+        stream.write(b"\x89PNG" if format == "png" else '<svg viewBox="0 0 1 1"></svg>')
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", savefig)
+
+
+@pytest.fixture
+def forked_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The workers of `--jobs` are forked from a server and not spawned, which takes seconds for each."""
+    monkeypatch.setattr("ortholora.study.jobs.processes.get_context", lambda method: forked.context())
 
 
 @pytest.fixture

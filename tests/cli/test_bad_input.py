@@ -117,6 +117,13 @@ class TestOut:
             assert "a file" in cli.complaint(command, "tiny.yaml", "--out", "out")
         assert (home / "out").read_text(encoding="utf-8") == "mine"
 
+    def test_a_link_to_nowhere(self, cli, home):
+        (home / "link").symlink_to("nowhere")
+        diagnose = ["diagnose", "tiny.yaml", "--rows", 16]
+        for words in (["train", "tiny.yaml"], ["compare", "tiny.yaml"], diagnose):
+            assert "link is a link to nowhere" in cli.complaint(*words, "--out", "link")
+        assert not (home / "nowhere").exists()
+
     def test_below_a_file(self, cli):
         for command in ("train", "compare"):
             assert "Not a directory" in cli.complaint(command, "tiny.yaml", "--out", "tiny.yaml/out")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -32,10 +33,10 @@ def test_it_compares_with_the_embedded_configuration(cli, told, monkeypatch, hom
     monkeypatch.setattr(reading, "find_spec", lambda name: name)
     (home / "demo").mkdir()  # a user's own, which has nothing to do with it
     cli.ok("demo")
-    cli.ok("demo", "--out", "elsewhere", "--max-steps", 3, "--jobs", 2)
+    cli.ok("demo", "--out", "elsewhere", "--max-steps", 3, "--jobs", 3)
     (first, where), (second, other) = told
-    assert (first, where) == (Choices(first.config, Path("demo-run")), Where())
-    assert (second, other) == (Choices(first.config, Path("elsewhere"), max_steps=3), Where(2))
+    assert (first, where) == (Choices(first.config, Path("demo-run")), Where(min(2, os.cpu_count())))
+    assert (second, other) == (Choices(first.config, Path("elsewhere"), max_steps=3), Where(3))
     assert load_config(Path(first.config)) == load_config(ROOT / "src" / "ortholora" / "study" / "demo.yaml")
     assert "bin)/ortholora demo\n" in (ROOT / "Makefile").read_text(encoding="utf-8").lower()
 

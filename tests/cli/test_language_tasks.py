@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command_line import Cli
 
 import ortholora
 from ortholora.errors import UserError
+from ortholora.models.backbone import load_tokenizer
 from tiny_language import language_config
 
 
@@ -74,6 +76,49 @@ def test_messages_from_python(language_home: Path) -> None:
         predictor.predict("count", [messages])
     with pytest.raises(UserError, match="cannot be answered"):
         predictor.predict("chat", [("a", "b")])
+
+
+@pytest.fixture
+def no_systems(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chat template that knows no system message, as many do not."""
+
+    def load(*words: Any) -> Any:
+        tokenizer = load_tokenizer(*words)
+        refuse = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+        tokenizer.chat_template = refuse + tokenizer.chat_template
+        return tokenizer
+
+    for place in ("ortholora.models.predictor", "ortholora.runs.workspace"):
+        monkeypatch.setattr(f"{place}.load_tokenizer", load)
+
+
+@pytest.mark.usefixtures("no_systems")
+def test_a_row_that_the_chat_template_refuses_is_named(language_home: Path, cli: Cli, home: Path) -> None:
+    good = [{"role": "user", "content": "repeat 1"}, {"role": "assistant", "content": "1"}]
+    rows = [good, [{"role": "system", "content": "say"}, *good], good]
+
+    def write(name: str, chats: list[Any]) -> None:
+        (home / name).write_text("".join(json.dumps({"messages": chat}) + "\n" for chat in chats), encoding="utf-8")
+
+    write("asked.jsonl", [chat[:-1] for chat in rows])
+    words = ("predict", language_home / "run", "--task", "chat", "--out", "answers.jsonl", "--data")
+    assert "3 rows; 1 of them have a `problem`" in cli.ok(*words, "asked.jsonl")
+    lines = [json.loads(line) for line in (home / "answers.jsonl").read_text().splitlines()]
+    assert ["answer" in line for line in lines] == [True, False, True]
+    assert "no system role" in lines[1]["problem"]
+    (home / "answers.jsonl").unlink()
+    write("asked.jsonl", [rows[1][:-1]] * 2)
+    assert "row 1: no system role" in cli.complaint(*words, "asked.jsonl")
+    assert not list(home.glob("answers.jsonl*"))
+    ask = ("predict", language_home / "run", "--task", "chat")
+    assert "Text 2: The chat template refuses" in cli.complaint(*ask, "repeat 1", json.dumps(rows[1][:-1]))
+
+    write("labelled.jsonl", [*rows, good])
+    where = "labelled.jsonl, row 2 (the first row of data is row 1): The chat template refuses these messages"
+    assert where in cli.complaint("evaluate", language_home / "run", "--task", "chat", "--data", "labelled.jsonl")
+    chat = {"name": "chat", "kind": "chat", "train": str(home / "labelled.jsonl"), "dev": "dev-chat.jsonl"}
+    config = language_config(language_home, "refused", tasks=[chat])
+    assert where in cli.complaint("train", config, "--out", "other")
 
 
 def test_the_run_is_a_plain_adapter_without_heads(run: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from ortholora.runs.lock import lock
 from ortholora.runs.progress import ProgressCallback
+from ortholora.study.folders import STUDY_FILE
 
 PLACES = {"train": "out", "compare": "out/runs/ortho/seed-0"}
 
@@ -19,6 +20,13 @@ def test_a_folder_that_is_being_written_is_refused_at_once(cli, home, command):
     assert f"{PLACES[command]} is being written by another process" in message
     assert f"process {os.getpid()} on " in message
     assert not list(home.glob("out/**/checkpoints"))
+
+
+def test_of_two_studies_in_one_folder_the_second_is_refused_whatever_the_first_does(cli, home):
+    with lock(home / "out", of=STUDY_FILE):
+        message = cli.complaint("compare", "tiny.yaml", "--out", "out")
+    assert "out is being written by another process" in message
+    assert not (home / "out").exists()
 
 
 def test_a_folder_that_is_taken_before_its_turn_is_refused(cli, home, monkeypatch):

@@ -59,7 +59,9 @@ TABLE = {
         ["study"],
         ["folder", "report", "adapter", "methods", "gap", "verdict"],
     ),
-    "demo": Told("--max-steps 1 --out study", ["study"], ["folder", "report", "adapter", "methods", "gap", "verdict"]),
+    "demo": Told(
+        "--max-steps 1 --jobs 1 --out study", ["study"], ["folder", "report", "adapter", "methods", "gap", "verdict"]
+    ),
     "diagnose": Told("tiny.yaml --steps 0 --rows 16 --out found", ["found"], ["folder", "tasks", "verdict", "next"]),
     "report": Told("done --out page.html", ["page.html"], ["report"]),
     "evaluate": Told("trained", None, ["topic", "pair", "score"]),

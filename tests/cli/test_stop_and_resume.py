@@ -13,37 +13,25 @@ from pathlib import Path
 import pytest
 import torch
 from command_line import Cli, check_message
+from worked_study import left_over, resumable
 
+from launcher import KILL, limit_files, run, strike_at_save
 from ortholora.models.saving import save_model
 from ortholora.runs.progress import ProgressCallback
-from tiny import tiny_config
 
-#: `ortholora` in a process of its own that sends itself a signal, after a step of a run or while it saves.
+#: `ortholora`, as from a shell, in a process that sends itself a signal after the thirteenth step of all its runs.
 STOPPED = """
-import logging, os, signal, sys
+import logging, os, signal
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # as the command line does before it imports anything
-import torch
-from ortholora.models.saving import save_model
 from ortholora.runs.progress import ProgressCallback
-place, count, number = sys.argv.pop(1), int(sys.argv.pop(1)), getattr(signal, sys.argv.pop(1))
-seen = 0
-def count_down():
+seen, step = 0, ProgressCallback.on_step_end
+def on_step_end(self, *args, **kwargs):
     global seen
     seen += 1
-    if seen == count:
-        os.kill(os.getpid(), number)
-step, save = ProgressCallback.on_step_end, torch.save
-if place == "step":
-    ProgressCallback.on_step_end = lambda self, *args, **kwargs: (count_down(), step(self, *args, **kwargs))[1]
-else:
-    torch.save = lambda *args, **kwargs: (count_down(), save(*args, **kwargs))[1]
-from ortholora.__main__ import main
-main()
-"""
-LIMITED = """
-import resource, signal, sys
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)),) * 2)
+    if seen == 13:
+        os.kill(os.getpid(), signal.SIGINT)
+    return step(self, *args, **kwargs)
+ProgressCallback.on_step_end = on_step_end
 from ortholora.__main__ import main
 main()
 """
@@ -59,19 +47,6 @@ def weights(folder: Path) -> dict[str, bytes]:
     """Adapters and heads of all finished runs, byte for byte; checkpoints are left out."""
     paths = [path for path in folder.rglob("*.safetensors") if "checkpoints" not in path.parts]
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
-
-
-def left_over(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.name.startswith(".") or path.suffix in {".old", ".tmp"}]
-
-
-def resumable(folder: Path) -> Path:
-    """Write a configuration with dropout and warm-up: a resume that forgets something shows."""
-    training = {"steps": 5, "save_every": 2, "warmup_steps": 2}
-    path = tiny_config(folder, "resume", lora={"dropout": 0.1}, training=training)
-    text = path.read_text(encoding="utf-8")
-    path.write_text(text.replace(str(folder / "backbone"), "backbone"), encoding="utf-8")
-    return path
 
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, *after: int, number: int = signal.SIGINT) -> None:
@@ -96,7 +71,7 @@ TRAIN = ["train", "resume.yaml", "--out", "out", "--tasks", "topic,score"]
 @pytest.fixture(scope="module")
 def uninterrupted(home_of_all):
     """Weights of a study that nothing disturbed."""
-    resumable(home_of_all)
+    resumable(home_of_all, "resume")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(home_of_all)
         Cli(home_of_all).ok(*[word.replace("out", "whole") if word == "out" else word for word in STUDY])
@@ -112,12 +87,12 @@ def trained_weights(uninterrupted):
 
 @pytest.fixture(autouse=True)
 def config(uninterrupted, home):
-    return resumable(home)
+    return resumable(home, "resume")
 
 
 def test_an_interrupted_study_resumes(cli, home, uninterrupted):
     # Step 3 of the third run, joint.
-    stopped = start(STOPPED, "step", 13, "SIGINT", *STUDY)
+    stopped = start(STOPPED, *STUDY)
     assert stopped.returncode == 130, stopped.stderr
     assert stopped.stderr == ""
     assert "joint · seed 0: 5 steps" in stopped.stdout
@@ -132,8 +107,8 @@ def test_an_interrupted_study_resumes(cli, home, uninterrupted):
 
 def test_a_study_killed_while_saving_resumes(cli, home, uninterrupted):
     # Four calls of torch.save a checkpoint, three checkpoints a run: the second of the last run, ortho.
-    killed = start(STOPPED, "save", 3 * 12 + 4 + 2, "SIGKILL", *STUDY)
-    assert killed.returncode == -signal.SIGKILL
+    killed = run(home, STUDY, (strike_at_save, (KILL, 3 * 12 + 4 + 2)))
+    assert killed.code == -KILL
     folder = home / "out/runs/ortho/seed-0/checkpoints"
     assert {path.name for path in folder.iterdir()} == {".saving", "checkpoint-2"}
     assert "going on from the checkpoint of step 2" in cli.ok(*STUDY)
@@ -175,11 +150,11 @@ def test_a_real_full_disk(cli, home, monkeypatch, trained_weights):
         interrupt(patch, 3)
         cli(*TRAIN)
     # From here on no file may grow beyond 20 000 bytes; a checkpoint's optimizer state is larger.
-    full = start(LIMITED, 20_000, *TRAIN)
-    assert full.returncode == 2, full.stderr
-    check_message(full.stderr)
-    assert "checkpoint of step 4" in full.stderr
-    assert "it goes on from checkpoint-3" in full.stderr
+    full = run(home, TRAIN, (limit_files, (20_000,)))
+    assert full.code == 2, full.err
+    check_message(full.err)
+    assert "checkpoint of step 4" in full.err
+    assert "it goes on from checkpoint-3" in full.err
     assert [path.name for path in (home / "out/checkpoints").iterdir()] == ["checkpoint-3"]
     assert not left_over(home / "out")
     cli.ok(*TRAIN)

@@ -179,7 +179,7 @@ def test_dev_rows_do_not_choose(home):
     path.write_text(text)
     path = home / "dev-pair.csv"
     path.write_text(path.read_text().replace(",yes", ",?").replace(",no", ",yes").replace(",?", ",no"))
-    training = {"steps": 40, "save_every": 40}
+    training = {"steps": 16, "save_every": 16}
     config = tiny_config(home, "study", study={"methods": ["joint"], "seeds": [0], "sweep": SWEEP}, training=training)
     Cli(home).ok("compare", config, "--out", "out", "--tasks", "topic,pair")
     entry = json.loads((home / "out" / "sweep.json").read_text())["methods"]["joint"]
@@ -215,10 +215,13 @@ def test_runs_without_the_sweep_are_refused_before_it(home):
     assert not (home / "out" / "sweep").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("forked_jobs")
 def test_two_at_once_give_the_same(finished, home):
-    config = study(home, training={"steps": 12, "save_every": 6})
-    Cli(home).ok("compare", config, "--out", "out", "--jobs", "2")
+    """Two trials, then two runs; the others are kept."""
+    go_back(finished[0], home / "out", "sweep/joint", "runs/joint", "runs/single/seed-0/pair")
+    shown = Cli(home).ok("compare", finished[0] / "study.yaml", "--out", "out", "--jobs", "2")
+    assert "11 of 15 runs are finished and kept" in shown
+    assert "2 runs at once" in shown
     assert adapters(home / "out") == adapters(finished[0] / "out")
     assert (home / "out" / "sweep.json").read_bytes() == (finished[0] / "out" / "sweep.json").read_bytes()
 

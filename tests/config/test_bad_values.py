@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from ortholora.config.bounds import read_text
 from ortholora.config.file import dump_config, load_config
 from ortholora.errors import UserError
 
@@ -117,6 +121,27 @@ def test_a_long_key_is_cut(tmp_path: Path) -> None:
 def test_a_device_is_no_configuration(device: str) -> None:
     with pytest.raises(UserError, match="a device, not a file"):
         load_config(Path(device))
+
+
+def test_a_pipe_is_no_configuration(tmp_path: Path) -> None:
+    """It would wait until somebody writes."""
+    os.mkfifo(tmp_path / "pipe.yaml")
+    with pytest.raises(UserError, match="a pipe or a device, not a file") as caught:
+        load_config(tmp_path / "pipe.yaml")
+    assert "pipe.yaml" not in caught.value.todo
+
+
+def test_questions_come_out_of_a_pipe_that_somebody_writes_to(tmp_path: Path) -> None:
+    """As `predict --file <(command)` has it."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="a pipe that nobody writes to"):
+        read_text(tmp_path / "pipe", 100, pipe=True)
+    with ThreadPoolExecutor(1) as pool, open(os.open(tmp_path / "pipe", os.O_RDWR | os.O_NONBLOCK), "wb") as writer:
+        read = pool.submit(read_text, tmp_path / "pipe", 100, True)
+        time.sleep(0.05)  # it is asked before there is anything
+        writer.write(b"a text")
+        writer.close()
+        assert read.result(10) == "a text"
 
 
 def test_a_path_that_cannot_be(tmp_path: Path) -> None:

@@ -37,6 +37,12 @@ def write(tmp_path: Path):
     return write
 
 
+def test_the_ledger_chose_what_trains_where_no_rule_is_named(write):
+    config = load_config(write(GOOD))
+    assert config.rule == "gradnorm(alpha=2)"
+    assert config.study.methods == ["single", "joint", "gradnorm(alpha=2)", "ortho"]
+
+
 def complaint(path: Path, *overrides: str) -> str:
     with pytest.raises(UserError) as caught:
         load_config(path, overrides)

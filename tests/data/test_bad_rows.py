@@ -44,6 +44,16 @@ def test_dropped_rows_are_those_that_cannot_be_used(folder: Folder) -> None:
     assert (again.train, again.dev) == (data.train, data.dev)
 
 
+def test_rows_keep_the_numbers_that_they_have_in_their_file(folder: Folder) -> None:
+    folder.both(RAGGED)
+    lines = RAGGED.split("\n")
+    for keys in ({}, {"max_train_rows": 9}):
+        rows = folder.read(bad_rows="drop", max_bad_rows=0.1, **keys).train
+        for part, indices in ((rows, range(len(rows))), (rows.take([5, 2]), range(2))):
+            assert [lines[part.number(i)].split("\t")[0] for i in indices] == [part.texts[i][0] for i in indices]
+            assert part.place(0).endswith(f"train.tsv, row {part.number(0)} (the first row of data is row 1)")
+
+
 def test_more_than_the_share_is_refused(folder: Folder) -> None:
     folder.both(RAGGED)
     message = folder.complaint(bad_rows="drop")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -104,6 +105,8 @@ def test_no_data_is_refused(write: Write, tmp_path: Path) -> None:
     write("folder/notes.txt", "none")
     check(refusal(lambda: sources_of([tmp_path / "folder"])), "none in this folder")
     check(refusal(lambda: sources_of([tmp_path / "absent"])), "nothing there")
+    os.mkfifo(tmp_path / "pipe.tsv")
+    check(refusal(lambda: sources_of([tmp_path / "pipe.tsv"])), "a pipe or a device")
 
 
 # ---- what columns are ----------------------------------------------------------------------------------

@@ -1,10 +1,11 @@
-"""Mutated data files, with `bad_rows: error` and `drop`."""
+"""Mutated data files, with `bad_rows: error` and `drop`: to train on, and for `evaluate --data`."""
 
 from __future__ import annotations
 
 import json
 import math
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ import pyarrow.parquet as pq
 from judging import Case, Source, flip
 
 from ortholora.config.schema import Config
+from ortholora.data.labelled import LabelledFile
 from ortholora.data.read import read_tasks
+from ortholora.data.task import Split
 from ortholora.runs.workspace import Workspace
 
 #: What a cell of a table may hold.
@@ -72,12 +75,13 @@ def sources(folder: Path, space: Workspace) -> list[Source]:
     for ending, content in whole.items():
         (folder / f"dev.{ending}").write_bytes(content)
 
-    def case(ending: str, what: str, content: bytes, keys: dict[str, Any]) -> Case:
+    def case(ending: str, what: str, content: bytes, keys: dict[str, Any], training: bool) -> Case:
         def run() -> None:
             (folder / f"train.{ending}").write_bytes(content)
-            _use(folder, {"name": "t", "train": f"train.{ending}", "dev": f"dev.{ending}", **keys}, space)
+            task = {"name": "t", "train": f"train.{ending}", "dev": f"dev.{ending}", **keys}
+            (_use if training else _use_answered)(folder, task, space)
 
-        return Case(f"{ending}, {keys}: {what}", run)
+        return Case(f"{'train' if training else 'evaluate --data'}, {ending}, {keys}: {what}", run)
 
     def keys_of(draw: random.Random) -> dict[str, Any]:
         keys: dict[str, Any] = draw.choice([{}, {"kind": "regression", "label": "score"}, {"tsv_quotes": True}])
@@ -86,7 +90,7 @@ def sources(folder: Path, space: Workspace) -> list[Source]:
     def damaged(draw: random.Random) -> Case:
         ending = draw.choice(list(whole))
         what, content = flip(draw, whole[ending])
-        return case(ending, what, content, keys_of(draw))
+        return case(ending, what, content, keys_of(draw), draw.random() < 0.6)
 
     def cell(draw: random.Random) -> Case:
         ending, new, at = draw.choice(["tsv", "csv", "jsonl"]), draw.choice(CELLS), draw.randrange(1, 30)
@@ -99,7 +103,7 @@ def sources(folder: Path, space: Workspace) -> list[Source]:
             cells[draw.randrange(3)] = new
             found[at] = ("\t" if ending == "tsv" else ",").join(cells[: draw.choice([1, 2, 3, 3, 3])])
         content = "\n".join(found).encode("utf-8", "surrogatepass")
-        return case(ending, f"{new[:40]!r} in line {at}", content, keys_of(draw))
+        return case(ending, f"{new[:40]!r} in line {at}", content, keys_of(draw), draw.random() < 0.6)
 
     return [damaged, cell]
 
@@ -109,13 +113,33 @@ def _use(folder: Path, task: dict[str, Any], space: Workspace) -> None:
     config = Config.model_validate({"backbone": space.config.backbone, "tasks": [task], "max_length": 24})
     (data,) = read_tasks(config, base=folder, data_dir=None)
     for split in (data.train, data.dev):
-        for row, target in zip(split.texts, split.targets, strict=True):
-            texts = [text.encode("utf-8") for text in getattr(row, "texts", row)]
-            assert all(text.strip() for text in texts), "an empty text was accepted"
-            fine = math.isfinite(target) if data.labels is None else 0 <= target < len(data.labels)
-            assert fine, f"the target {target} was accepted"
+        _check_usable(split, data.labels)
     dropped = sum(map(len, data.dropped.values()))
     assert not dropped or (task.get("bad_rows") == "drop" and dropped <= task.get("max_bad_rows", 0.05) * 60), (
         "too many"
     )
     Workspace(config, [data]).encoded("t")
+
+
+def _use_answered(folder: Path, task: dict[str, Any], space: Workspace) -> None:
+    """Read as `evaluate --data` does; every row that is counted must come, and be usable."""
+    config = Config.model_validate({"backbone": space.config.backbone, "tasks": [task], "max_length": 24})
+    (spec,) = config.tasks
+    labels = None if spec.kind == "regression" else ("0", "1", "2")
+    text, label = spec.columns
+    file = LabelledFile(folder / task["train"], spec, labels, text, label)
+    counted = file.check()
+    for window in (7, 1000):
+        splits = list(file.windows(window))
+        for split in splits:
+            _check_usable(split, labels)
+        assert sum(map(len, splits)) == counted.rows, "other rows than were counted"
+    assert not counted.left_out or task.get("bad_rows") == "drop", "rows were left out"
+
+
+def _check_usable(split: Split, labels: Sequence[str] | None) -> None:
+    for row, target in zip(split.texts, split.targets, strict=True):
+        texts = [text.encode("utf-8") for text in getattr(row, "texts", row)]
+        assert all(text.strip() for text in texts), "an empty text was accepted"
+        fine = math.isfinite(target) if labels is None else 0 <= target < len(labels)
+        assert fine, f"the target {target} was accepted"

@@ -13,6 +13,7 @@ from judging import Case, Source, flip, paths, put
 
 from ortholora.cli.reading import settings_of
 from ortholora.models.loading import load_card, load_model
+from ortholora.runs.hub_files import files_to_push
 from ortholora.runs.record import read_record
 from ortholora.runs.run import Run
 from ortholora.runs.train import check_folder
@@ -137,12 +138,13 @@ def _is_nonsense(path: Path, place: tuple[Any, ...], new: Any) -> bool:
 
 
 def _use(folder: Path, space: Workspace) -> None:
-    """All that `train`, `compare`, `evaluate` and `predict` read of a finished run."""
+    """All that `train`, `compare`, `evaluate`, `predict` and `push` read of a finished run."""
     check_folder(Run(ORTHO, TASKS, 0, folder), space)
     record = read_record(folder)
     conflict_sentences(summarise_conflict([record]))
     load_card(folder)
     settings_of(folder)
+    files_to_push(folder)
     load_model(folder)
 
 

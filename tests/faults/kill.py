@@ -26,6 +26,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
 import torch  # noqa: E402
 
+from forked import preload  # noqa: E402
 from ortholora.cli.app import app  # noqa: E402
 from ortholora.runs.record import read_record  # noqa: E402
 from tiny import tiny_config  # noqa: E402
@@ -45,7 +46,8 @@ class Ended:
 
 
 def prepare(home: Path) -> None:
-    """Write backbone, data and configuration."""
+    """Write backbone, data and configuration; import what the commands would, each for itself."""
+    preload()
     tiny_config(
         home,
         "kill",

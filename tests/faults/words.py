@@ -1,4 +1,4 @@
-"""Mutated command lines and questions. What they would start is not started."""
+"""Mutated command lines and questions. What they would start is not started, and no hub is asked."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 import ortholora.models.predictor
 from ortholora.cli.app import app
+from ortholora.data.labelled import LabelledFile
 
 #: Words that some option may be given.
 WORDS = [
@@ -62,7 +63,12 @@ WORDS = [
     "--",
     "--help",
 ]
-OPTIONS = ["--out", "--data-dir", "--set", "--seeds", "--max-steps", "--tasks", "--jobs", "--json", "--task", "--file"]
+OPTIONS = [
+    "--out", "--data-dir", "--set", "--seeds", "--max-steps", "--tasks", "--jobs", "--json", "--task", "--file",
+    "--data", "--text", "--label", "--revision", "--commit-message", "--private", "--quiet",
+]  # fmt: skip
+#: Commands that look at a run.
+OF_A_RUN = ("evaluate", "predict", "push")
 #: Of these words only a refusal is right, whatever else is said.
 NEVER = {
     "train": [
@@ -88,6 +94,31 @@ NEVER = {
         ["--gpus-per-run", "1"],
     ],
     "predict": [["--task", "\udc80"], ["--file", "/dev/full"], ["--file", "a\0b"], ["\udcff"], ["--file", "nowhere"]],
+    "evaluate": [
+        ["--data", "/dev/full"],
+        ["--data", "a\0b.tsv"],
+        ["--data", "nowhere.tsv", "--task", "topic"],
+        ["--data", "train-topic.tsv"],
+        ["--data", "train-topic.tsv", "--task", "score"],
+        ["--data", "train-topic.tsv", "--task", "topic", "--label", "text"],
+        ["--data", "train-topic.tsv", "--task", "topic", "--text", "text,label"],
+        ["--data", "train-topic.tsv", "--task", "topic", "--data-dir", "."],
+        ["--data", "tiny.yaml", "--task", "topic"],
+        ["--label", "label"],
+        ["--task", "\udc80"],
+    ],
+    "push": [
+        ["me/a/b"],
+        [""],
+        ["../a"],
+        ["\udc80"],
+        ["a\0b"],
+        ["x" * 5000],
+        ["me/a", "--revision", ""],
+        ["me/a", "--commit-message", " "],
+        ["me/a", "--revision", "\udc80"],
+        ["https://me:hf_secret0123456789abcdef@hub/a"],
+    ],
 }
 QUESTIONS = [
     "a text",
@@ -126,8 +157,9 @@ def sources(home: Path, run: Path) -> list[Source]:
     """The ways to mutate a command line; `home` holds `tiny.yaml`, `run` is a finished run of it."""
 
     def command(draw: random.Random) -> Case:
-        name = draw.choice(["train", "compare", "evaluate", "predict"])
-        words = [name, str(run if name in ("evaluate", "predict") else home / "tiny.yaml")]
+        name = draw.choice(["train", "compare", *OF_A_RUN])
+        words = [name, str(run if name in OF_A_RUN else home / "tiny.yaml")]
+        words += [draw.choice([*WORDS, "me/adapter", "me/adapter"])] if name == "push" else []
         for _ in range(draw.choice([0, 1, 1, 2, 3])):
             words += [draw.choice(OPTIONS), draw.choice(WORDS)][draw.random() < 0.1 :]
         if draw.random() < 0.2:
@@ -136,7 +168,7 @@ def sources(home: Path, run: Path) -> list[Source]:
 
     def never(draw: random.Random) -> Case:
         name = draw.choice(list(NEVER))
-        words = [name, *([str(run), "a text"] if name == "predict" else [str(home / "tiny.yaml")])]
+        words = [name, str(run if name in OF_A_RUN else home / "tiny.yaml"), *["a text"][: name == "predict"]]
         bad = draw.choice(NEVER[name])
         words += bad if "--task" in bad or name != "predict" else ["--task", "topic", *bad]
         return Case(f"{words}"[:300], lambda: _type(home, words), nonsense=True)
@@ -169,6 +201,9 @@ def _type(home: Path, words: list[str], given: bytes = b"") -> None:
             for place in ("ortholora.study.train.train_seeds", "ortholora.study.compare.compare"):
                 patch.setattr(place, _reached)
             patch.setattr("ortholora.runs.evaluate.evaluate_run", _reached)
+            patch.setattr("ortholora.runs.evaluate.evaluate_file", _checked)
+            patch.setattr("ortholora.runs.push.get_token", lambda: "hf_secret0123456789abcdef")
+            patch.setattr("ortholora.runs.push.HfApi", _reached)
             patch.setattr("ortholora.models.predictor.load", _loaded)
             result = CliRunner().invoke(app, words, input=given)
     except Reached:
@@ -180,6 +215,8 @@ def _type(home: Path, words: list[str], given: bytes = b"") -> None:
         raise AssertionError(f"{type(result.exception).__name__} got through: {result.exception}")
     if result.exit_code not in (0, 1, 2):
         raise AssertionError(f"exit code {result.exit_code}")
+    if "hf_secret" in result.output:
+        raise AssertionError("the token is shown")
     if "Traceback" in result.output:
         raise AssertionError(result.output[-300:])
     if result.exit_code:
@@ -187,6 +224,12 @@ def _type(home: Path, words: list[str], given: bytes = b"") -> None:
 
 
 def _reached(*words: Any, **options: Any) -> Any:
+    raise Reached
+
+
+def _checked(run: Path, file: LabelledFile, *words: Any) -> Any:
+    """All of `evaluate_file` that needs no model."""
+    file.check()
     raise Reached
 
 

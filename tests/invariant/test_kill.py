@@ -7,19 +7,19 @@ order of visits.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from launcher import end, set_environment, start
 from tiny import tiny_config
 
 pytestmark = pytest.mark.slow
@@ -46,44 +46,38 @@ class Watched(Ortho):
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Starts `python -m ortholora train`; nothing of it survives the test."""
-    with ExitStack() as stack:
+def begin(tmp_path: Path) -> Iterator[Callable[..., BaseProcess]]:
+    """Starts `train`; nothing of it survives the test."""
+    started = []
 
-        def begin(out: str, log: str, **environment: str) -> subprocess.Popen[str]:
-            process = stack.enter_context(_train(tmp_path, out, log, **environment))
-            stack.callback(process.kill)
-            return process
+    def begin(out: str, log: str, **environment: str) -> BaseProcess:
+        # No GPU: bytes are compared.
+        settings = {"CUDA_VISIBLE_DEVICES": "", "WATCHED": str(tmp_path / log), **environment}
+        before = functools.partial(set_environment, **settings)
+        started.append(start(tmp_path, out, ["train", "kill.yaml", "--out", out], (before, ())))
+        return started[-1]
 
-        yield begin
-
-
-def _train(home: Path, out: str, log: str, **environment: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "ortholora", "train", "kill.yaml", "--out", out]
-    # One thread and no GPU: bytes are compared.
-    settings = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "WATCHED": str(home / log)}
-    settings |= environment
-    return subprocess.Popen(
-        command, cwd=home, env=settings, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
+    yield begin
+    for process in started:
+        process.kill()
 
 
-def finish(process: subprocess.Popen[str]) -> str:
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, output
-    return output
-
-
-def kill_when(process: subprocess.Popen[str], reached: Path) -> None:
+def kill_when(process: BaseProcess, reached: Path) -> None:
     """Wait until the run has come so far, then kill it as an administrator or the kernel would."""
     deadline = time.monotonic() + 120
     while not reached.exists():
-        assert process.poll() is None, process.communicate()[0]
+        assert process.is_alive(), "it ended"
         assert time.monotonic() < deadline, "the run never came to the step"
         time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=30)
-    assert process.returncode == -signal.SIGKILL
+    os.kill(int(process.pid or 0), signal.SIGKILL)
+    process.join(30)
+    assert process.exitcode == -signal.SIGKILL
+
+
+def finish(home: Path, name: str, process: BaseProcess) -> str:
+    ended = end(home, name, process)
+    assert ended.code == 0, ended.err
+    return ended.out
 
 
 def sums(folder: Path) -> dict[str, str]:
@@ -97,21 +91,21 @@ def steps_of(path: Path) -> list[tuple[int, str]]:
     return [(int(line.split()[0]), line.split()[1]) for line in lines]
 
 
-def test_a_killed_run_resumes_to_the_same_bytes(tmp_path: Path, start: Any) -> None:
+def test_a_killed_run_resumes_to_the_same_bytes(tmp_path: Path, begin: Any) -> None:
     training = {"steps": STEPS, "save_every": SAVE_EVERY, "warmup_steps": 2}
     # 20 of a task's 96 rows in each step: in the fifth the streams start over, after the kill and the checkpoint.
     mixing = {"rows_per_task": 20, "layout": "mixed", "micro_batches": 2}
     tiny_config(tmp_path, "kill", rule="watched:Watched", lora={"dropout": 0.1}, mixing=mixing, training=training)
     (tmp_path / "watched.py").write_text(RULE, encoding="utf-8")
 
-    whole = start("whole", "whole.log")
-    held = start("cut", "cut.log", HOLD=str(tmp_path / "held"))
+    whole = begin("whole", "whole.log")
+    held = begin("cut", "cut.log", HOLD=str(tmp_path / "held"))
     kill_when(held, tmp_path / "held")
-    finish(whole)
+    finish(tmp_path, "whole", whole)
     kept = [path.name for path in (tmp_path / "cut" / "checkpoints").iterdir()]
     assert kept == [f"checkpoint-{SAVE_EVERY}"]
     assert not (tmp_path / "cut" / "result.json").exists()
-    assert f"going on from the checkpoint of step {SAVE_EVERY}" in finish(start("cut", "cut.log"))
+    assert f"going on from the checkpoint of step {SAVE_EVERY}" in finish(tmp_path, "cut", begin("cut", "cut.log"))
 
     assert sums(tmp_path / "cut") == sums(tmp_path / "whole")
     expected, found = steps_of(tmp_path / "whole.log"), steps_of(tmp_path / "cut.log")

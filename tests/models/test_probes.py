@@ -30,7 +30,7 @@ from ortholora.models.card import ModelCard
 from ortholora.models.heads import HeadSpec
 from ortholora.models.language_spec import LanguageSpec
 from ortholora.models.packed import PackingMode
-from ortholora.models.probes import check_positions, find_packing_mode, keeps_documents_apart, keeps_texts_apart
+from ortholora.models.probes import check_positions, find_packing_mode, keeps_texts_apart, packed_rows_keep_texts_apart
 
 SIZES = {"vocab_size": 31, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 12}
 SIZES |= {"max_position_embeddings": 40}
@@ -119,9 +119,11 @@ def test_a_backbone_that_mixes_texts_is_refused() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_documents_that_read_each_other_are_found(dtype: torch.dtype) -> None:
+def test_texts_of_a_packed_row_that_read_each_other_are_found(dtype: torch.dtype) -> None:
     def running_sums(row: Sequence[int]) -> Tensor:
         return torch.tensor(row, dtype=dtype).cumsum(0)
 
-    assert keeps_documents_apart(lambda documents: torch.cat([running_sums(d) for d in documents]), dtype)
-    assert not keeps_documents_apart(lambda documents: running_sums([token for d in documents for token in d]), dtype)
+    assert packed_rows_keep_texts_apart(lambda texts: torch.cat([running_sums(text) for text in texts]), dtype)
+    assert not packed_rows_keep_texts_apart(
+        lambda texts: running_sums([token for text in texts for token in text]), dtype
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import zipfile
 from collections.abc import Callable
@@ -255,6 +256,17 @@ def test_a_run_says_which_checkpoint_is_damaged(stopped: Run, space: Workspace) 
     (stopped.checkpoints / "checkpoint-3" / "optimizer.pt").unlink()
     with pytest.raises(UserError, match=r"checkpoint-3 is damaged(.|\n)*optimizer.pt, which is not there"):
         ensure_record(stopped, space, Silent(), None)
+
+
+@pytest.mark.parametrize(
+    "name", ["ortholora.json", "adapter_config.json", "adapter_model.safetensors", "heads.safetensors"]
+)
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(finished: Run, name: str) -> None:
+    path = finished.folder / name
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(UserError, match=r"a pipe or a device|is no Ortho-LoRA run"):
+        load_model(finished.folder)
 
 
 def test_another_run_is_still_refused_for_its_settings(stopped: Run, space: Workspace) -> None:

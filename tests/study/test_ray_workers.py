@@ -15,7 +15,7 @@ from ortholora.errors import LockedError, MissingExtraError, UserError
 from ortholora.study.jobs import ray_actor, ray_cluster, ray_workers
 from ortholora.study.jobs.pool import work_off
 from ortholora.study.jobs.ray_cluster import check_on, room_for
-from ortholora.study.jobs.ray_workers import Share
+from ortholora.study.jobs.ray_workers import Resources
 
 LABELS = {number: f"run {number}" for number in range(4)}
 CPU, GPU = {"CPU": 2.0, "memory": 1e9}, {"CPU": 8.0, "GPU": 4.0}
@@ -98,7 +98,7 @@ def study(toy, out, heard=None, **options):
 
 def test_every_item_is_done_once_and_told_whole(ray, tmp_path):
     toy, heard = Toy(), Heard()
-    assert study(toy, tmp_path / "out", heard, share=Share(cpus=2)) == []
+    assert study(toy, tmp_path / "out", heard, each=Resources(cpus=2)) == []
     assert toy.done == list(LABELS)  # two cores, two for a run: one worker
     whole = [line for n in LABELS for line in [("start", f"item {n}"), ("step", 2), ("finish", f"item {n}")]]
     assert [line for line in heard.told if line != ("step", 1)] == whole  # the newest step says it all
@@ -128,7 +128,7 @@ def test_of_steps_the_newest_is_kept():
 
 def test_a_worker_that_outlives_its_node_leaves_its_run_to_another(ray, tmp_path, monkeypatch):
     def orphaned(progress):
-        monkeypatch.setattr(ray_actor.os, "getppid", lambda: 1)
+        monkeypatch.setattr(ray_actor.os, "getppid", lambda: -1)  # no process: 1 is that of whoever was orphaned
         progress.step(1)
         assert progress.stop_requested
 
@@ -210,21 +210,21 @@ def test_a_node_that_does_not_see_the_folder_or_has_another_version(ray, tmp_pat
 
 
 def test_what_fits_on_the_nodes():
-    assert room_for(Share(1, 0.0), [CPU, GPU]) == 10
-    assert room_for(Share(1, 1.0), [CPU, GPU]) == 4
-    assert room_for(Share(3, 0.0), [CPU, GPU]) == 2
-    assert room_for(Share(1, 0.5), [CPU, GPU]) == 8
+    assert room_for(Resources(1, 0.0), [CPU, GPU]) == 10
+    assert room_for(Resources(1, 1.0), [CPU, GPU]) == 4
+    assert room_for(Resources(3, 0.0), [CPU, GPU]) == 2
+    assert room_for(Resources(1, 0.5), [CPU, GPU]) == 8
     with pytest.raises(UserError, match=r"(?s)2 CPUs and 8 GPUs.*2 CPUs, 0 GPUs; 8 CPUs, 4 GPUs"):
-        room_for(Share(2, 8.0), [CPU, GPU])
+        room_for(Resources(2, 8.0), [CPU, GPU])
     with pytest.raises(UserError, match="no node that is alive"):
-        room_for(Share(), [])
+        room_for(Resources(), [])
 
 
 def test_a_run_takes_one_gpu_where_there_are_any(ray, tmp_path):
     ray._nodes = [CPU, GPU]
     with ray_cluster.ray_workers("ray", tmp_path) as workers:
         assert str(workers).startswith("On a Ray cluster of 2 nodes: 4 at once, 1 CPU and 1 GPU each: ")
-    with ray_cluster.ray_workers("ray", tmp_path, share=Share(4, 0.0)) as workers:
+    with ray_cluster.ray_workers("ray", tmp_path, each=Resources(4, 0.0)) as workers:
         assert str(workers).startswith("On a Ray cluster of 2 nodes: 2 at once, 4 CPUs each: ")
 
 

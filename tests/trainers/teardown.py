@@ -1,6 +1,6 @@
 """How often does a process that trained under DDP abort or hang when it leaves? Not a test: it takes minutes.
 
-PYTHONPATH=src:tests python tests/training/teardown.py --runs 20 --method ortho --ending leave
+PYTHONPATH=src:tests python tests/trainers/teardown.py --runs 20 --method ortho --ending leave
 
 Starts `ddp_script.py` with torchrun again and again, with one of its endings, and counts what became of it.
 """
@@ -22,7 +22,7 @@ SCRIPT = Path(__file__).with_name("ddp_script.py")
 def one_run(method: str, ending: str, ranks: int, seconds: float, debugger: bool) -> str:
     """`fine`, `aborted`, `hung` or `failed`; what the processes wrote is printed unless all was fine."""
     with tempfile.TemporaryDirectory() as folder:
-        settings = json.dumps({"mixing": {"layout": "mixed", "rows_per_task": 4}})
+        mixing = json.dumps({"layout": "mixed", "rows_per_task": 4})
         program = [sys.executable]
         if debugger:
             program = [
@@ -38,7 +38,7 @@ def one_run(method: str, ending: str, ranks: int, seconds: float, debugger: bool
             ]
             program += ["--args", sys.executable]
         launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "--no-python"]
-        command = [sys.executable, *launch, *program, str(SCRIPT), folder, method, settings, "0", ending]
+        command = [sys.executable, *launch, *program, str(SCRIPT), folder, method, mixing, ending]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         with subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment

@@ -3,44 +3,58 @@
 from __future__ import annotations
 
 import functools
-import json
-import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import transformers
+from many import Plan, trained, trained_by
 from packaging import version
 
 from ortholora.data.planner import own_rows
 
-SCRIPT = Path(__file__).with_name("ddp_script.py")
 pytestmark = pytest.mark.slow
+#: transformers 4 cannot load an optimizer onto `cpu:0`, the device of several processes without a GPU.
+RESUMES = version.parse(transformers.__version__).major >= 5
 
 
-def run(out: Path, ranks: int, method: str, mixing: Any, stop_after: int = 0, **sections: Any) -> dict[str, Any]:
-    """Train in `ranks` processes, started by torchrun where there are several."""
-    out.mkdir(parents=True, exist_ok=True)
-    arguments = [str(SCRIPT), str(out), method, json.dumps({"mixing": mixing, **sections}), str(stop_after)]
-    launcher = [] if ranks == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-    tests = str(Path(__file__).parent.parent)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join([tests, *filter(None, [environment.get("PYTHONPATH")])])
-    done = subprocess.run(
-        [sys.executable, *launcher, *arguments], capture_output=True, text=True, env=environment, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return torch.load(out / "result.pt", weights_only=False)
+def plan(folder: str, method: str, layout: str, **more: Any) -> Plan:
+    mixing = {"layout": layout, "rows_per_task": 4} | ({"launch_tokens": 0} if layout == "auto" else {})
+    return {"folder": folder, "method": method, "sections": {"mixing": mixing}, **more}
+
+
+def saving(folder: str, **more: Any) -> Plan:
+    run = plan(folder, "ortho", "mixed", **more)
+    return run | {"sections": run["sections"] | {"training": {"save_every": 2}}}
+
+
+#: Number of processes → the runs that they do one after the other.
+RUNS = {
+    2: [
+        plan("mixed", "ortho", "mixed"),
+        plan("auto", "joint", "auto"),
+        plan("by-task", "gradnorm", "by-task"),
+        plan("by-length", "balanced-signal", "by-length"),
+        plan("language by-length", "ortho", "by-length", language=True),
+        plan("language padding-free", "ortho", "padding-free", language=True),
+        *([saving("cut", stop_after=4), saving("cut")] if RESUMES else []),
+    ],
+    3: [plan("by-task", "ortho", "by-task")],
+}
 
 
 @functools.cache
-def alone(method: str, **sections: Any) -> dict[str, Any]:
+def together(ranks: int) -> tuple[list[dict[str, Any]], Path]:
+    """What came out of the runs in so many processes, and their folder: starting the processes is what takes long."""
+    folder = Path(tempfile.mkdtemp())
+    return trained_by(ranks, folder, RUNS[ranks]), folder
+
+
+@functools.cache
+def alone(method: str, language: bool = False) -> dict[str, Any]:
     """One process, one mixed batch a step."""
-    return run(Path(tempfile.mkdtemp()), 1, method, {"layout": "mixed", "rows_per_task": 4}, **sections)
+    return trained(Path(tempfile.mkdtemp()), plan("", method, "mixed", language=language))
 
 
 def assert_same_run(found: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -54,42 +68,29 @@ def assert_same_run(found: dict[str, Any], expected: dict[str, Any]) -> None:
     assert found["tokens"][0] == expected["tokens"][0]  # the same rows, counted over all ranks
 
 
-@pytest.mark.parametrize(
-    ("ranks", "method", "mixing"),
-    [
-        (2, "ortho", {"layout": "mixed", "rows_per_task": 4}),
-        (3, "ortho", {"layout": "by-task", "rows_per_task": 4}),
-        (2, "joint", {"layout": "auto", "launch_tokens": 0, "rows_per_task": 4}),
-        (2, "gradnorm", {"layout": "by-task", "rows_per_task": 4}),
-        (2, "balanced-signal", {"layout": "by-length", "rows_per_task": 4}),
-    ],
-    ids=str,
-)
-def test_several_processes_are_one(ranks: int, method: str, mixing: Any, tmp_path: Path) -> None:
-    assert_same_run(run(tmp_path, ranks, method, mixing), alone(method))
+@pytest.mark.parametrize(("ranks", "index"), [(2, 0), (2, 1), (2, 2), (2, 3), (3, 0)])
+def test_several_processes_are_one(ranks: int, index: int) -> None:
+    assert_same_run(together(ranks)[0][index], alone(RUNS[ranks][index]["method"]))
 
 
-@pytest.mark.parametrize("layout", ["by-length", "padding-free"])
-def test_a_language_model_too(layout: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("index", [4, 5])
+def test_a_language_model_too(index: int) -> None:
     """Target tokens are counted over all ranks, and what one rank generates or chooses is known to all."""
-    mixing = {"layout": layout, "rows_per_task": 4}
-    found, expected = run(tmp_path, 2, "ortho", mixing, language=True), alone("ortho", language=True)
+    found, expected = together(2)[0][index], alone("ortho", language=True)
     assert_same_run(found, expected)
     for key in ("eval_colour/accuracy", "eval_sound/exact_match", "eval_count/loss"):
         assert found["scores"][key] == pytest.approx(expected["scores"][key], abs=0.01)
 
 
-@pytest.mark.skipif(
-    version.parse(transformers.__version__).major < 5,
-    reason="transformers 4 cannot load an optimizer onto `cpu:0`, the device of several processes without a GPU",
-)
-def test_a_resumed_run_of_two_processes_is_the_run_of_one(tmp_path: Path) -> None:
-    mixing = {"layout": "mixed", "rows_per_task": 4}
-    run(tmp_path, 2, "ortho", mixing, stop_after=4, training={"save_every": 2})
-    names = {path.name for path in (tmp_path / "run" / "checkpoints" / "checkpoint-4").iterdir()}
+@pytest.mark.skipif(not RESUMES, reason="this transformers cannot resume so")
+def test_a_resumed_run_of_two_processes_is_the_run_of_one() -> None:
+    found, folder = together(2)
+    checkpoints = folder / "cut" / "run" / "checkpoints"
+    names = {path.name for path in max(checkpoints.glob("checkpoint-*")).iterdir()}
     assert {"rng_state_0.pth", "rng_state_1.pth", "ortholora_state.pt"} <= names
-    assert not (tmp_path / "run" / "checkpoints" / ".saving").exists()
-    assert_same_run(run(tmp_path, 2, "ortho", mixing, training={"save_every": 2}), alone("ortho"))
+    assert not (checkpoints / ".saving").exists()
+    assert found[-1]["start"] == "checkpoint-4"
+    assert_same_run(found[-1], alone("ortho"))
 
 
 def test_shares_are_even() -> None:

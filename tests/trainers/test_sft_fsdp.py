@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import multiprocessing
-import socket
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -16,10 +14,12 @@ from safetensors.torch import load_file
 
 pytest.importorskip("trl")
 
+import many_sft
+from many_sft import trained
 from peft import PeftModel
-from sft_fsdp_script import one_of, trained
 
 import language
+from forked import in_ranks
 from ortholora.errors import UserError
 from ortholora.trainers.sharded import check_only_lora
 
@@ -32,20 +32,8 @@ ADAPTER = "adapter_model.safetensors"
 
 
 def sharded(out: Path, runs: list[dict[str, Any]], ranks: int = 2) -> list[dict[str, Any]]:
-    """Do the runs one after the other, in the same processes; forked from a server, which has imported all once."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["sft_fsdp_script", "trl.trainer.sft_trainer", "ortholora.trl"])
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    processes = [context.Process(target=one_of, args=(out, runs, rank, ranks, port)) for rank in range(ranks)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(280)
-        if process.is_alive():
-            process.kill()
-    assert [process.exitcode for process in processes] == [0] * ranks
+    """Do the runs one after the other, in the same processes."""
+    in_ranks(ranks, many_sft.sharded, out, runs, ranks)
     return torch.load(out / "result.pt", weights_only=False)
 
 
@@ -59,6 +47,7 @@ def alone(run: str) -> tuple[dict[str, Any], Path]:
 def assert_same_run(found: dict[str, Any], folder: Path, run: dict[str, Any], tolerance: float = 1e-5) -> None:
     expected, one = alone(json.dumps({key: value for key, value in run.items() if key != "folder"}))
     assert found["kinds"] == {"DTensor"}
+    assert found["switch"] is None  # or the next training in that process would be sharded, too
     assert found["loss"] == pytest.approx(expected["loss"], rel=10 * tolerance)
     assert found["best"] == expected["best"]
     keys = ["loss", *(f"loss/{task}" for task in language.TASKS), "conflict/removed"]
@@ -109,7 +98,10 @@ def test_resumed_best_packed_and_halved(tmp_path: Path) -> None:
     assert found[1]["before"] == pytest.approx(alone(json.dumps(own))[0]["before"])
 
 
-def test_what_is_trained_besides_lora_is_refused() -> None:
+def test_what_is_trained_besides_lora_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check_only_lora(language.adapted())
+    model = language.adapted(modules_to_save=["lm_head"])
+    language.sft_trainer(tmp_path, model=model)
+    monkeypatch.setattr("ortholora.trainers.sft.uses_fsdp2", lambda accelerator: True)
     with pytest.raises(UserError, match=r"cannot train this with FSDP2(?s:.*)lm_head"):
-        check_only_lora(language.adapted(modules_to_save=["lm_head"]))
+        language.sft_trainer(tmp_path, model=model)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import importlib
-import json
 import math
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,12 +16,14 @@ from torch import nn
 
 pytest.importorskip("trl")
 
+import many_sft
 from peft import PeftModel
 from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 import language
 import ortholora
+from forked import in_ranks
 from language import ROWS, TASKS, WHOLE, adapted, assert_close, lora_weights, rows, settings, tokenizer
 from language import sft_trainer as trainer
 from ortholora.errors import CaptureError, UserError
@@ -196,6 +196,25 @@ def test_what_would_be_wrong_is_refused(changes: dict[str, Any], message: str, t
         trainer(tmp_path, **changes)
 
 
+def test_what_owns_the_gradients_is_refused(tmp_path: Path) -> None:
+    """And what has a loss that no task owns."""
+    arguments = SFTConfig(**settings(tmp_path))
+    object.__setattr__(arguments, "deepspeed", {"train_batch_size": 1})  # SFTConfig itself asks for the package
+    with pytest.raises(UserError, match=r"OrthoSFTTrainer cannot train so(?s:.*)DeepSpeed"):
+        ortholora.OrthoSFTTrainer(adapted(), arguments, train_dataset=rows(ROWS), processing_class=tokenizer())
+    made = trainer(tmp_path)
+    made._check_settings()
+    made.aux_loss_enabled = True  # as TRL sets it for a mixture of experts
+    with pytest.raises(UserError, match=r"auxiliary loss(?s:.*)router_aux_loss_coef=0.0"):
+        made._check_settings()
+    made.aux_loss_enabled, made.compute_loss_func = False, print
+    with pytest.raises(UserError, match=r"compute_loss_func(?s:.*)loss='token-mean'"):
+        made._check_settings()
+    made.compute_loss_func, made.accelerator = None, SimpleNamespace(parallelism_config=object())
+    with pytest.raises(UserError, match="parallelism_config"):
+        made._check_settings()
+
+
 def test_texts_that_read_each_other_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="lets the texts of a padding-free row read each other"):
         trainer(tmp_path, model=reading_everything(adapted()), packing=True)
@@ -227,19 +246,6 @@ def test_trl_is_needed_where_it_is_used_and_nowhere_else(monkeypatch: pytest.Mon
 
 # ---- several processes -----------------------------------------------------------------------------------------
 
-SCRIPT = Path(__file__).with_name("sft_script.py")
-
-
-def run(out: Path, ranks: int, **changes: Any) -> dict[str, Any]:
-    """Train in `ranks` processes; a step always holds the same rows."""
-    launcher = [] if ranks == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-    paths = [str(Path(__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
-    command = [sys.executable, *launcher, str(SCRIPT), str(out), json.dumps(changes)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return torch.load(out / "result.pt", weights_only=False)
-
 
 @pytest.mark.slow
 def test_two_processes_are_one(tmp_path: Path) -> None:
@@ -248,7 +254,8 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
     made = trainer(tmp_path, **{**WHOLE, **changes})
     made.train()
     cut = {"per_device_train_batch_size": 3, "gradient_accumulation_steps": 2}
-    found = run(tmp_path, 2, **changes, **cut)
+    in_ranks(2, many_sft.replicated, tmp_path, {**changes, **cut})
+    found = torch.load(tmp_path / "result.pt", weights_only=False)
     start, expected = lora_weights(adapted()), lora_weights(made.model)
     assert_close(
         {name: weight - start[name] for name, weight in found["weights"].items()},

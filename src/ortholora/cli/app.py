@@ -20,6 +20,7 @@ from ortholora.cli.options import (
     ConfigArgument,
     CpusOption,
     DataOption,
+    DemoJobsOption,
     DemoOption,
     DiagnosisOption,
     ExportOption,
@@ -67,7 +68,7 @@ from ortholora.cli.reading import (
     words_of,
 )
 from ortholora.cli.voice import hush_libraries, voice, worker_voice
-from ortholora.cli.where import Where
+from ortholora.cli.where import Where, jobs_for_small_runs
 
 app = typer.Typer(
     name="ortholora",
@@ -154,10 +155,10 @@ def run_comparison(choices: Choices, where: Where) -> Outcome:
 
 
 @command(app)
-def demo(out: DemoOption = Path("demo-run"), max_steps: StepsOption = None, jobs: JobsOption = None) -> Outcome:
-    """Compare on three real tasks that come as packages (extra `[demo]`): no data, no hub, about 10 minutes."""
+def demo(out: DemoOption = Path("demo-run"), max_steps: StepsOption = None, jobs: DemoJobsOption = None) -> Outcome:
+    """Compare on three real tasks that come as packages (extra `[demo]`): no data, no hub, about 5 minutes."""
     check_demo()
-    return run_comparison(Choices(DEMO, out, max_steps=max_steps), Where(jobs))
+    return run_comparison(Choices(DEMO, out, max_steps=max_steps), Where(jobs or jobs_for_small_runs()))
 
 
 @command(app)

@@ -13,6 +13,7 @@ import typer
 from ortholora.cli.command import Outcome
 from ortholora.config.bounds import MOST_STEPS
 from ortholora.errors import UserError
+from ortholora.text.utf8 import is_text
 
 ConfigArgument = Annotated[
     str, typer.Argument(metavar="CONFIG", help="YAML configuration; `demo` is the embedded one (extra `[demo]`).")
@@ -89,6 +90,10 @@ JobsOption = Annotated[
         "share of the cores. Default 1; with --on as many as there is room for. Steps that were timed so are no "
         "measure of cost.",
     ),
+]
+DemoJobsOption = Annotated[
+    int | None,
+    typer.Option("--jobs", min=1, max=256, help="As in `compare`. Default 2, where there are two cores."),
 ]
 OnOption = Annotated[
     str | None,
@@ -182,20 +187,13 @@ def check_words(words: Mapping[str, Any]) -> None:
     """
     for value in words.values():
         for word in value if isinstance(value, list) else [value]:
-            if isinstance(word, str | Path) and not _is_word(str(word)):
+            if isinstance(word, str | Path) and ("\0" in str(word) or not is_text(str(word))):
                 raise UserError(
                     "A word of the command is no text",
                     expected="words in UTF-8, without NUL",
                     found=ascii(str(word)),
                     todo="correct the word, or set the terminal to UTF-8",
                 )
-
-
-def _is_word(word: str) -> bool:
-    try:
-        return b"\0" not in word.encode()
-    except UnicodeEncodeError:
-        return False
 
 
 def takes_choices(command: Callable[..., Outcome]) -> Callable[..., Outcome]:

@@ -115,7 +115,7 @@ def _lines(file: Path | None) -> list[str]:
             aside().print("[dim]Reading texts from standard input, one a line; end with Ctrl-D.[/dim]")
         return _from_standard_input().splitlines()
     try:
-        return read_text(file, _MOST_BYTES).splitlines()
+        return read_text(file, _MOST_BYTES, pipe=True).splitlines()
     except (OSError, ValueError) as error:  # ValueError: not UTF-8
         found = str(getattr(error, "strerror", None) or error)
         raise UserError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,11 @@ from ortholora.errors import UserError
 
 if TYPE_CHECKING:
     from ortholora.study.jobs.pool import Workers
+
+
+def jobs_for_small_runs() -> int:
+    """Two, where there are two cores: a small run on two threads is much slower than two runs on one each."""
+    return min(2, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)
@@ -71,11 +77,11 @@ class Where:
             yield None
             return
         from ortholora.study.jobs.ray_cluster import ray_workers
-        from ortholora.study.jobs.ray_workers import Share
+        from ortholora.study.jobs.ray_workers import Resources
 
         with (
             aside().status("Asking the cluster") as asking,
-            ray_workers(self.on, out, self.jobs, Share(self.cpus, self.gpus)) as workers,
+            ray_workers(self.on, out, self.jobs, Resources(self.cpus, self.gpus)) as workers,
         ):
             asking.stop()
             say(str(workers))

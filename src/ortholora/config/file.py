@@ -153,5 +153,5 @@ def _nearby(path: Path) -> str | None:
     folder = path if os.path.isdir(path) else path.parent
     if not os.path.isdir(folder):
         return None
-    names = sorted(str(file) for file in folder.iterdir() if file.suffix in {".yaml", ".yml"})
+    names = sorted(str(file) for file in folder.iterdir() if file.suffix in {".yaml", ".yml"} and file.is_file())
     return f"give one of the files that are there: {', '.join(names[:8])}" if names else None

@@ -11,7 +11,14 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from ortholora.config.sections import CaptureSection, LoraSection, MixingSection, StudySection, TrainingSection
+from ortholora.config.sections import (
+    RECOMMENDED_RULE,
+    CaptureSection,
+    LoraSection,
+    MixingSection,
+    StudySection,
+    TrainingSection,
+)
 from ortholora.config.strict import Revision, Seed, Strict, wrong
 from ortholora.config.tasks.union import KINDS, TaskConfig
 
@@ -36,7 +43,7 @@ class Config(Strict):
     )
     head_dropout: float = Field(0.1, ge=0, lt=1, description="Dropout before each task's head.")
     rule: str = Field(
-        "ortho",
+        RECOMMENDED_RULE,
         description="Rule of `train`: a name of docs/rules.md (`ortho` is the paper's, `sum` joint training), "
         "`torchjd:NAME`, or `module:attribute` of your own; with arguments as in `gradnorm(alpha=2)`.",
     )

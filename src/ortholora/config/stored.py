@@ -7,6 +7,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from ortholora.config.bounds import ordinary
 from ortholora.errors import UserError
 
 T = TypeVar("T")
@@ -34,7 +35,7 @@ def read_stored(path: Path, schema: TypeAdapter[T], expected: str, todo: str) ->
         UserError: The file is missing, damaged, or holds values of other types.
     """
     try:
-        return schema.validate_json(path.read_bytes(), strict=True)
+        return schema.validate_json(ordinary(path).read_bytes(), strict=True)
     except ValidationError as error:
         wanted, found = problem_of(error)
         raise damaged(path, f"{expected}, with {wanted}", found, todo) from None

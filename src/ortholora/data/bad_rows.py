@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ortholora.config.tasks.chat import TOOLS
 from ortholora.config.tasks.union import TaskConfig
-from ortholora.data.dialogues import chat_problem
-from ortholora.data.labels import is_number
-from ortholora.data.table import Table, cell_problem
+from ortholora.data.forms import FORMS
+from ortholora.data.table import Table
 from ortholora.errors import UserError
-from ortholora.text.messages import tools_problem
 
 
 def without_bad_rows(table: Table, spec: TaskConfig, whole: bool = True) -> Table:
@@ -72,18 +69,8 @@ def _problems(table: Table, spec: TaskConfig) -> list[str | None]:
     """What is wrong with every row, as far as its columns are there."""
     length = len(next(iter(table.columns.values()), ()))
     found: list[str | None] = [None] * length
+    problem = FORMS[spec.form].problem
     for name, column in table.columns.items():
         for index, value in enumerate(column):
-            found[index] = found[index] or _problem(name, value, table, spec)
+            found[index] = found[index] or problem(spec, table, name, value)
     return found
-
-
-def _problem(name: str, value: object, table: Table, spec: TaskConfig) -> str | None:
-    if spec.kind == "chat" and name == table.label:
-        return chat_problem(value)
-    if spec.kind == "chat" and name == (spec.tools or TOOLS):
-        return tools_problem(value)
-    problem = cell_problem(value, f"value of `{name}`")
-    if problem is None and spec.kind == "regression" and name == table.label and not is_number(str(value)):
-        return f"no number in `{name}`"
-    return problem

@@ -19,6 +19,8 @@ from ortholora.errors import UserError, did_you_mean, listing
 
 #: A line's number, from 1 on, and its fields.
 Record = tuple[int, list[str]]
+#: The columns that a reader is asked for, as far as they are there; None: all.
+Wanted = Sequence[str] | None
 
 
 class _Columns(NamedTuple):
@@ -43,7 +45,7 @@ def read_file(
     *,
     text: tuple[str, ...],
     label: str,
-    also: tuple[str, ...] = (),
+    also: tuple[str, ...] | None = (),
     tsv_quotes: bool = False,
     drop: bool = False,
 ) -> Table:
@@ -54,7 +56,7 @@ def read_file(
         name: The file as configured; its ending decides the format.
         text: The text columns.
         label: The label column.
-        also: More columns to read, as far as they are there.
+        also: More columns to read, as far as they are there; None: all.
         tsv_quotes: Whether double quotes in a .tsv file quote, as in CSV, or are plain characters.
         drop: Whether lines that cannot be read are left out and listed, or refused.
 
@@ -67,8 +69,7 @@ def read_file(
     path = root / _at_home(name)
     ending = check_path(path)
     reader = _read_quoted_tsv if tsv_quotes and ending == ".tsv" else READERS[ending]
-    wanted = dict.fromkeys([*text, label, *also])
-    read = reader(path, list(wanted))
+    read = reader(path, None if also is None else list(dict.fromkeys([*text, label, *also])))
     if read.bad and not drop:
         _, expected, where = read.bad[0]
         raise damaged(path, expected, where, line=True)
@@ -77,15 +78,15 @@ def read_file(
     return Table(str(path), name, read.found, read.columns, text, label, positions=positions, dropped=dropped)
 
 
-def _read_tsv(path: Path, wanted: Sequence[str]) -> _Columns:
+def _read_tsv(path: Path, wanted: Wanted) -> _Columns:
     return _from_records(path, tsv_records(_decode(path).split("\n")), wanted)
 
 
-def _read_quoted_tsv(path: Path, wanted: Sequence[str]) -> _Columns:
+def _read_quoted_tsv(path: Path, wanted: Wanted) -> _Columns:
     return _from_records(path, quoted_records(path, io.StringIO(_decode(path), newline=""), "\t"), wanted)
 
 
-def _read_csv(path: Path, wanted: Sequence[str]) -> _Columns:
+def _read_csv(path: Path, wanted: Wanted) -> _Columns:
     return _from_records(path, quoted_records(path, io.StringIO(_decode(path), newline=""), ","), wanted)
 
 
@@ -111,9 +112,9 @@ def quoted_records(path: Path, lines: Iterable[str], delimiter: str, longest: in
         raise damaged(path, "quotes that open and close", f"line {reader.line_num}: {error}") from None
 
 
-def _from_records(path: Path, records: Iterator[tuple[int, list[str]]], wanted: Sequence[str]) -> _Columns:
+def _from_records(path: Path, records: Iterator[Record], wanted: Wanted) -> _Columns:
     names = header_of(path, records)
-    places = {name: names.index(name) for name in wanted if name in names}
+    places = {name: names.index(name) for name in _chosen(wanted, names)}
     columns: dict[str, list[object]] = {name: [] for name in places}
     rows: list[int] = []
     bad: list[tuple[int, str, str]] = []
@@ -148,7 +149,7 @@ def ragged(names: Sequence[str], record: Sequence[str], line: int) -> tuple[str,
     return f"{len(names)} fields in every line, as in the first", f"{len(record)} in line {line}"
 
 
-def _read_jsonl(path: Path, wanted: Sequence[str]) -> _Columns:
+def _read_jsonl(path: Path, wanted: Wanted) -> _Columns:
     found: dict[str, None] = {}
     records: list[dict[str, object]] = []
     rows: list[int] = []
@@ -166,7 +167,7 @@ def _read_jsonl(path: Path, wanted: Sequence[str]) -> _Columns:
         records.append(record)
     if not records and not bad:
         raise UserError(f"{path}: empty file", expected="one JSON object a line", found="nothing", todo="fill it")
-    columns = {name: [record.get(name) for record in records] for name in wanted if name in found}
+    columns = {name: [record.get(name) for record in records] for name in _chosen(wanted, list(found))}
     return _Columns(tuple(found), columns, rows, bad)
 
 
@@ -179,18 +180,22 @@ def json_object(line: str) -> dict[str, object] | str:
     return record if isinstance(record, dict) else f"a {type(record).__name__}"
 
 
-def _read_parquet(path: Path, wanted: Sequence[str]) -> _Columns:
+def _read_parquet(path: Path, wanted: Wanted) -> _Columns:
     import pyarrow.parquet as pq
 
     try:
         with pq.ParquetFile(path) as file:
             found = tuple(file.schema_arrow.names)
-            table = file.read(columns=[name for name in wanted if name in found])
+            table = file.read(columns=_chosen(wanted, found))
             columns = {name: table.column(name).to_pylist() for name in table.column_names}
     except Exception as error:  # of pyarrow, or of what it makes of damaged values: texts that are not UTF-8
         found_instead = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         raise damaged(path, "a whole Parquet file, with texts in UTF-8", found_instead) from None
     return _Columns(found, columns)
+
+
+def _chosen(wanted: Wanted, found: Sequence[str]) -> list[str]:
+    return list(found) if wanted is None else [name for name in wanted if name in found]
 
 
 def check_path(path: Path) -> str:
@@ -224,7 +229,7 @@ def _at_home(name: str) -> Path:
 
 #: The formats, by the ending of a file's name. A new one is a reader above and a line here; a reader takes the path and
 #: the columns that are wanted.
-READERS: dict[str, Callable[[Path, Sequence[str]], _Columns]] = {
+READERS: dict[str, Callable[[Path, Wanted], _Columns]] = {
     ".tsv": _read_tsv,
     ".csv": _read_csv,
     ".jsonl": _read_jsonl,

@@ -89,7 +89,7 @@ class LabelledFile:
         return self.spec.split_by is not None and self.spec.only is not None
 
     def _split(self, table: Table) -> Split:
-        _, (split,) = FORMS[self.spec.form](self.spec, [table], self.labels)
+        _, (split,) = FORMS[self.spec.form].rows(self.spec, [table], self.labels)
         return split
 
     def _tables(self, size: int) -> Iterator[Table]:

@@ -95,12 +95,12 @@ def read_task(
     tables = [only_rows(table, spec) for table in read(spec)]
     if len(tables) > 2:
         check_labelled(spec, tables[2])
-    labels, whole = FORMS[spec.form](spec, tables, None)
+    labels, whole = FORMS[spec.form].rows(spec, tables, None)
     splits, sources, dropped = {}, {}, {}
     limits = (spec.max_train_rows, spec.max_dev_rows, spec.max_test_rows)
     for part, table, rows, limit in zip(_PARTS, tables, whole, limits, strict=False):  # a test part or none
         kept = _draw(len(rows), limit, [seed, zlib.crc32(spec.name.encode()), _PARTS[part]])
-        splits[part] = Split([rows.texts[i] for i in kept], [rows.targets[i] for i in kept])
+        splits[part] = rows.take(kept)
         if table.dropped:
             dropped[part] = table.dropped
         sources[part] = f"{table.source} sha256:{hash_rows(splits[part], labels)}"

@@ -44,6 +44,11 @@ class Table:
         """The number of a row in its source, the first row of data being row 1."""
         return 1 + (index if self.positions is None else self.positions[index])
 
+    @property
+    def numbers(self) -> list[int] | None:
+        """The number of each row in its source; None where all of its rows are here."""
+        return None if self.positions is None else [1 + position for position in self.positions]
+
 
 @dataclass(frozen=True)
 class Rows:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -16,13 +16,33 @@ class Split:
     Attributes:
         texts: The rows, all of one class of the room `text`: `Texts`, `Completion`, `Chat`.
         targets: Class indices (int) or regression targets (float), same length.
+        shown: How messages name their source.
+        numbers: The number of each row in its source; None where all of its rows are here.
     """
 
     texts: Sequence[Any]
     targets: Sequence[int] | Sequence[float]
+    shown: str = field(default="the data", compare=False)
+    numbers: Sequence[int] | None = field(default=None, compare=False)
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    def number(self, index: int) -> int:
+        """The number of a row in its source, the first row of data being row 1."""
+        return 1 + index if self.numbers is None else self.numbers[index]
+
+    def place(self, index: int) -> str:
+        """Where a row stands, for messages."""
+        return f"{self.shown}, row {self.number(index)} (the first row of data is row 1)"
+
+    def take(self, rows: Iterable[int]) -> Split:
+        """Some of the rows, by their indices."""
+        if isinstance(rows, range) and rows == range(len(self)):
+            return self
+        chosen = [int(row) for row in rows]
+        numbers = [self.number(i) for i in chosen]
+        return Split([self.texts[i] for i in chosen], [self.targets[i] for i in chosen], self.shown, numbers)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from ortholora.models.batches import by_tokens
 from ortholora.models.language_spec import LanguageSpec
 from ortholora.text.dialogue import Dialogue
 from ortholora.text.padding import Features, pad_left
-from ortholora.text.prompts import Marked, ends, mark, prompt_ids
+from ortholora.text.prompts import Marked, each, ends, mark, prompt_ids
 
 
 @dataclass(frozen=True)
@@ -51,16 +51,17 @@ class Answering:
 
         Every answer is followed by the token that ends it, so that none is ahead for being another's beginning.
         """
-        assert spec.labels is not None
-        asked = [marked for row in rows for marked in self._with_each(row, spec.labels)]
+        labels = spec.labels
+        assert labels is not None
+        asked = [marked for all_of_row in each(rows, lambda row: self._with_each(row, labels)) for marked in all_of_row]
         return -self.losses([{"input_ids": row.ids, "labels": row.labels} for row in asked]).reshape(
-            len(rows), len(spec.labels)
+            len(rows), len(labels)
         )
 
     @torch.inference_mode()
     def write(self, spec: LanguageSpec, rows: Sequence[Dialogue]) -> list[str]:
         """Answers, written greedily: the likeliest token each time, up to the end or `max_new_tokens`."""
-        prompts = [prompt_ids(self.tokenizer, row, self.max_length, spec.max_new_tokens) for row in rows]
+        prompts = each(rows, lambda row: prompt_ids(self.tokenizer, row, self.max_length, spec.max_new_tokens))
         answers = [""] * len(rows)
         for chosen in by_tokens([len(ids) + spec.max_new_tokens for ids in prompts], self.max_tokens):
             inputs = self._pad([{"input_ids": prompts[i], "labels": prompts[i]} for i in chosen])

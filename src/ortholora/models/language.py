@@ -13,6 +13,7 @@ from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
+from ortholora.errors import TemplateError
 from ortholora.models.adapted import AdaptedModel, Reading
 from ortholora.models.answering import Answering, as_questions
 from ortholora.models.answers import Answers, Prediction, most_likely
@@ -149,9 +150,14 @@ class LanguageModel(AdaptedModel):
         """One prompt or message, one chat so far (a list of messages), or several of them."""
         spec, asking = self.specs[task], self.asking(reading)
         questions = as_questions(spec, texts)
-        if spec.labels is None:
-            return [Prediction(text=text) for text in asking.write(spec, questions)]
-        return most_likely(torch.from_numpy(asking.choose(spec, questions)).softmax(-1), spec.labels)
+        try:
+            if spec.labels is None:
+                return [Prediction(text=text) for text in asking.write(spec, questions)]
+            return most_likely(torch.from_numpy(asking.choose(spec, questions)).softmax(-1), spec.labels)
+        except TemplateError as error:
+            if error.row is None:
+                raise
+            raise error.of(f"Text {error.row + 1}") from None
 
     def asking(self, reading: Reading) -> Answering:
         """Asks this model."""

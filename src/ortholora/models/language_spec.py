@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from ortholora.config.tasks.language import LanguageTask, is_generated
 from ortholora.data.encoded import EncodedSplit
 from ortholora.data.table import as_text, cell_problem
+from ortholora.errors import TemplateError
 from ortholora.models.spec import TaskSpec
 from ortholora.text.chat import Chat
 from ortholora.text.completion import Completion
 from ortholora.text.dialogue import Dialogue
-from ortholora.text.prompts import longest_answered, mark
+from ortholora.text.prompts import each, longest_answered, mark
 
 if TYPE_CHECKING:
     from ortholora.data.task import Split, TaskData
@@ -61,7 +62,10 @@ class LanguageSpec(TaskSpec):
 
     def encode(self, split: Split, tokenizer: Any, max_length: int) -> EncodedSplit:
         """Tokens with their answers marked; a row counts its target tokens in its task's mean loss."""
-        marked = [mark(tokenizer, row, max_length, self.turns) for row in split.texts]
+        try:
+            marked = each(split.texts, lambda row: mark(tokenizer, row, max_length, self.turns))
+        except TemplateError as error:
+            raise error.of(split.place(error.row or 0)) from None
         features = {"input_ids": [row.ids for row in marked], "labels": [row.labels for row in marked]}
         lengths, cut = [len(row.ids) for row in marked], sum(row.was_cut for row in marked)
         return EncodedSplit(split.texts, features, split.targets, lengths, [row.targets for row in marked], cut)

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ortholora.config.bounds import ordinary
 from ortholora.config.stored import damaged, read_stored
 from ortholora.errors import UserError
 from ortholora.models.adapted import AdaptedModel
@@ -155,7 +156,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """
     expected = "a safetensors file of finite numbers"
     try:
-        tensors = load_file(path)
+        tensors = load_file(ordinary(path))
     except Exception as error:  # a damaged header can name types and shapes that do not exist
         found = "no such file" if isinstance(error, FileNotFoundError) else f"{type(error).__name__}: {error}"
         raise damaged(path, expected, found[:200], way_out(path.parent)) from error

@@ -22,13 +22,13 @@ from ortholora.text.prompts import IGNORED
 TOLERANCES = {
     "language model": (1e-3, 0.1),  # logits
     "packing mode": (1e-4, 5e-2),  # states
-    "documents": (1e-3, 5e-2),  # outputs, relative to what a change inside of the document does
+    "packed row": (1e-3, 5e-2),  # outputs, relative to what a change inside of the text does
 }
 #: Some models begin to count their positions a few places in: RoBERTa has 514 for 512 tokens.
 _UNUSED_POSITIONS = 8
 
 
-def _tolerance(probe: Literal["language model", "packing mode", "documents"], dtype: torch.dtype) -> float:
+def _tolerance(probe: Literal["language model", "packing mode", "packed row"], dtype: torch.dtype) -> float:
     full, half = TOLERANCES[probe]
     return full if dtype in (torch.float32, torch.float64) else half
 
@@ -155,18 +155,18 @@ def keeps_texts_apart(encoder: nn.Module, mode: PackingMode) -> bool:
     return difference < _tolerance("packing mode", packed.dtype) and difference < control / 4
 
 
-def keeps_documents_apart(run: Callable[[list[list[int]]], Tensor], dtype: torch.dtype) -> bool:
-    """Change the first of two documents and see whether the second one's outputs change.
+def packed_rows_keep_texts_apart(run: Callable[[list[list[int]]], Tensor], dtype: torch.dtype) -> bool:
+    """Change the first of two texts and see whether the second one's outputs change.
 
     If they do, no gradient of the row belongs to one task. This asks a trainer's own padding-free rows, whatever
     makes them.
 
     Args:
-        run: From documents of token ids, packed into one row, to outputs `[S, ...]` of that row.
+        run: From texts, each the ids of its tokens, packed into one row, to outputs `[S, ...]` of that row.
         dtype: Precision that the model computes in.
 
     Returns:
-        Whether they stay as they are. The scale is what the same change inside of the document does.
+        Whether they stay as they are. The scale is what the same change inside of the text does.
     """
     first, second = [5, 6, 7, 5, 6], [6, 5, 7, 6, 5, 7]
     start = len(first)
@@ -175,4 +175,4 @@ def keeps_documents_apart(run: Callable[[list[list[int]]], Tensor], dtype: torch
         other = run([[7, 5, 5, 6, 7], second])[start:].float()
         control = run([first, [5, *second[1:]]])[start:].float()
     leak, scale = (other - before).abs().max(), (control - before).abs().max()
-    return bool(leak <= _tolerance("documents", dtype) * scale)
+    return bool(leak <= _tolerance("packed row", dtype) * scale)

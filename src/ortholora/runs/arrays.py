@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ortholora.config.bounds import ordinary
+
 #: What reading a damaged file raises: errors of zip, zlib, struct, tokenize and numpy, wherever it fails.
 UNREADABLE = Exception
 
@@ -16,5 +18,5 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
     Raises:
         Exception: `UNREADABLE`; a FileNotFoundError where there is no file.
     """
-    with np.load(path, allow_pickle=False) as archive:
+    with np.load(ordinary(path), allow_pickle=False) as archive:
         return {key: archive[key] for key in archive.files}

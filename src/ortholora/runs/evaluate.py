@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from ortholora.config.tasks.union import TaskConfig
+from ortholora.data.encoded import EncodedSplit
 from ortholora.data.labelled import LabelledFile
-from ortholora.data.task import TaskData
+from ortholora.data.task import Split, TaskData
 from ortholora.errors import UserError
 from ortholora.metrics.compute import row_interval
 from ortholora.metrics.table import METRICS
@@ -20,7 +21,7 @@ from ortholora.models.kinds import model_of
 from ortholora.models.predictor import Predictor
 from ortholora.models.spec import TaskSpec
 from ortholora.runs.progress import RowProgress, Stopped
-from ortholora.trainers.scoring import Compared, Evaluation, compare, measure, score
+from ortholora.trainers.scoring import Compared, Evaluation, compare, evaluation_of, score
 
 
 @dataclass(frozen=True)
@@ -76,26 +77,33 @@ def evaluate_file(run: Path, file: LabelledFile, resamples: int, progress: RowPr
     """
     counted = file.check()
     predictor = predictors.load(run)
+    window = model_of(predictor.card).window
+    if file.spec.form == "chats":  # a template may refuse a row: before the work, too
+        for split in file.windows(window):
+            _encode(predictor, file, split)
     progress.start(file.spec.name, counted.rows, 0)
     parts: list[Compared] = []
     done = 0
-    for split in file.windows(model_of(predictor.card).window):
+    for split in file.windows(window):
         parts.append(_compare(predictor, file, split))
         done += len(split)
         progress.step(done)
         if progress.stop_requested and done < counted.rows:
             raise Stopped(f"{file.spec.name}, after {done:,} of {counted.rows:,} rows")
-    found = measure(file.spec, file.labels, parts)
+    found = evaluation_of(file.spec, file.labels, parts)
     return _scored(file.spec, file.labels, found, resamples, counted.left_out)
 
 
 @torch.inference_mode()
-def _compare(predictor: Predictor, file: LabelledFile, split: Any) -> Compared:
-    card = predictor.card
-    index = card.index_of(file.spec.name)
-    rows = card.tasks[index].encode(split, predictor.tokenizer, card.max_length)
+def _compare(predictor: Predictor, file: LabelledFile, split: Split) -> Compared:
+    rows = _encode(predictor, file, split)
     with predictor.precision():
-        return compare(predictor.model, index, file.spec, rows, predictor.reading())
+        return compare(predictor.model, predictor.card.index_of(file.spec.name), file.spec, rows, predictor.reading())
+
+
+def _encode(predictor: Predictor, file: LabelledFile, split: Split) -> EncodedSplit:
+    card = predictor.card
+    return card.tasks[card.index_of(file.spec.name)].encode(split, predictor.tokenizer, card.max_length)
 
 
 @torch.inference_mode()

@@ -12,10 +12,11 @@ from pydantic import Field, TypeAdapter
 from ortholora.config.file import dump_config, load_config
 from ortholora.config.schema import Config
 from ortholora.config.stored import Stored, read_stored
-from ortholora.errors import UserError
+from ortholora.errors import LostFolderError, UserError
 from ortholora.files import write_json, write_text
 from ortholora.runs.alike import check_alike
 from ortholora.runs.differences import differences
+from ortholora.runs.lock import Held
 from ortholora.runs.provenance import fingerprint
 from ortholora.runs.record import RESULT_FILE
 from ortholora.runs.run import Run, how_merged, settings_of_sources
@@ -55,7 +56,7 @@ def check_claim(run: Run, workspace: Workspace) -> str:
             `run.json` beside work that is worth keeping.
     """
     own = run.own_config(workspace.config)
-    mark = _mark_of(run, workspace)
+    mark = fingerprint_of(run, workspace)
     found = _read(run.folder, needed=_has_work(run.folder))
     if found is None:
         _check_unmarked(run, own)
@@ -64,7 +65,7 @@ def check_claim(run: Run, workspace: Workspace) -> str:
     return mark
 
 
-def _mark_of(run: Run, workspace: Workspace) -> str:
+def fingerprint_of(run: Run, workspace: Workspace) -> str:
     """The run's fingerprint."""
     method = run.method.rule and [run.method.rule, run.method.block]
     data = [task for task in workspace.tasks if task.name in run.tasks]
@@ -108,7 +109,7 @@ def check_same(run: Run, workspace: Workspace) -> None:
     Raises:
         UserError: See `check_alike`.
     """
-    check_alike(_mark_of(run, workspace), run.folder / RUN_FILE)
+    check_alike(fingerprint_of(run, workspace), run.folder / RUN_FILE)
 
 
 def _list_dropped(run: Run, workspace: Workspace) -> None:
@@ -120,6 +121,36 @@ def _list_dropped(run: Run, workspace: Workspace) -> None:
             for name, parts in dropped.items()
         }
         write_json(run.folder / DROPPED_FILE, listed)
+
+
+def check_kept(folder: Path, held: Held) -> None:
+    """Check that a folder is still the run's that `claim` made it: somebody may clear up while the run goes on.
+
+    Raises:
+        LostFolderError: It is not.
+    """
+    missing = [name for name in (RUN_FILE, CONFIG_FILE) if _is_gone(folder / name)]
+    if not missing and not held.is_of_another:
+        return
+    found = f"no {' and no '.join(missing)}" if missing else "a folder that another process has made, and writes now"
+    raise LostFolderError(
+        f"{folder} was changed by somebody else while its run was going on",
+        expected=f"the run's own folder, with {RUN_FILE} and {CONFIG_FILE}, until the run is done",
+        found=found if folder.is_dir() else "no such folder",
+        todo="start the same command again, and leave the folder alone until it is done; it goes on from the last "
+        "checkpoint, or begins anew where none is left",
+    )
+
+
+def _is_gone(path: Path) -> bool:
+    """Whether a file is surely not there; a file system that does not answer says nothing."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        pass
+    return False
 
 
 def is_claimed(folder: Path) -> bool:

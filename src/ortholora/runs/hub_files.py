@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from pydantic import TypeAdapter
 from safetensors import safe_open
 
+from ortholora.config.bounds import ordinary
 from ortholora.config.stored import Stored, damaged, read_stored
 from ortholora.errors import UserError
 from ortholora.models.backbone import hub_id
@@ -92,7 +93,7 @@ def _check_finished(folder: Path) -> None:
 
 def _check_page(folder: Path, todo: str) -> None:
     try:
-        (folder / PAGE_FILE).read_text(encoding="utf-8")
+        ordinary(folder / PAGE_FILE).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         found = "no such file" if isinstance(error, FileNotFoundError) else str(error)
         raise damaged(folder / PAGE_FILE, "the model's page, a text in UTF-8", found, todo) from None
@@ -128,7 +129,7 @@ def _check_weights(folder: Path, names: set[str]) -> None:
         )
     for name in sorted(wanted | names):
         try:
-            with safe_open(folder / name, framework="pt"):
+            with safe_open(ordinary(folder / name), framework="pt"):
                 pass
         except Exception as error:  # a damaged head can name types and shapes that do not exist
             found = "no such file" if name not in names else f"{type(error).__name__}: {error}"

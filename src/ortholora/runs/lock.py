@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from ortholora.errors import LockedError
 
@@ -27,13 +28,31 @@ _PATIENCE = 1.0
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
+class Held(NamedTuple):
+    """A lock that is held.
+
+    Attributes:
+        path: Its file.
+        descriptor: That file, opened and locked; None where the system has no locks.
+    """
+
+    path: Path
+    descriptor: int | None
+
+    @property
+    def is_of_another(self) -> bool:
+        """Whether the file of this name is another one: somebody removed the folder, and made it anew."""
+        return self.descriptor is not None and self.path.exists() and not _is(self.path, self.descriptor)
+
+
 @contextmanager
-def lock(folder: Path, of: str | None = None) -> Iterator[None]:
+def lock(folder: Path, of: str | None = None, what: Path | None = None) -> Iterator[Held]:
     """Hold a run's folder, which is made if need be, and removed again if nothing came into it.
 
     Args:
         folder: The folder.
         of: Name of a file in it, to hold that alone.
+        what: What is held, for messages; default: the folder, or that file.
 
     The operating system drops the lock when the process ends, so that one that was killed leaves none; the file
     that may then be left is no lock.
@@ -41,21 +60,22 @@ def lock(folder: Path, of: str | None = None) -> Iterator[None]:
     Raises:
         LockedError: Another process holds it; the message says which.
     """
-    new = not folder.exists()
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / (LOCK_FILE if of is None else f".{of}{LOCK_FILE}")
-    descriptor = _take(path, folder if of is None else folder / of)
+    held = Held(path, _take(path, what or (folder if of is None else folder / of)))
     try:
-        yield
+        yield held
     finally:
-        if descriptor is not None:
+        if held.descriptor is not None:
             # First the file, then the lock: whoever opened the file meanwhile sees that it is not the folder's.
             with suppress(OSError):
-                path.unlink()
-            os.close(descriptor)
-        if new:  # of a run that was refused nothing stays
-            with suppress(OSError):
-                folder.rmdir()
+                if not held.is_of_another:
+                    path.unlink()
+            os.close(held.descriptor)
+        with suppress(OSError):
+            for path in new:  # of a run that was refused nothing stays
+                path.rmdir()
 
 
 def check_unlocked(folder: Path) -> None:
@@ -132,7 +152,7 @@ def _held(path: Path, what: Path) -> LockedError:
         found = "a process that did not say which it is"
     return LockedError(
         f"{what} is being written by another process",
-        expected="one command at a time for the folder of a run, and for a file of answers",
+        expected="one command at a time for the folder of a run or of a study, and for a file of answers",
         found=found,
         todo="wait for that one to end, or stop it, and start the same command again; or give another --out",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, replace
 
 import torch
@@ -21,8 +22,10 @@ from ortholora.runs.trackers import tracked
 from ortholora.runs.workspace import Workspace
 
 
-def merge_run(run: Run, workspace: Workspace, progress: Progress, jobs: int = 1) -> RunRecord:
-    """Merge the adapters of a run's sources; each task keeps the head of its own.
+def merge_run(
+    run: Run, workspace: Workspace, progress: Progress, jobs: int = 1, check_still: Callable[[], None] = lambda: None
+) -> RunRecord:
+    """Merge the adapters of a run's sources; each task keeps the head of its own. For the arguments see `train_run`.
 
     Returns:
         The run's record, not yet written; the model is. It has no time of a step and no memory: nothing was trained.
@@ -42,6 +45,7 @@ def merge_run(run: Run, workspace: Workspace, progress: Progress, jobs: int = 1)
     trainer = build_trainer(run, workspace, progress, model)
     with tracked(run, trainer.args):
         record = measure(run, trainer, config, jobs)
+    check_still()
     publish_model(run, trainer, record)
     progress.finish(run.label, record.metrics)
     about = {**asdict(how), "rank": merged.rank, "kept": merged.kept, "singles": settings_of_sources(run)}

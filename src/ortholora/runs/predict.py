@@ -22,7 +22,7 @@ from accelerate.utils.memory import should_reduce_batch_size
 from pydantic import Field, TypeAdapter
 
 from ortholora.config.stored import Stored, read_stored
-from ortholora.errors import UserError
+from ortholora.errors import TemplateError, UserError
 from ortholora.files import append_piece, write_json
 from ortholora.models import predictor as predictors
 from ortholora.models.answers import Prediction
@@ -109,6 +109,8 @@ def predict_file(run: Path, questions: Questions, out: Path, progress: RowProgre
             progress.step(state.rows)
             if progress.stop_requested and state.rows < work.total:
                 raise Stopped(f"{questions.task}, after {state.rows:,} of {work.total:,} rows")
+        if state.problems == work.total:
+            raise _none_answered(work)
         os.replace(_partial(out), out)
         _state_file(out).unlink()
     return Answered(work.total, state.problems)
@@ -149,12 +151,11 @@ def _windows(rows: Iterable[Asked], questions: Questions) -> Iterator[list[Asked
 
 
 def _answer_window(rows: Sequence[Asked], state: State, work: Work, predictor: Predictor) -> State:
-    good = [row.question for row in rows if row.problem is None]
-    answers, max_tokens = _ask(predictor, work.questions.task, good, state.max_tokens)
+    tried, answers, max_tokens = _ask_good(predictor, work.questions.task, rows, state.max_tokens)
     left = iter(answers)
     lines = [
         {"row": row.number} | ({"problem": row.problem} if row.problem is not None else next(left).to_json())
-        for row in rows
+        for row in tried
     ]
     piece = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode("utf-8")
     state = State(
@@ -162,11 +163,27 @@ def _answer_window(rows: Sequence[Asked], state: State, work: Work, predictor: P
         rows=state.rows + len(rows),
         bytes=append_piece(_partial(work.out), state.bytes, piece),
         digest=_chain(state.digest, rows),
-        problems=state.problems + len(rows) - len(good),
+        problems=state.problems + len(rows) - len(answers),
         max_tokens=max_tokens,
     )
     write_json(_state_file(work.out), state.model_dump())
     return state
+
+
+def _ask_good(
+    predictor: Predictor, task: str, rows: Sequence[Asked], max_tokens: int
+) -> tuple[list[Asked], list[Prediction], int]:
+    """Answer the rows that can be; one that the chat template refuses gets a problem, before anything is computed."""
+    tried = list(rows)
+    while True:
+        good = [index for index, row in enumerate(tried) if row.problem is None]
+        try:
+            return tried, *_ask(predictor, task, [tried[index].question for index in good], max_tokens)
+        except TemplateError as error:
+            if error.row is None:
+                raise
+            refused = good[error.row]
+            tried[refused] = tried[refused]._replace(problem=f"{error.found}; expected {error.expected}")
 
 
 def _ask(predictor: Predictor, task: str, questions: list[Any], max_tokens: int) -> tuple[list[Prediction], int]:
@@ -253,6 +270,15 @@ def _none_good(path: Path, total: int, first: Asked | None) -> UserError:
         found=f"row {first.number}: {first.problem}; and so with all {total:,}" if first else "no rows",
         todo="give a file with texts, or name their columns with --text",
     )
+
+
+def _none_answered(work: Work) -> UserError:
+    """The chat template refused whatever could be read: nothing to keep."""
+    with _partial(work.out).open(encoding="utf-8") as lines:
+        first = json.loads(next(lines))
+    for path in (_state_file(work.out), _partial(work.out)):
+        path.unlink()
+    return _none_good(work.questions.path, work.total, Asked(first["row"], None, first["problem"]))
 
 
 def _other(out: Path, found: str) -> UserError:

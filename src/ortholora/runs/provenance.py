@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from ortholora.config.later import without_later
 from ortholora.config.schema import Config
 from ortholora.config.tasks.union import recorded
 from ortholora.data.task import TaskData
@@ -47,7 +48,7 @@ def fingerprint(config: Config, tasks: Sequence[TaskData], extra: dict[str, Any]
     settings = config.model_dump(mode="json", exclude={"study": True, "seed": True, "rule": True, "block": True})
     del settings["tasks"], settings["init_from"]
     settings = comparable(settings)
-    _forget_defaults(settings)
+    settings = {section: without_later(section, value) for section, value in settings.items()}
     if config.init_from is not None:
         extra = {**extra, "init_from": digest_of(Path(config.init_from))}
     named = {task.name: [_no_places(recorded(task.spec)), _hashes(task)] for task in tasks}
@@ -59,20 +60,6 @@ def comparable(settings: dict[str, Any]) -> dict[str, Any]:
     training = dict(settings["training"])
     training["tensorboard"] = "tensorboard" in training.pop("report_to")
     return {**settings, "training": training}
-
-
-def _forget_defaults(settings: dict[str, Any]) -> None:
-    """Leave out keys that earlier versions did not have, where they change nothing: their runs stay this version's."""
-    for section, keys in _LATER.items():
-        for key, default in keys.items():
-            if settings[section][key] == default:
-                del settings[section][key]
-
-
-_LATER: dict[str, dict[str, Any]] = {
-    "mixing": {"unit": "rows"},
-    "training": {"selection_by": "mean", "selection_weights": {}, "patience_per_task": 0},
-}
 
 
 def _rows(task: TaskData) -> list[int]:

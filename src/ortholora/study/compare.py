@@ -12,8 +12,9 @@ from ortholora.config.schema import Config
 from ortholora.data.task import TaskData
 from ortholora.errors import UserError
 from ortholora.files import write_text
-from ortholora.ranks.launch import check_alone
+from ortholora.ranks.launcher import check_alone
 from ortholora.runs.folder import RUN_FILE
+from ortholora.runs.lock import lock
 from ortholora.runs.method import Method
 from ortholora.runs.progress import Progress, Silent
 from ortholora.runs.train import announce
@@ -70,8 +71,14 @@ def compare(
     methods = methods_of(config)
     _check_out(out)
     means = Means(config, list(tasks), base, workers.size if workers else jobs, set_up, workers)
+    # Of two commands the second is refused here, and not whichever of them comes later to a run of the other.
+    with lock(out, of=STUDY_FILE, what=out):
+        return _compare(config, methods, out, means, progress)
+
+
+def _compare(config: Config, methods: Sequence[Method], out: Path, means: Means, progress: Progress) -> dict[str, Any]:
     if config.study.sweep is None:
-        workspaces = Workspaces(config, tasks)
+        workspaces = Workspaces(config, means.tasks)
         runs = plan(config, methods, out)
         check_runs(runs, workspaces)
         announce(runs, workspaces.shared, progress)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -15,7 +16,7 @@ from ortholora.data.task import TaskData
 from ortholora.errors import NonFiniteLossError, UserError
 from ortholora.files import write_json
 from ortholora.runs.build import check_plans, check_settings
-from ortholora.runs.folder import check_claim
+from ortholora.runs.folder import fingerprint_of
 from ortholora.runs.method import SINGLE, Method
 from ortholora.runs.progress import Progress, Stopped
 from ortholora.runs.record import RunRecord
@@ -25,7 +26,7 @@ from ortholora.runs.workspace import Workspace
 from ortholora.study.jobs.pool import Workers, work_off
 from ortholora.study.jobs.processes import Processes
 from ortholora.study.jobs.sharing import divide_this_machine
-from ortholora.study.jobs.worker import Relay, Work
+from ortholora.study.jobs.worker import Prepared, Relay, Work
 
 #: Seconds for a result to arrive that another machine has written.
 _SEEN = 90.0
@@ -116,7 +117,7 @@ def _forget_if_changed(run: Run, workspace: Workspace) -> None:
         before = json.loads(path.read_bytes())["fingerprint"]
     except (ValueError, KeyError, TypeError):
         before = None
-    if before != check_claim(run, workspace):
+    if before != fingerprint_of(run, workspace):
         path.unlink()
 
 
@@ -137,7 +138,7 @@ def do_runs(runs: Sequence[Run], means: Means, workspaces: Workspaces, progress:
         Stopped: The progress asked to stop.
     """
     if means.workers is not None or means.jobs > 1:
-        work = _StudyWork(replace(means, workers=None), tuple(runs))
+        work = Prepared(means.set_up, pickle.dumps(_StudyWork(replace(means, workers=None, set_up=None), tuple(runs))))
         for merging in (False, True):  # what is merged must be finished
             items = {n: run.label for n, run in enumerate(runs) if not run.done and bool(run.sources) == merging}
             workers = means.workers or Processes(divide_this_machine(means.jobs))
@@ -177,7 +178,7 @@ def _do(run: Run, workspaces: Workspaces, progress: Progress, base: Path | None,
             raise
         # Too high a rate is an answer, not a mistake.
         run.folder.mkdir(parents=True, exist_ok=True)
-        content = {"what": error.what, "fingerprint": check_claim(run, workspace)}
+        content = {"what": error.what, "fingerprint": fingerprint_of(run, workspace)}
         write_json(run.folder / DIVERGED_FILE, content)
         progress.finish(run.label, {})
         record = None
@@ -194,8 +195,6 @@ class _StudyWork:
     runs: tuple[Run, ...]
 
     def __call__(self) -> Work:
-        if self.means.set_up is not None:
-            self.means.set_up()
         workspaces = Workspaces(self.means.config, self.means.tasks)
 
         def do(item: int, progress: Relay) -> bool:

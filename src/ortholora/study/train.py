@@ -41,11 +41,8 @@ def train_seeds(
     join(config.training.arguments.get("ddp_timeout"))
     introduce()
     check_rule(config.rule)
-    method = Method(config.rule, config.rule, config.block)
     workspace = Workspace(config, tasks)
-    names = tuple(config.task_names)
-    places = [out if len(seeds) == 1 else out / f"seed-{seed}" for seed in seeds]
-    runs = [Run(method, names, seed, place, out=out) for seed, place in zip(seeds, places, strict=True)]
+    runs = runs_of(config, out, seeds)
     for run in runs:
         on_first(partial(check_folder, run, workspace))
     announce(runs, workspace, progress)
@@ -55,4 +52,5 @@ def train_seeds(
 def runs_of(config: Config, out: Path, seeds: Sequence[int]) -> list[Run]:
     """The runs of `train`, one for each seed: of one in `out`, of several in `out/seed-N`."""
     method, names = Method(config.rule, config.rule, config.block), tuple(config.task_names)
-    return [Run(method, names, seed, out if len(seeds) == 1 else out / f"seed-{seed}") for seed in seeds]
+    places = [out if len(seeds) == 1 else out / f"seed-{seed}" for seed in seeds]
+    return [Run(method, names, seed, place, out=out) for seed, place in zip(seeds, places, strict=True)]

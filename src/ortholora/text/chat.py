@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
-from ortholora.errors import UserError
+from ortholora.errors import TemplateError, UserError
 from ortholora.text.dialogue import Dialogue, Piece
 from ortholora.text.messages import Message, as_message, message_problem, read_tools, tools_problem
 from ortholora.text.tokenise import plain_tokens, special_tokens
@@ -114,7 +114,7 @@ def _render(tokenizer: Any, messages: Sequence[Message], tools: Sequence[Any], p
         return tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=prompt, **more)
     except Exception as error:  # a template is a program, which raises what it likes
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
+        raise TemplateError(
             "The chat template refuses these messages",
             expected="messages in the roles and the order that the backbone's chat template takes",
             found=f"{reason}; roles {[message.get('role') for message in messages]}",
@@ -122,8 +122,8 @@ def _render(tokenizer: Any, messages: Sequence[Message], tools: Sequence[Any], p
         ) from error
 
 
-def _rewrites(text: str, turns: str) -> UserError:
-    return UserError(
+def _rewrites(text: str, turns: str) -> TemplateError:
+    return TemplateError(
         "The chat template rewrites earlier messages",
         expected="a template that renders the first messages alike, whatever follows them",
         found=f"another beginning as the chat goes on: …{text[-80:]!r}",

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
+from ortholora.errors import TemplateError
 from ortholora.text.dialogue import Dialogue
 from ortholora.text.tokenise import special_tokens
 
 #: Label of a token that is no target (what `torch.nn.functional.cross_entropy` ignores).
 IGNORED = -100
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,26 @@ def mark(tokenizer: Any, row: Dialogue, max_length: int, turns: str = "all") -> 
         labels += tokens[:targets] + [IGNORED] * (len(tokens) - targets)
     labels[0] = IGNORED
     return _fit(ids, labels, max_length, tokenizer.bos_token_id)
+
+
+def each(rows: Iterable[Dialogue], written: Callable[[Dialogue], T]) -> list[T]:
+    """Write out every row.
+
+    Args:
+        rows: The rows.
+        written: Makes tokens of one.
+
+    Raises:
+        TemplateError: A row cannot be written out; the error says which.
+    """
+    found = []
+    for index, row in enumerate(rows):
+        try:
+            found.append(written(row))
+        except TemplateError as error:
+            error.row = index
+            raise
+    return found
 
 
 def prompt_ids(tokenizer: Any, row: Dialogue, max_length: int, max_new_tokens: int = 0) -> list[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from ortholora.errors import UserError
+from ortholora.errors import TemplateError, UserError
 
 #: What a message of the assistant's may have beside its content, in the names that templates use.
 PARTS = ("tool_calls", "reasoning_content", "reasoning", "thinking")
@@ -50,8 +50,8 @@ def _is_silent(render: Render, messages: Sequence[Mapping[str, Any]], tools: Seq
         return False
 
 
-def _left_out(found: str) -> UserError:
-    return UserError(
+def _left_out(found: str) -> TemplateError:
+    return TemplateError(
         "The chat template leaves out a part of the chat",
         expected="a chat template that writes out all that is to be learned",
         found=f"nothing of {found} in its text",

@@ -60,8 +60,8 @@ def score(
     share: slice = slice(None),
     gather: Gather = lambda values: values,
 ) -> Evaluation:
-    """Let a model answer the rows of a task, and measure the answers; see `compare` and `measure`."""
-    return measure(task, model.specs[index].labels, [compare(model, index, task, rows, reading, share, gather)])
+    """Let a model answer the rows of a task, and compute the metrics; see `compare` and `evaluation_of`."""
+    return evaluation_of(task, model.specs[index].labels, [compare(model, index, task, rows, reading, share, gather)])
 
 
 def compare(
@@ -113,8 +113,8 @@ def compare(
     return Compared(own, losses, written)
 
 
-def measure(task: TaskConfig, labels: Sequence[str] | None, parts: Sequence[Compared]) -> Evaluation:
-    """Measure what a model said to the rows of a task.
+def evaluation_of(task: TaskConfig, labels: Sequence[str] | None, parts: Sequence[Compared]) -> Evaluation:
+    """Compute the metrics of what a model said to the rows of a task.
 
     Args:
         task: The task, with its metric.

@@ -17,9 +17,16 @@ from ortholora.engine.distributed import summed
 from ortholora.engine.gram import Block
 from ortholora.errors import UserError
 from ortholora.models.adapted import evaluating
-from ortholora.models.probes import keeps_documents_apart
+from ortholora.models.probes import packed_rows_keep_texts_apart
 from ortholora.trainers.mixin import ResolveMixin
-from ortholora.trainers.sharded import check_arguments, check_only_lora, prepare_sharding, run_sharded, uses_fsdp2
+from ortholora.trainers.sharded import (
+    check_arguments,
+    check_only_lora,
+    environment_kept,
+    prepare_sharding,
+    run_sharded,
+    uses_fsdp2,
+)
 from ortholora.trainers.task_column import (
     TASK_IDS,
     TASK_TARGETS,
@@ -92,14 +99,15 @@ class OrthoSFTTrainer(ResolveMixin, WholeAdapter, SFTTrainer):
         self._weights = _weights(self.tasks, task_weights, loss)
         if args is not None:
             check_arguments(args, "OrthoSFTTrainer")
-        super().__init__(model, args, train_dataset=train_dataset, **kwargs)
+        with environment_kept():
+            super().__init__(model, args, train_dataset=train_dataset, **kwargs)
         self._check_settings()
         prepare_sharding(self.accelerator, self.args, self.model, "OrthoSFTTrainer")
         if uses_fsdp2(self.accelerator):
             check_only_lora(self.model)
         self.data_collator = TaskCollator(self.data_collator, len(self.tasks))
         if self.padding_free and len(self.tasks) > 1:
-            self._check_documents()
+            self._check_packed_rows()
         if loss == "task-mean":
             # Ours is normalised over the whole step: the Trainer must not divide it by the number of micro-batches.
             # Newer versions ask the first attribute, older ones the second.
@@ -217,17 +225,18 @@ class OrthoSFTTrainer(ResolveMixin, WholeAdapter, SFTTrainer):
                 todo=f"set {found[0].split(' (')[1][:-1]}" if " (" in found[0] else f"train without {found[0]}",
             )
 
-    def _check_documents(self) -> None:
+    def _check_packed_rows(self) -> None:
         model = self.model
         collator = self.data_collator.collator
 
-        def run(documents: list[list[int]]) -> Tensor:
-            batch = self._prepare_inputs(collator([{"input_ids": tokens} for tokens in documents]))
+        def run(texts: list[list[int]]) -> Tensor:
+            batch = self._prepare_inputs(collator([{"input_ids": tokens} for tokens in texts]))
             with self.accelerator.autocast():
                 return model(**batch, use_cache=False, fused_lm_head=True).log_probs[0]
 
         with evaluating(model):
-            apart = keeps_documents_apart(run, torch.bfloat16 if self.args.bf16 or self.args.fp16 else model.dtype)
+            dtype = torch.bfloat16 if self.args.bf16 or self.args.fp16 else model.dtype
+            apart = packed_rows_keep_texts_apart(run, dtype)
         if not apart:
             raise UserError(
                 f"The model ({model.config.model_type}) lets the texts of a padding-free row read each other",

@@ -7,6 +7,7 @@ from typing import Annotated, Any, get_args
 
 from pydantic import BeforeValidator, Discriminator, Tag
 
+from ortholora.config.later import without_later
 from ortholora.config.tasks.base import Task
 from ortholora.config.tasks.chat import ChatTask
 from ortholora.config.tasks.classification import ClassificationTask
@@ -37,17 +38,6 @@ _ONCE_OF_ALL: dict[str, Any] = {
     "max_new_tokens": 64,
 }
 
-#: Settings that came later, and what they are by default: a task that does not use them is recorded as it was before
-#: there were any.
-_LATER: dict[str, Any] = {
-    "test": None,
-    "max_test_rows": None,
-    "standardise": True,
-    "bad_rows": "error",
-    "max_bad_rows": 0.05,
-    "tools": None,
-}
-
 
 def kind_of(raw: Any) -> type[Task] | None:
     """The class of a task as read from YAML; None for a kind that does not exist."""
@@ -57,8 +47,7 @@ def kind_of(raw: Any) -> type[Task] | None:
 
 def recorded(task: Task) -> dict[str, Any]:
     """A task's settings as results and fingerprints hold them, so that those of earlier versions stay comparable."""
-    found = _ONCE_OF_ALL | task.model_dump(mode="json")
-    return {key: value for key, value in found.items() if key not in _LATER or value != _LATER[key]}
+    return without_later("tasks", _ONCE_OF_ALL | task.model_dump(mode="json"))
 
 
 def _prepare(raw: Any) -> Any:

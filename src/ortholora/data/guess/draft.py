@@ -92,9 +92,7 @@ def draft_tasks(paths: Sequence[Path], folder: Path, ask: Ask) -> list[Draft]:
 
 def read_whole(path: Path, tsv_quotes: bool = False) -> Table:
     """Read a file with all of its columns; lines that cannot be read are left out and listed."""
-    folder, name = path.parent, path.name
-    names = read_file(folder, name, text=(), label="", tsv_quotes=tsv_quotes, drop=True).found
-    return read_file(folder, name, text=(), label="", also=names, tsv_quotes=tsv_quotes, drop=True)
+    return read_file(path.parent, path.name, text=(), label="", also=None, tsv_quotes=tsv_quotes, drop=True)
 
 
 def _draft(source: Source, folder: Path, ask: Ask) -> Draft:

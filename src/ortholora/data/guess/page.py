@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any
 
 from ortholora.config.schema import Config
+from ortholora.config.sections import RECOMMENDED_RULE
 from ortholora.data.guess.draft import Draft, task_keys
 from ortholora.data.guess.shapes import values_of
 
@@ -62,7 +63,7 @@ _HEAD = """\
 #   ortholora train {path}       one adapter for all tasks
 #   ortholora compare {path}     is it better than joint training, and as good as an adapter for each task?
 """
-_RULE = "rule: gradnorm(alpha=2)  # did best in our studies so far (docs/rules.md); `ortho` is the paper's\n"
+_RULE = f"rule: {RECOMMENDED_RULE}  # did best in our studies so far (docs/rules.md); `ortho` is the paper's\n"
 
 
 def _task(draft: Draft, folder: Path, dropping: bool) -> str:

@@ -61,12 +61,13 @@ def sources_of(paths: Sequence[Path]) -> list[Source]:
 def _files_of(given: Path) -> list[Path]:
     if given.is_file():
         return [given]
+    other = "a pipe or a device" if given.exists() else "nothing there"
     found = sorted(file for ending in READERS for file in given.rglob(f"*{ending}")) if given.is_dir() else []
     if not found:
         raise UserError(
             f"{given}: no data",
             expected=f"a file that ends in {listing(READERS)}, or a folder of such files",
-            found="none in this folder" if given.is_dir() else "nothing there",
+            found="none in this folder" if given.is_dir() else other,
             todo="correct the path",
         )
     return found

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ortholora.data.task import Split, TaskData
+from ortholora.data.task import TaskData
 from ortholora.errors import UserError
 
 #: Micro-batches, and the fewest that intervals can be had from. Both halves of the rows have half of them.
@@ -101,7 +101,7 @@ def _hold_out(task: TaskData, groups: Groups, seed: int) -> TaskData:
     held, rest = order[: groups.total], np.sort(order[groups.total :])
     if task.labels is not None:
         _check_classes(task, [held[[row for k in half for row in groups.of(k)]] for half in groups.halves])
-    return replace(task, train=_some(task.train, rest), dev=_some(task.train, held), test=None)
+    return replace(task, train=task.train.take(rest), dev=task.train.take(held), test=None)
 
 
 def _check_classes(task: TaskData, halves: Sequence[np.ndarray]) -> None:
@@ -115,7 +115,3 @@ def _check_classes(task: TaskData, halves: Sequence[np.ndarray]) -> None:
                 found=f"{len(half)} rows of class {task.labels[int(targets[half[0]])]!r}",
                 todo="raise --rows, or give the task more rows of its other classes",
             )
-
-
-def _some(split: Split, rows: np.ndarray) -> Split:
-    return Split([split.texts[i] for i in rows], [split.targets[i] for i in rows])

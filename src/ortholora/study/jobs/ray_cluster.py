@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ortholora.errors import UserError, missing_extra
-from ortholora.study.jobs.ray_workers import RayWorkers, Share
+from ortholora.study.jobs.ray_workers import RayWorkers, Resources
 
 _ADDRESS = re.compile(r"ray://(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::(\d{1,5}))?/?")
 #: Ray's own default for `ray://`.
@@ -44,14 +44,14 @@ def check_on(where: str) -> None:
 
 
 @contextmanager
-def ray_workers(where: str, out: Path, jobs: int | None = None, share: Share | None = None) -> Iterator[RayWorkers]:
+def ray_workers(where: str, out: Path, jobs: int | None = None, each: Resources | None = None) -> Iterator[RayWorkers]:
     """Be connected with a Ray cluster.
 
     Args:
         where: `ray`, for the cluster that this machine is in (or that RAY_ADDRESS names), or `ray://HOST:PORT`.
         out: The folder of the study; all nodes must see it under the same path.
         jobs: The most runs at once; None: as many as there is room for.
-        share: What one run takes.
+        each: What one run takes.
 
     Raises:
         UserError: There is no cluster, it does not answer, or has no node with room for one run.
@@ -64,9 +64,9 @@ def ray_workers(where: str, out: Path, jobs: int | None = None, share: Share | N
     try:
         _enter(ray, address)
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        share = _settled(share or Share(), nodes)
-        size = room_for(share, nodes)
-        yield RayWorkers(ray, share, min(jobs or size, size), len(nodes), out)
+        each = _settled(each or Resources(), nodes)
+        size = room_for(each, nodes)
+        yield RayWorkers(ray, each, min(jobs or size, size), len(nodes), out)
     finally:
         ray.shutdown()
 
@@ -124,29 +124,29 @@ def _no_answer(address: str, found: str) -> UserError:
     )
 
 
-def _settled(share: Share, nodes: Sequence[Mapping[str, float]]) -> Share:
-    if share.gpus is not None:
-        return share
-    return Share(share.cpus, 1.0 if any(node.get("GPU", 0) > 0 for node in nodes) else 0.0)
+def _settled(each: Resources, nodes: Sequence[Mapping[str, float]]) -> Resources:
+    if each.gpus is not None:
+        return each
+    return Resources(each.cpus, 1.0 if any(node.get("GPU", 0) > 0 for node in nodes) else 0.0)
 
 
-def room_for(share: Share, nodes: Sequence[Mapping[str, float]]) -> int:
+def room_for(each: Resources, nodes: Sequence[Mapping[str, float]]) -> int:
     """How many runs fit on the nodes at once.
 
     Args:
-        share: What one run takes.
+        each: What one run takes.
         nodes: Name of a resource → how much of it there is, for each node.
 
     Raises:
         UserError: None does.
     """
-    needs = {"CPU": float(share.cpus), "GPU": share.gpus or 0.0}
+    needs = {"CPU": float(each.cpus), "GPU": each.gpus or 0.0}
     fit = [min(math.floor(node.get(name, 0) / need) for name, need in needs.items() if need) for node in nodes]
     if not sum(fit):
         shown = "; ".join(f"{node.get('CPU', 0):g} CPUs, {node.get('GPU', 0):g} GPUs" for node in nodes[:8])
         raise UserError(
             "The Ray cluster has no room for a run",
-            expected=f"a node with {share.cpus} CPUs and {share.gpus or 0:g} GPUs (--cpus-per-run, --gpus-per-run)",
+            expected=f"a node with {each.cpus} CPUs and {each.gpus or 0:g} GPUs (--cpus-per-run, --gpus-per-run)",
             found=f"nodes with: {shown}" if nodes else "no node that is alive",
             todo="ask for less for a run, or add a node",
         )

@@ -29,7 +29,7 @@ _NEWS = 5.0
 
 
 @dataclass(frozen=True)
-class Share:
+class Resources:
     """What one run takes of the cluster.
 
     Attributes:
@@ -47,17 +47,17 @@ class RayWorkers:
     #: A run may take its node down with it (memory): not again and again.
     patience = 3
 
-    def __init__(self, ray: Any, share: Share, size: int, nodes: int, out: Path) -> None:
+    def __init__(self, ray: Any, each: Resources, size: int, nodes: int, out: Path) -> None:
         self.size = size
-        self._ray, self._share, self._nodes = ray, share, nodes
+        self._ray, self._each, self._nodes = ray, each, nodes
         self._mark = out.resolve() / f".ray-{secrets.token_hex(8)}"
         self._work: Any = None
 
     def __str__(self) -> str:
         """Say in one sentence what is used."""
-        gpus = f" and {self._share.gpus:g} GPU" if self._share.gpus else ""
+        gpus = f" and {self._each.gpus:g} GPU" if self._each.gpus else ""
         nodes = f"{self._nodes} node{'' if self._nodes == 1 else 's'}"
-        cpus = f"{self._share.cpus} CPU{'' if self._share.cpus == 1 else 's'}"
+        cpus = f"{self._each.cpus} CPU{'' if self._each.cpus == 1 else 's'}"
         times = "" if self.size == 1 else ": step times are no measure of cost"
         return f"On a Ray cluster of {nodes}: {self.size} at once, {cpus}{gpus} each{times}."
 
@@ -69,12 +69,12 @@ class RayWorkers:
 
     def hire(self, line: RunProgress) -> _RayWorker:
         """Ask for an actor; it starts when there is room."""
-        options = {"num_cpus": self._share.cpus, "num_gpus": self._share.gpus or 0, "scheduling_strategy": "SPREAD"}
+        options = {"num_cpus": self._each.cpus, "num_gpus": self._each.gpus or 0, "scheduling_strategy": "SPREAD"}
         actor = self._ray.remote(Actor).options(max_restarts=0, max_concurrency=2, **options).remote()
         here = os.getcwd()
         path = (here, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)))
-        # As with --jobs: what the user set for all, or the worker's share.
-        threads = {THREADS: os.environ.get(THREADS) or str(self._share.cpus)}
+        # As with --jobs: what the user set for all, or the worker's cores.
+        threads = {THREADS: os.environ.get(THREADS) or str(self._each.cpus)}
         return _RayWorker(self._ray, actor, Place(here, path, threads, self._mark), self._work, line)
 
     def listen(self, workers: Sequence[_RayWorker], seconds: float) -> Iterator[tuple[_RayWorker, Message]]:

@@ -47,8 +47,8 @@ def _cut(task: TaskData, rows: int, seed: int) -> tuple[TaskData, TaskData]:
             todo="give the task more rows, or set what the sweep would choose for the whole study",
         )
     chosen = set(_draw(task, count, np.random.default_rng([seed, zlib.crc32(task.name.encode()), 2])))
-    rest = _some(task.train, [i for i in range(len(task.train)) if i not in chosen])
-    cut = _some(task.train, sorted(chosen))
+    rest = task.train.take([i for i in range(len(task.train)) if i not in chosen])
+    cut = task.train.take(sorted(chosen))
     source = task.sources.get("train", "").partition(" sha256:")[0]
 
     def named(part: str, split: Split, words: str) -> dict[str, str]:
@@ -72,7 +72,3 @@ def _draw(task: TaskData, count: int, generator: np.random.Generator) -> list[in
     remainder = np.where(sizes > 1, share - take, 0.0)  # the only row of a class is left to train on
     take[np.argsort(-remainder, kind="stable")[: count - take.sum()]] += 1
     return [int(i) for label, number in enumerate(take) for i in order[targets == label][:number]]
-
-
-def _some(split: Split, rows: Sequence[int]) -> Split:
-    return Split([split.texts[i] for i in rows], [split.targets[i] for i in rows])

@@ -1,16 +1,15 @@
-"""What `test_sft_fsdp.py` does in one process and in several: `OrthoSFTTrainer` with a sharded base."""
+"""Runs of `OrthoSFTTrainer` in several processes: with a sharded base, also in one, or with a copy in each."""
 
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import TrainerCallback
 
-from language import adapted, rows, sft_trainer
+from language import adapted, lora_weights, rows, sft_trainer
 from sharding_on_cpu import FSDP2, on_the_cpu
 
 
@@ -48,18 +47,22 @@ def trained(out: Path, run: dict[str, Any], ranks: int) -> dict[str, Any]:
         "logs": made.state.log_history,
         "kinds": {type(p).__name__ for p in made.model.parameters()},
         "best": made.state.best_global_step,
+        "switch": os.environ.get("ACCELERATE_USE_FSDP"),
     }
 
 
-def one_of(out: Path, runs: list[dict[str, Any]], rank: int, ranks: int, port: int) -> None:
+def sharded(out: Path, runs: list[dict[str, Any]], ranks: int) -> None:
     """What each of several processes does: the runs one after the other; the first writes down what came out."""
-    names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks, "MASTER_PORT": port}
-    os.environ.update({name: str(value) for name, value in names.items()} | {"MASTER_ADDR": "127.0.0.1"})
-    torch.set_num_threads(1)
     on_the_cpu()
     found = [trained(out / run.pop("folder"), run, ranks) for run in runs]
-    if rank == 0:
+    if os.environ["RANK"] == "0":
         torch.save(found, out / "result.pt")
-    torch.distributed.barrier()
-    sys.stdout.flush()
-    os._exit(0)  # the teardown of gloo aborts or hangs now and then (docs/scaling.md)
+
+
+def replicated(out: Path, changes: dict[str, Any]) -> None:
+    """What each of several processes does under DDP; the first writes down what came out."""
+    made = sft_trainer(out, **changes)
+    made.train()
+    model = made.accelerator.unwrap_model(made.model)
+    if os.environ["RANK"] == "0":
+        torch.save({"weights": lora_weights(model), "logs": made.state.log_history}, out / "result.pt")
