@@ -38,23 +38,25 @@ def test_the_answer_comes_first() -> None:
 def test_every_layer_has_its_lengths_noise_and_ratios() -> None:
     found = diagnosis(TASKS)
     sizes = {row[0]: row[1:] for row in layer_sizes_table(found).rows}
-    assert list(sizes) == ["all A", "all B", *(f"layer.{n}.query" for n in range(3))]
-    assert sizes["layer.0.query"][2] == "–"  # no gradient, so no length
-    assert all(re.fullmatch(r"[\d.]+\n\d+ rows", cell) for cell in sizes["layer.1.query"])
+    assert list(sizes) == ["all A", "all B", *(f"{n}.query" for n in range(3))]
+    assert sizes["0.query"][2] == "–"  # no gradient, so no length
+    assert all(re.fullmatch(r"[\d.]+\n\d+ rows", cell) for cell in sizes["1.query"])
     table = layer_ratios_table(found)
     ratios = {row[0]: dict(zip(table.header[1:], row[1:], strict=True)) for row in table.rows}
-    assert ratios["layer.0.query"]["loud : calm"] == "–"
-    value, low, high = map(float, RATIO.fullmatch(ratios["layer.1.query"]["loud : calm"]).groups())  # type: ignore[union-attr]
+    assert ratios["0.query"]["loud : calm"] == "–"
+    value, low, high = map(float, RATIO.fullmatch(ratios["1.query"]["loud : calm"]).groups())  # type: ignore[union-attr]
     assert 2 < low < value < high < 8  # four, in truth, but for what the draw of the directions does
     whole = {row[0]: row[-1] for row in ratio_table(found).rows}
     assert RATIO.fullmatch(whole["loud : contrary"])
-    assert ratio_table(diagnosis(TASKS, noise=300.0)).rows[0][1] == "not determined"
+    nothing = diagnosis(TASKS, noise=300.0)
+    assert ratio_table(nothing).rows[0][1] == "not determined"
+    assert "5 of 5 rows are left out" in layer_ratios_table(nothing).note
 
 
 def test_the_map_has_all_layers_together_and_each() -> None:
     shown = cosines_map(diagnosis(TASKS))
     assert shown is not None
-    assert list(shown.rows) == ["all layers", *(f"layer.{n}.query" for n in range(3))]
+    assert list(shown.rows) == ["all layers", *(f"{n}.query" for n in range(3))]
     columns = [(pair, role) for pair, roles in shown.groups.items() for role in roles]
     row = dict(zip(columns, shown.rows["all layers"], strict=True))
     for role in "AB":
@@ -62,9 +64,9 @@ def test_the_map_has_all_layers_together_and_each() -> None:
         assert cell is not None
         assert cell[0] < -0.5
         assert cell[1]
-    assert dict(zip(columns, shown.rows["layer.0.query"], strict=True))["loud · calm", "A"] is None
+    assert dict(zip(columns, shown.rows["0.query"], strict=True))["loud · calm", "A"] is None
     assert "more `--rows` may tell" in str(page_of(diagnosis(TASKS, noise=300.0)).sections)
-    assert "Cosines in 41 layers" in str(page_of(diagnosis(TASKS[:2], layers=41)).sections)
+    assert "Cosines, layer by layer" in str(page_of(diagnosis(TASKS[:2], layers=41)).sections)
 
 
 def test_changes_of_losses_are_written_alike() -> None:

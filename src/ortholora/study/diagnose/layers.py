@@ -23,12 +23,13 @@ def layer_sizes_table(found: dict[str, Any]) -> Shown:
     for name, figures, place in _places(last):
         both = [(figures["lengths"][task][place], figures["noise_rows"][task][place]) for task in found["tasks"]]
         rows.append([name, *(_length_and_noise(*cell) for cell in both)])
+    rows, more = _known(rows)
     return Shown(
         f"Length of each task's gradient in every layer after step {last['step']}, and its noise scale",
         ["layer", *found["tasks"]],
         rows,
         f"Without noise, task weights included. Below each length its noise scale: the rows whose mean gradient is as "
-        f"much noise as signal. –: {NOT_KNOWN} by these rows. The JSON file has every matrix.",
+        f"much noise as signal. –: {NOT_KNOWN} by these rows.{more} The JSON file has every matrix.",
     )
 
 
@@ -39,13 +40,14 @@ def layer_ratios_table(found: dict[str, Any]) -> Shown:
     for name, figures, place in _places(last):
         logs = [figures["pairs"][pair_name(*pair)]["log_ratio"] for pair in pairs]
         rows.append([name, *(times({end: values[place] for end, values in own.items()}) for own in logs)])
+    rows, more = _known(rows)
     shown = f" of the {len(pairs)} surest pairs" if len(pairs) < len(last["pairs"]) else ""
     return Shown(
         f"Ratio of two tasks' lengths{shown} in every layer after step {last['step']}",
         ["layer", *(f"{a} : {b}" for a, b in pairs)],
         rows,
         "The first task's length over the second's, with 95 % intervals, of each by itself: of many, one in twenty "
-        f"misses the truth. –: {NOT_KNOWN}.",
+        f"misses the truth. –: {NOT_KNOWN}.{more}",
     )
 
 
@@ -59,14 +61,24 @@ def cosines_map(found: dict[str, Any]) -> HeatMap | None:
 
     rows = {"all layers": cells(parts, {role: place for place, role in enumerate(parts["blocks"])})}
     rows |= {name: cells(matrices, places) for name, places in _by_layer(matrices["blocks"]).items()}
-    if not any(cell for row in rows.values() for cell in row):
+    layers, rows = len(rows) - 1, {name: row for name, row in rows.items() if any(row)}
+    if not rows:
         return None
+    unknown = layers - len(rows.keys() - {"all layers"})
+    more = f" In {unknown} of {layers} layers no cosine is determined." if unknown else ""
     shown = f"the {len(pairs)} surest pairs" if len(pairs) < len(last["pairs"]) else "every pair"
     caption = (
         f"Cosine of {shown} after step {last['step']}, in hundredths: all layers together, and each; A and B apart. "
-        "Orange: surely against each other; blue: surely the same way; grey: not sure; –: not determined."
+        f"Orange: surely against each other; blue: surely the same way; grey: not sure; –: not determined.{more}"
     )
     return HeatMap(caption, {f"{a} · {b}": ["A", "B"] for a, b in pairs}, rows)
+
+
+def _known(rows: list[list[str]]) -> tuple[list[list[str]], str]:
+    """The rows in which something is known; and a sentence about the others."""
+    kept = [row for row in rows if any(cell != "–" for cell in row[1:])]
+    left = len(rows) - len(kept)
+    return kept, f" {left} of {len(rows)} rows are left out, because nothing is determined there." if left else ""
 
 
 def surest(found: dict[str, Any]) -> list[tuple[str, str]]:
@@ -77,8 +89,9 @@ def surest(found: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _places(point: dict[str, Any]) -> list[tuple[str, dict[str, Any], int]]:
     """Name of each row, and where its figures stand."""
+    short = _short(point["layers"]["blocks"])
     return [
-        (f"all {block}" if kind == "parts" else _short(block), point[kind], place)
+        (f"all {block}" if kind == "parts" else short[block], point[kind], place)
         for kind in ("parts", "layers")
         for place, block in enumerate(point[kind]["blocks"])
     ]
@@ -91,12 +104,18 @@ def _by_layer(names: Sequence[str]) -> dict[str, dict[str, int]]:
         for role in "AB":
             layer, mark, _ = name.partition(f".lora_{role}.")
             if mark:
-                found.setdefault(_short(layer), {})[role] = place
-    return found
+                found.setdefault(layer, {})[role] = place
+    short = _short(list(found))
+    return {short[layer]: places for layer, places in found.items()}
 
 
-def _short(layer: str) -> str:
-    return layer.rpartition("base_model.model.")[2] or layer
+def _short(layers: Sequence[str]) -> dict[str, str]:
+    """The names without the parts that all of them begin with."""
+    parts = [layer.split(".") for layer in layers]
+    same = 0
+    while parts and all(len(own) > same + 1 and own[same] == parts[0][same] for own in parts):
+        same += 1
+    return {layer: ".".join(own[same:]) for layer, own in zip(layers, parts, strict=True)}
 
 
 def _cell(figures: dict[str, Any], pair: tuple[str, str], place: int) -> tuple[float, bool] | None:

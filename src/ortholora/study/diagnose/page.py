@@ -127,7 +127,7 @@ def _layers(found: dict[str, Any]) -> Part:
     shown = cosines_map(found)
     if shown is None:
         return Paragraph("In no single layer do these rows determine a cosine; more `--rows` may tell.")
-    return shown if len(shown.rows) <= _MOST_ROWS else Folded(f"Cosines in {len(shown.rows) - 1} layers", [shown])
+    return shown if len(shown.rows) <= _MOST_ROWS else Folded("Cosines, layer by layer", [shown])
 
 
 def _matrices(found: dict[str, Any]) -> Table:
