@@ -103,9 +103,13 @@ def test_in_a_browser(pages: dict[str, Path], browser: Any, name: str, size: str
 
 
 def test_it_can_be_printed(pages: dict[str, Path], browser: Any) -> None:
-    page = browser.new_page(color_scheme="dark")
-    page.goto(pages["study"].as_uri())
+    paper = 718  # A4 between Chromium's margins
+    page = browser.new_page(color_scheme="dark", viewport={"width": paper, "height": 1000})
     page.emulate_media(media="print")
+    for path in pages.values():
+        page.goto(path.as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") <= paper
+    page.goto(pages["study"].as_uri())
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(254, 254, 254)"
     heights = page.evaluate(
         "[...document.querySelectorAll('details .inside')].map(e => e.getBoundingClientRect().height)"
