@@ -52,7 +52,8 @@ def test_the_accelerate_loop_in_one_process_and_in_two(tmp_path: Path) -> None:
     arguments = ("--steps", "20", "--save")
     alone = run("accelerate_loop.py", *arguments, str(tmp_path / "one"))
     assert "20 steps of 16 rows a task with rule ortho" in alone
-    launcher = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--mixed_precision", "no")
+    launcher = ("-m", "accelerate.commands.launch", f"--config_file={EXAMPLES / 'accelerate/ddp.yaml'}")
+    launcher += ("--num_processes=2",)
     both = run("accelerate_loop.py", *arguments, str(tmp_path / "two"), launcher=launcher)
     assert both.count("20 steps of 16 rows") == 1
     assert numbers(both) == pytest.approx(numbers(alone), abs=2e-3)
