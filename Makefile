@@ -10,7 +10,7 @@ OLDEST_PIP := $(OLDEST)/bin/python -m pip install --disable-pip-version-check --
 .PHONY: help demo test test-oldest lint types check docs clean
 
 help:
-	@echo "make demo    train and compare single / joint / Ortho-LoRA on three real tasks (about 10 minutes on 2 cores)"
+	@echo "make demo    train and compare single / joint / Ortho-LoRA on three real tasks (about 5 minutes on 2 cores)"
 	@echo "make test    run the tests"
 	@echo "make test-oldest   run engine, model, trainer and run tests with the oldest supported peft and transformers"
 	@echo "make check   lint and types"

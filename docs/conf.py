@@ -46,6 +46,7 @@ PAGES = {
         "docs/rules",
     ],
     "Look up": [
+        "docs/package",
         "docs/api",
         "docs/every-lora",
         "docs/every-model",

@@ -141,6 +141,7 @@ def for_every_lora(folder: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 GIVEN: dict[str, Callable[[Path, pytest.MonkeyPatch], dict[str, Any]]] = {
     "README.md": plain,
+    "docs/package.md": plain,
     "docs/every-lora.md": for_every_lora,
     "docs/language-models.md": for_language_models,
     "docs/rules.md": for_rules,

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import email
 import re
+import shutil
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
+import ortholora
 from ortholora.engine.rules import RULES
 from ortholora.engine.rules.torchjd import WEIGHTINGS
 
@@ -50,6 +56,26 @@ def test_the_sources_of_the_comparison() -> None:
     table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
     assert len(table) > 30
     assert not [row for row in table if len(row) != 6 or not all(row)]
+
+
+def test_the_page_of_the_wheel_has_no_link_into_the_repository(tmp_path: Path) -> None:
+    """What the build puts into METADATA, and an index shows without the files beside it."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    for name in ("pyproject.toml", settings["project"]["readme"], "LICENSE", "src/ortholora/version.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    build = "import setuptools.build_meta as backend; backend.prepare_metadata_for_build_wheel('.')"
+    subprocess.run([sys.executable, "-c", build], cwd=tmp_path, check=True, capture_output=True)
+    (path,) = tmp_path.glob("*.dist-info/METADATA")
+    found = email.message_from_bytes(path.read_bytes())
+    page = str(found.get_payload())
+    assert (found["Version"], found["Description-Content-Type"]) == (ortholora.__version__, "text/markdown")
+    assert "pip install" in page
+    assert re.findall(r"\]\(", page)  # some are there
+    assert not re.findall(r"\]\((?!https://)|\]\[|^\[.*\]:|<a |<img ", page, flags=re.MULTILINE)
+    for_us = {"browser", "dev", "docs", "lightning"}
+    extras = set(settings["project"]["optional-dependencies"]) - for_us
+    assert sorted(name for name in extras if f"[{name}]" not in page) == []
 
 
 def test_the_search_finds_links() -> None:

@@ -1,4 +1,4 @@
-"""`compare --jobs 2`: the same results as one after the other, also after a stop or a kill."""
+"""`compare --jobs 2`: the same results as one after the other, also after a stop or a kill; what a script is told."""
 
 from __future__ import annotations
 
@@ -63,9 +63,10 @@ def all_but_the_rule(home, one_by_one):
 
 @pytest.mark.usefixtures("forked_jobs")
 def test_two_jobs_give_what_one_gives(cli, home, command, one_by_one):
-    shown = cli.ok(*command, "--jobs", 2)
-    assert "2 runs at once, 1 thread each" in shown
-    assert all(f"✓ {label}" in shown for label in ("single · topic", "single · score", "joint", "rule"))
+    shown = cli(*command, "--jobs", 2, "--json")
+    assert shown.exit_code == 0, shown.output
+    assert "2 runs at once, 1 thread each" in shown.stderr
+    assert all(f"✓ {label}" in shown.stderr for label in ("single · topic", "single · score", "joint", "rule"))
     assert results(home / "out", RUNS) == results(one_by_one, RUNS)
     for run in RUNS:
         origin, alone = (read_record(folder / "runs" / run).provenance for folder in (home / "out", one_by_one))
@@ -73,6 +74,7 @@ def test_two_jobs_give_what_one_gives(cli, home, command, one_by_one):
         assert origin["hardware"] == alone["hardware"]
         assert origin["hardware"]["torch_threads"] == 1
     summary, other = (json.loads((f / "summary.json").read_text()) for f in (home / "out", one_by_one))
+    assert summary.items() <= json.loads(shown.stdout).items()
     assert {k: summary[k] for k in ("methods", "gap", "rules")} == {k: other[k] for k in ("methods", "gap", "rules")}
     assert "(2 at once)" in (home / "out" / "summary.md").read_text(encoding="utf-8")
     assert "at once" not in (one_by_one / "summary.md").read_text(encoding="utf-8")
@@ -82,10 +84,9 @@ def test_two_jobs_give_what_one_gives(cli, home, command, one_by_one):
 @pytest.mark.usefixtures("forked_jobs")
 def test_a_stopped_worker_goes_on(cli, home, command, one_by_one, all_but_the_rule):
     (home / "told").write_text(f"{os.getpid()} {int(signal.SIGINT)} 3")
-    stopped = cli(*command, "--jobs", 2)
-    assert stopped.exit_code == 130, stopped.output
-    assert "Stopped in rule · seed 0. Start the same command again" in stopped.stdout
-    assert stopped.stderr == ""
+    stopped = cli(*command, "--jobs", 2, "--quiet")
+    assert (stopped.exit_code, stopped.stdout) == (130, ""), stopped.output
+    assert stopped.stderr == "Stopped in rule · seed 0. Start the same command again to go on.\n"
     run = all_but_the_rule / "runs/rule/seed-0"
     assert not (run / "result.json").exists()
     (saved,) = (run / "checkpoints").iterdir()
@@ -97,10 +98,11 @@ def test_a_stopped_worker_goes_on(cli, home, command, one_by_one, all_but_the_ru
     assert not left_over(home / "out")
 
 
-def test_a_killed_worker_is_named_and_goes_on(cli, home, command, one_by_one, all_but_the_rule):
+def test_a_killed_worker_is_named_and_goes_on(cli, home, command, one_by_one, all_but_the_rule, capfd):
     """One that was spawned, as always outside of the tests."""
     (home / "told").write_text(f"self {int(signal.SIGKILL)} 4")
-    message = cli.complaint(*command, "--jobs", 2)
+    message = cli.complaint(*command, "--jobs", 2, "--quiet")
+    assert capfd.readouterr() == ("", "")  # its libraries are quiet from the first import on
     assert "rule · seed 0: its process ended before the run did" in message
     assert "SIGKILL" in message
     assert all((all_but_the_rule / "runs" / run / "result.json").is_file() for run in RUNS[:3])

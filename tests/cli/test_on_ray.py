@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -117,7 +118,10 @@ def test_with_a_node_killed_in_the_middle_it_gives_what_one_process_gives(cli, h
     command = [*study(home), "out", "--on", "ray"]
     ((raylet,),) = (cluster.second.all_processes["raylet"],)
     (home / "raylet").write_text(str(raylet.process.pid))
-    shown = cli.ok(*command)
+    result = cli(*command, "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["folder"] == "out"
+    shown = result.stderr
     assert "On a Ray cluster of 2 nodes: 2 at once, 1 CPU each" in shown
     assert (home / "killed").exists()
     assert "its worker was lost, another one goes on." in shown
@@ -142,9 +146,9 @@ def test_a_stop_reaches_the_cluster_and_the_same_study_goes_on(cli, home, cluste
         os.kill(os.getpid(), number)
 
     threading.Thread(target=interrupt, daemon=True).start()
-    stopped = cli(*command, "--on", where)
-    assert stopped.exit_code == 130, stopped.output
-    assert "Start the same command again" in stopped.stdout
+    stopped = cli(*command, "--on", where, "--quiet")
+    assert (stopped.exit_code, stopped.stdout) == (130, ""), stopped.output
+    assert "Start the same command again" in stopped.stderr
     finished = {path: path.stat().st_mtime_ns for path in (home / "out").rglob("result.json")}
     # Of two workers one was in a rule's run: of the three runs before it the other was in one at most.
     assert 2 <= len(finished) < len(RUNS)

@@ -60,6 +60,7 @@ def trained(out: Path, run: Plan) -> dict[str, Any]:
         "losses": [entry[first] for entry in made.state.log_history if first in entry],
         "tokens": made.tokens.tolist(),
         "kinds": {type(p).__name__ for p in parameters.values()},
+        "switches": [name for name in os.environ if "FSDP" in name],
         "weights": {name: p.detach() for name, p in parameters.items() if p.requires_grad and not run.get("fsdp")},
     }
 

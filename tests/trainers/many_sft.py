@@ -47,6 +47,7 @@ def trained(out: Path, run: dict[str, Any], ranks: int) -> dict[str, Any]:
         "logs": made.state.log_history,
         "kinds": {type(p).__name__ for p in made.model.parameters()},
         "best": made.state.best_global_step,
+        "switch": os.environ.get("ACCELERATE_USE_FSDP"),
     }
 
 

@@ -14,9 +14,13 @@ import torch
 from accelerate.utils import FullyShardedDataParallelPlugin
 from many import Plan, trained, trained_by
 from safetensors.torch import load_file
+from transformers.training_args import ParallelMode
 
+import language
+import workspaces
 from ortholora.errors import UserError
-from ortholora.trainers.sharded import check_sharding, layer_classes
+from ortholora.trainers.sharded import check_arguments, check_sharding, layer_classes, prepare_sharding
+from ortholora.trainers.whole import load_sharded_adapter
 
 MIXED = {"layout": "mixed", "rows_per_task": 4}
 BEST = {"save_every": 2, "eval_every": 2, "selection": "best"}
@@ -41,6 +45,7 @@ def alone(run: str) -> tuple[dict[str, Any], Path]:
 def assert_same_run(found: dict[str, Any], folder: Path, run: Plan, tolerance: float = 2e-5) -> None:
     expected, one = alone(json.dumps(run))
     assert found["kinds"] == {"DTensor"}
+    assert found["switches"] == []  # or the next training in that process would be sharded, too
     assert found["tokens"][0] == expected["tokens"][0]
     assert found["losses"] == pytest.approx(expected["losses"], rel=10 * tolerance)
     assert found["scores"].keys() == expected["scores"].keys()
@@ -107,8 +112,52 @@ def test_what_is_taken() -> None:
     check_sharding(accelerator(cpu_offload=SimpleNamespace(offload_params=False)), ARGUMENTS, "OrthoTrainer")
 
 
+def test_several_gpus_of_one_process_are_left_alone() -> None:
+    """A Trainer would wrap the model in DataParallel by itself."""
+    usual = {"fsdp": False, "deepspeed": None, "parallel_mode": ParallelMode.NOT_DISTRIBUTED}
+    arguments = SimpleNamespace(**usual, n_gpu=2, _n_gpu=2)
+    check_arguments(arguments, "OrthoTrainer")
+    assert arguments._n_gpu == 1
+
+
 def test_the_layers_that_are_sharded_one_by_one() -> None:
     layer, model = type("Layer", (torch.nn.Linear,), {}), torch.nn.Module()
     model.part = torch.nn.Sequential(layer(1, 1))
     model.part._no_split_modules = ["Layer", "Absent"]  # type: ignore[assignment]
     assert layer_classes(model) == ["Layer"]
+    made = accelerator(mixed_precision_policy=object())
+    made.is_fsdp2 = True
+    prepare_sharding(made, ARGUMENTS, model, "OrthoTrainer")
+    assert model._no_split_modules == ["Layer"]
+    assert made.state.fsdp_plugin.mixed_precision_policy is None
+
+
+def test_the_adapter_of_another_model_and_a_damaged_one(tmp_path: Path) -> None:
+    made, other = language.adapted(), language.adapted(seed=2)
+    other.save_pretrained(str(tmp_path))
+    load_sharded_adapter(tmp_path, made)
+    expected = language.lora_weights(other)
+    assert all(torch.equal(weight, expected[name]) for name, weight in language.lora_weights(made).items())
+    with pytest.raises(UserError, match=r"holds the weights of another model(?s:.*)another shape"):
+        load_sharded_adapter(tmp_path, language.adapted(r=3))
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"x")
+    with pytest.raises(UserError, match="cannot be resumed"):
+        load_sharded_adapter(tmp_path, made)
+
+
+def test_of_several_processes_one_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the others, each has the state of its own generators."""
+    made = workspaces.trainer(tmp_path / "run")
+    made.create_optimizer_and_scheduler(1)
+    monkeypatch.setattr(type(made), "is_sharded", True)
+    for name, main in (("first", True), ("other", False)):
+        folder = tmp_path / name
+        folder.mkdir()
+        monkeypatch.setattr(type(made.args), "should_save", main)
+        made.save_model(str(folder))
+        made._save_optimizer_and_scheduler(str(folder))
+        made._save_rng_state(str(folder))
+    names = {path.name for path in (tmp_path / "first").iterdir()}
+    assert {"adapter_model.safetensors", "heads.safetensors", "optimizer.pt", "scheduler.pt"} <= names
+    assert "ortholora_state.pt" in names
+    assert [path.name for path in (tmp_path / "other").iterdir()] == ["rng_state.pth"]

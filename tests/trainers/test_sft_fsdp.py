@@ -47,6 +47,7 @@ def alone(run: str) -> tuple[dict[str, Any], Path]:
 def assert_same_run(found: dict[str, Any], folder: Path, run: dict[str, Any], tolerance: float = 1e-5) -> None:
     expected, one = alone(json.dumps({key: value for key, value in run.items() if key != "folder"}))
     assert found["kinds"] == {"DTensor"}
+    assert found["switch"] is None  # or the next training in that process would be sharded, too
     assert found["loss"] == pytest.approx(expected["loss"], rel=10 * tolerance)
     assert found["best"] == expected["best"]
     keys = ["loss", *(f"loss/{task}" for task in language.TASKS), "conflict/removed"]
@@ -97,7 +98,10 @@ def test_resumed_best_packed_and_halved(tmp_path: Path) -> None:
     assert found[1]["before"] == pytest.approx(alone(json.dumps(own))[0]["before"])
 
 
-def test_what_is_trained_besides_lora_is_refused() -> None:
+def test_what_is_trained_besides_lora_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check_only_lora(language.adapted())
+    model = language.adapted(modules_to_save=["lm_head"])
+    language.sft_trainer(tmp_path, model=model)
+    monkeypatch.setattr("ortholora.trainers.sft.uses_fsdp2", lambda accelerator: True)
     with pytest.raises(UserError, match=r"cannot train this with FSDP2(?s:.*)lm_head"):
-        check_only_lora(language.adapted(modules_to_save=["lm_head"]))
+        language.sft_trainer(tmp_path, model=model)

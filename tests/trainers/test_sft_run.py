@@ -7,6 +7,7 @@ import math
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -193,6 +194,25 @@ def reading_everything(model: nn.Module) -> nn.Module:
 def test_what_would_be_wrong_is_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         trainer(tmp_path, **changes)
+
+
+def test_what_owns_the_gradients_is_refused(tmp_path: Path) -> None:
+    """And what has a loss that no task owns."""
+    arguments = SFTConfig(**settings(tmp_path))
+    object.__setattr__(arguments, "deepspeed", {"train_batch_size": 1})  # SFTConfig itself asks for the package
+    with pytest.raises(UserError, match=r"OrthoSFTTrainer cannot train so(?s:.*)DeepSpeed"):
+        ortholora.OrthoSFTTrainer(adapted(), arguments, train_dataset=rows(ROWS), processing_class=tokenizer())
+    made = trainer(tmp_path)
+    made._check_settings()
+    made.aux_loss_enabled = True  # as TRL sets it for a mixture of experts
+    with pytest.raises(UserError, match=r"auxiliary loss(?s:.*)router_aux_loss_coef=0.0"):
+        made._check_settings()
+    made.aux_loss_enabled, made.compute_loss_func = False, print
+    with pytest.raises(UserError, match=r"compute_loss_func(?s:.*)loss='token-mean'"):
+        made._check_settings()
+    made.compute_loss_func, made.accelerator = None, SimpleNamespace(parallelism_config=object())
+    with pytest.raises(UserError, match="parallelism_config"):
+        made._check_settings()
 
 
 def test_texts_that_read_each_other_are_refused(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -132,10 +133,13 @@ def test_an_interrupted_step_is_forgotten(tmp_path: Path, monkeypatch: pytest.Mo
     assert left[3] == (0, 0.0)
 
 
-def test_tokens_are_counted(tmp_path: Path) -> None:
+def test_tokens_are_counted_and_ranks_meet_once_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = workspaces.trainer(tmp_path, mixing={"launch_tokens": 0})
+    apart: list[Any] = []
+    monkeypatch.setattr(trainer.accelerator, "no_sync", lambda model: (apart.append(model), nullcontext())[1])
     trainer.train()
     real, padded, micro_batches = trainer.tokens
+    assert len(apart) == micro_batches - trainer.state.global_step  # DDP reduces in the last backward of a step
     assert 0 < real == padded  # a launch that costs nothing: no padding at all
     assert micro_batches > trainer.state.global_step
 

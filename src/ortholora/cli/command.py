@@ -17,7 +17,7 @@ import typer
 
 from ortholora.cli.console import user_errors
 from ortholora.cli.voice import speaking
-from ortholora.ranks.launch import index
+from ortholora.ranks.launcher import index
 
 QuietOption = Annotated[
     bool, typer.Option("--quiet", "-q", help="Print nothing but errors and what a script goes on with.")

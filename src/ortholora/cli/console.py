@@ -18,7 +18,7 @@ from ortholora.cli.processes import ending, of_another
 from ortholora.cli.voice import voice
 from ortholora.errors import LostProcessError, UserError, file_error
 from ortholora.ranks.board import may_speak
-from ortholora.ranks.launch import check_alone, index, launched
+from ortholora.ranks.launcher import check_alone, index, launched
 
 console = Console()
 errors = Console(stderr=True)

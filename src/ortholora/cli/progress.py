@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ortholora.cli.console import insist
-from ortholora.ranks.launch import launched
+from ortholora.ranks.launcher import launched
 from ortholora.runs.progress import Stopped
 from ortholora.runs.speed import Speed
 

@@ -83,7 +83,8 @@ def hush_libraries() -> None:
 
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    for library in ("accelerate", "huggingface_hub"):
+    # The last of them, on a CPU, complains when it is imported of a kernel that is not needed.
+    for library in ("accelerate", "huggingface_hub", "bitsandbytes"):
         logging.getLogger(library).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning)
 

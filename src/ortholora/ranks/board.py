@@ -19,7 +19,7 @@ from typing import Any
 
 from ortholora.errors import LostProcessError
 from ortholora.files import is_alive
-from ortholora.ranks.launch import index, launched
+from ortholora.ranks.launcher import index, launched
 
 #: Seconds by which the first process, at whose terminal people sit, is ahead of the others in telling something.
 _HEAD_START = 2.0

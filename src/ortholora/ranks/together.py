@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 
 from ortholora.errors import UserError
-from ortholora.ranks.launch import launched
+from ortholora.ranks.launcher import launched
 
 T = TypeVar("T")
 

@@ -22,9 +22,11 @@ from ortholora.runs.run import Run
 from ortholora.runs.trackers import name_run
 from ortholora.runs.workspace import Workspace
 from ortholora.trainers.planning import check_layout
+from ortholora.trainers.sharded import environment_kept
 from ortholora.trainers.trainer import OrthoTrainer
 
 
+@environment_kept()
 def build_trainer(
     run: Run, workspace: Workspace, progress: Progress, model: AdaptedModel | None = None
 ) -> OrthoTrainer:
@@ -71,6 +73,7 @@ def make_model(config: Config, card: ModelCard, seed: int) -> AdaptedModel:
     return model
 
 
+@environment_kept()
 def check_settings(workspace: Workspace, merged: bool = False, captured: bool = False) -> None:
     """Build a run's model and arguments, and throw them away: a mistake shows before other runs' hours.
 

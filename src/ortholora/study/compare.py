@@ -12,7 +12,7 @@ from ortholora.config.schema import Config
 from ortholora.data.task import TaskData
 from ortholora.errors import UserError
 from ortholora.files import write_text
-from ortholora.ranks.launch import check_alone
+from ortholora.ranks.launcher import check_alone
 from ortholora.runs.folder import RUN_FILE
 from ortholora.runs.lock import lock
 from ortholora.runs.method import Method

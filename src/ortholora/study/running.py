@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -25,7 +26,7 @@ from ortholora.runs.workspace import Workspace
 from ortholora.study.jobs.pool import Workers, work_off
 from ortholora.study.jobs.processes import Processes
 from ortholora.study.jobs.sharing import divide_this_machine
-from ortholora.study.jobs.worker import Relay, Work
+from ortholora.study.jobs.worker import Prepared, Relay, Work
 
 #: Seconds for a result to arrive that another machine has written.
 _SEEN = 90.0
@@ -137,7 +138,7 @@ def do_runs(runs: Sequence[Run], means: Means, workspaces: Workspaces, progress:
         Stopped: The progress asked to stop.
     """
     if means.workers is not None or means.jobs > 1:
-        work = _StudyWork(replace(means, workers=None), tuple(runs))
+        work = Prepared(means.set_up, pickle.dumps(_StudyWork(replace(means, workers=None, set_up=None), tuple(runs))))
         for merging in (False, True):  # what is merged must be finished
             items = {n: run.label for n, run in enumerate(runs) if not run.done and bool(run.sources) == merging}
             workers = means.workers or Processes(divide_this_machine(means.jobs))
@@ -194,8 +195,6 @@ class _StudyWork:
     runs: tuple[Run, ...]
 
     def __call__(self) -> Work:
-        if self.means.set_up is not None:
-            self.means.set_up()
         workspaces = Workspaces(self.means.config, self.means.tasks)
 
         def do(item: int, progress: Relay) -> bool:

@@ -19,7 +19,14 @@ from ortholora.errors import UserError
 from ortholora.models.adapted import evaluating
 from ortholora.models.probes import packed_rows_keep_texts_apart
 from ortholora.trainers.mixin import ResolveMixin
-from ortholora.trainers.sharded import check_arguments, check_only_lora, prepare_sharding, run_sharded, uses_fsdp2
+from ortholora.trainers.sharded import (
+    check_arguments,
+    check_only_lora,
+    environment_kept,
+    prepare_sharding,
+    run_sharded,
+    uses_fsdp2,
+)
 from ortholora.trainers.task_column import (
     TASK_IDS,
     TASK_TARGETS,
@@ -92,7 +99,8 @@ class OrthoSFTTrainer(ResolveMixin, WholeAdapter, SFTTrainer):
         self._weights = _weights(self.tasks, task_weights, loss)
         if args is not None:
             check_arguments(args, "OrthoSFTTrainer")
-        super().__init__(model, args, train_dataset=train_dataset, **kwargs)
+        with environment_kept():
+            super().__init__(model, args, train_dataset=train_dataset, **kwargs)
         self._check_settings()
         prepare_sharding(self.accelerator, self.args, self.model, "OrthoSFTTrainer")
         if uses_fsdp2(self.accelerator):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from accelerate.utils import convert_to_fp32
@@ -16,6 +18,26 @@ from ortholora.models.adapted import AdaptedModel
 def uses_fsdp2(accelerator: Any) -> bool:
     """Whether the model is, or will be, sharded."""
     return bool(getattr(accelerator, "is_fsdp2", False))
+
+
+@contextmanager
+def environment_kept() -> Iterator[None]:
+    """Put back the switches of FSDP that making a Trainer leaves in the environment (also works as a decorator).
+
+    Accelerate sets them for the whole process, and asks them only while it is made: the next Trainer would be sharded,
+    too, or refused.
+    """
+    before = _switches()
+    try:
+        yield
+    finally:
+        for name in _switches():
+            del os.environ[name]
+        os.environ.update(before)
+
+
+def _switches() -> dict[str, str]:
+    return {name: text for name, text in os.environ.items() if name.startswith(("ACCELERATE_USE_FSDP", "FSDP_"))}
 
 
 def check_sharding(accelerator: Any, args: Any, trainer: str) -> None:

@@ -30,7 +30,7 @@ from ortholora.trainers.resume import read_state
 from ortholora.trainers.saving import SavingTrainer
 from ortholora.trainers.scoring import Evaluation, score
 from ortholora.trainers.selection import SCORE, Selection, TaskPatience, check_patience
-from ortholora.trainers.sharded import check_arguments, prepare_sharding, run_sharded
+from ortholora.trainers.sharded import check_arguments, environment_kept, prepare_sharding, run_sharded
 from ortholora.trainers.task_losses import TaskLosses
 
 
@@ -101,14 +101,15 @@ class OrthoTrainer(SavingTrainer):
         self.patience = TaskPatience([task.data.name for task in tasks], patience_per_task)
         self.collator = model.collator(tokenizer, padding_multiple(args.device.type))
         self.timer = StepTimer()
-        super().__init__(
-            model=model,
-            args=args,
-            train_dataset=MixedDataset([task.train for task in tasks]),
-            eval_dataset=ConcatDataset([MixedDataset([task.dev]) for task in tasks]),
-            data_collator=self.collator.step,
-            **kwargs,
-        )
+        with environment_kept():
+            super().__init__(
+                model=model,
+                args=args,
+                train_dataset=MixedDataset([task.train for task in tasks]),
+                eval_dataset=ConcatDataset([MixedDataset([task.dev]) for task in tasks]),
+                data_collator=self.collator.step,
+                **kwargs,
+            )
         prepare_sharding(self.accelerator, args, model, "OrthoTrainer")
         self.add_callback(self.timer)
         if patience_per_task:

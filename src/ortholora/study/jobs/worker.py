@@ -13,6 +13,7 @@ import signal
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,26 @@ Work = Callable[[int, "Relay"], bool]
 Message = tuple[Any, ...]
 #: What a terminal or a scheduler sends to all processes of a command; the parent alone acts on the first.
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Work that is opened only after `set_up`: its pickle imports torch and libraries that may have something to say.
+
+    Attributes:
+        set_up: Is called first; a function of a module that imports little.
+        work: The pickle of what is called then, and returns the work.
+    """
+
+    set_up: Callable[[], None] | None
+    work: bytes
+
+    def __call__(self) -> Work:
+        """Get ready, in the worker."""
+        if self.set_up is not None:
+            self.set_up()
+        opened: Callable[[], Work] = pickle.loads(self.work)
+        return opened()
 
 
 class Relay:

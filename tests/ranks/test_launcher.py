@@ -10,7 +10,7 @@ import pytest
 
 from ortholora.errors import LostProcessError, UserError
 from ortholora.ranks import board, together
-from ortholora.ranks.launch import check_alone, index, launched
+from ortholora.ranks.launcher import check_alone, index, launched
 from ortholora.runs import alike
 from ortholora.study.compare import compare
 from workspaces import config
