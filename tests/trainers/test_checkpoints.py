@@ -91,5 +91,6 @@ def test_only_trouble_with_the_disk_is_called_so(tmp_path: Path) -> None:
         "[enforce fail at inline_container.cc:858] . PytorchStreamWriter failed writing file data/0",
         "basic_ios::clear: iostream error",
     ):
-        with pytest.raises(UserError, match=re.escape(full)), checkpoints.staging(tmp_path / "c", "The model"):
+        said = "written to its end (RuntimeError: " + full
+        with pytest.raises(UserError, match=re.escape(said)), checkpoints.staging(tmp_path / "c", "The model"):
             raise RuntimeError(full)

@@ -71,11 +71,14 @@ def staging(folder: Path, what: str, kept_in: Path | None = None, owner: bool = 
     except (OSError, RuntimeError, SafetensorError) as error:
         if isinstance(error, RuntimeError) and not _WRITING.search(str(error)):
             raise  # of the run itself: another rank's death, a lost accelerator
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        if isinstance(error, RuntimeError):  # torch's words are about its own format
+            reason = f"a file that could not be written to its end ({reason})"
         kept = checkpoints(kept_in or folder)
         raise UserError(
             f"{what} could not be saved in {folder}",
             expected="a disk with room that may be written to",
-            found=f"{type(error).__name__}: {str(error).splitlines()[0][:200]}",
+            found=reason,
             todo="make room and start the same command again; "
             + (f"it goes on from {kept[-1].name}" if kept else "no checkpoint was written before"),
         ) from error
