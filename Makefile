@@ -51,11 +51,14 @@ test: $(VENV)/.dev
 ANY_VERSION := $(addprefix --ignore=tests/engine/test_,rule_contract.py noise_rules.py projection.py torchjd.py famo.py \
 	db_mtl.py gradnorm.py plateau.py balanced.py)
 
-# No [dev]: its packages follow the newest transformers.
-$(OLDEST)/.installed: constraints-oldest.txt pyproject.toml
+$(OLDEST)/.torch: constraints-oldest.txt
 	@echo "== Making a virtual environment in $(OLDEST) with the oldest supported versions"
 	@$(PYTHON) -m venv $(OLDEST)
 	@$(OLDEST_PIP) torch==2.13.0
+	@touch $@
+
+# No [dev]: its packages follow the newest transformers.
+$(OLDEST)/.installed: $(OLDEST)/.torch constraints-oldest.txt pyproject.toml
 	@$(OLDEST_PIP) -e ".[cli,tensorboard]" hypothesis pytest pytest-xdist torchjd
 	@touch $@
 

@@ -21,8 +21,8 @@ from ortholora import OrthoLora
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
-def run(name: str, *arguments: str, launcher: tuple[str, ...] = ()) -> str:
-    """What the example prints, started as its docstring says."""
+def run(name: str, *arguments: str, launcher: tuple[str, ...]) -> str:
+    """What the example prints, started by a launcher as its docstring says."""
     done = subprocess.run(
         [sys.executable, *launcher, str(EXAMPLES / name), *arguments],
         capture_output=True,
@@ -47,12 +47,17 @@ def numbers(text: str) -> list[float]:
 
 
 @pytest.mark.slow
-def test_the_accelerate_loop_in_one_process_and_in_two(tmp_path: Path) -> None:
+def test_the_accelerate_loop_in_one_process_and_in_two(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The same steps: losses, weights, heads and visit orders."""
     arguments = ("--steps", "20", "--save")
-    alone = run("accelerate_loop.py", *arguments, str(tmp_path / "one"))
+    monkeypatch.setattr(sys, "argv", ["accelerate_loop.py", *arguments, str(tmp_path / "one")])
+    module("accelerate_loop").main()
+    alone = capsys.readouterr().out
     assert "20 steps of 16 rows a task with rule ortho" in alone
-    launcher = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--mixed_precision", "no")
+    launcher = ("-m", "accelerate.commands.launch", f"--config_file={EXAMPLES / 'accelerate/ddp.yaml'}")
+    launcher += ("--num_processes=2",)
     both = run("accelerate_loop.py", *arguments, str(tmp_path / "two"), launcher=launcher)
     assert both.count("20 steps of 16 rows") == 1
     assert numbers(both) == pytest.approx(numbers(alone), abs=2e-3)

@@ -87,47 +87,58 @@ def test_a_room_imports_all_that_the_page_says(room: str) -> None:
     assert found - {room} == ROOMS[room]
 
 
-def test_the_engine_brings_nothing_but_torch_and_peft() -> None:
-    code = (
-        "import sys, torch, peft; before = set(sys.modules)\n"
-        "import ortholora.engine; print(sorted(set(sys.modules) - before))"
-    )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    brought = [name.split(".") for name in ast.literal_eval(run.stdout.strip().splitlines()[-1])]
+#: One process for three questions, each a line: starting one, and importing torch and TRL, is what takes long.
+ASKED = """
+import sys
+import ortholora
+assert ortholora.__version__
+print('torch' in sys.modules)
+import torch, peft
+before = set(sys.modules) - {n for n in sys.modules if n.partition('.')[0] == 'ortholora'}
+import ortholora.engine
+print(sorted(set(sys.modules) - before))
+class Hidden:
+    def find_spec(self, name, *rest):
+        if name.partition('.')[0] in {'scipy', 'sklearn', 'pydantic', 'matplotlib', 'typer'}:
+            raise ModuleNotFoundError(f'No module named {name!r}', name=name)
+try:
+    import trl.trainer.sft_trainer  # what it finds by itself is its own affair
+except ModuleNotFoundError:
+    sys.exit(print('no trl'))
+for name in [n for n in sys.modules if n.partition('.')[0] in {'scipy', 'sklearn', 'pydantic'}]:
+    del sys.modules[name]
+sys.meta_path.insert(0, Hidden())
+from ortholora import ResolveMixin
+from ortholora.trl import OrthoSFTTrainer
+from ortholora.trainers.task_column import TaskCollator
+try:
+    from ortholora import OrthoTrainer
+except ModuleNotFoundError as error:
+    print(repr(str(error)))
+"""
+
+
+@pytest.fixture(scope="module")
+def answers() -> list[str]:
+    run = subprocess.run([sys.executable, "-c", ASKED], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    return run.stdout.splitlines()
+
+
+def test_the_package_itself_does_not_wait_for_torch(answers: list[str]) -> None:
+    assert answers[0] == "False"
+
+
+def test_the_engine_brings_nothing_but_torch_and_peft(answers: list[str]) -> None:
+    brought = [name.split(".") for name in ast.literal_eval(answers[1])]
     assert {name[1] for name in brought if name[0] == "ortholora" and len(name) > 1} == {"engine", "errors", "version"}
     assert {name[0] for name in brought} <= {"ortholora", "torch", "peft"}
 
 
-def test_the_package_itself_does_not_wait_for_torch() -> None:
-    code = "import sys, ortholora; assert ortholora.__version__; print('torch' in sys.modules)"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == "False"
-
-
-def test_the_mixin_and_the_sft_trainer_do_without_the_packages_of_metrics() -> None:
+def test_the_mixin_and_the_sft_trainer_do_without_the_packages_of_metrics(answers: list[str]) -> None:
     """Of the extras only `[trl]` is needed for them; a trainer that needs `[cli]` says so."""
     pytest.importorskip("trl")
-    code = (
-        "import sys\n"
-        "class Hidden:\n"
-        "    def find_spec(self, name, *rest):\n"
-        "        if name.partition('.')[0] in {'scipy', 'sklearn', 'pydantic', 'matplotlib', 'typer'}:\n"
-        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
-        "import trl.trainer.sft_trainer  # what it finds by itself is its own affair\n"
-        "for name in [n for n in sys.modules if n.partition('.')[0] in {'scipy', 'sklearn', 'pydantic'}]:\n"
-        "    del sys.modules[name]\n"
-        "sys.meta_path.insert(0, Hidden())\n"
-        "from ortholora import ResolveMixin\n"
-        "from ortholora.trl import OrthoSFTTrainer\n"
-        "from ortholora.trainers.task_column import TaskCollator\n"
-        "try:\n"
-        "    from ortholora import OrthoTrainer\n"
-        "except ModuleNotFoundError as error:\n"
-        "    print(error)\n"
-    )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    assert 'pip install "ortholora[cli]"' in run.stdout
+    assert 'pip install "ortholora[cli]"' in ast.literal_eval(answers[2])
 
 
 def test_test_files_without_a_package_have_names_of_their_own() -> None:

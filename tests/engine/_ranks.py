@@ -1,4 +1,4 @@
-"""What `test_ranks.py` trains in one process and `ranks_script.py` in several: the same rows, in unequal parts."""
+"""What `test_ranks.py` trains in one process and `_ranks_each.py` in several: the same rows, in unequal parts."""
 
 from __future__ import annotations
 

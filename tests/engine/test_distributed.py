@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from forked import in_ranks
 from ortholora.engine import OrthoLora
 from ortholora.trainers.task_losses import TaskLosses
 
@@ -125,15 +125,14 @@ def train_branch(rank: int) -> dict[str, Tensor]:
     return gradients(model)
 
 
-def run_rank(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
+def run_rank(folder: Path) -> None:
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    timeout = datetime.timedelta(seconds=60)
-    dist.init_process_group("gloo", f"file://{folder}/init", rank=rank, world_size=RANKS, timeout=timeout)
+    dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=60))
+    rank = dist.get_rank()
     try:
         results: dict[Any, Any] = {case: train_ranks(rank, *case) for case in CASES}
         results["branch"] = train_branch(rank)
-        torch.save(results, Path(folder) / f"{rank}.pt")
+        torch.save(results, folder / f"{rank}.pt")
     finally:
         dist.destroy_process_group()
 
@@ -142,7 +141,7 @@ def run_rank(rank: int, folder: str) -> None:
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[Any, Any]]:
     """What each rank computed, for all cases: starting the processes is what takes long."""
     folder = tmp_path_factory.mktemp("ranks")
-    mp.spawn(run_rank, args=(str(folder),), nprocs=RANKS)
+    in_ranks(RANKS, run_rank, folder)
     return [torch.load(folder / f"{rank}.pt") for rank in range(RANKS)]
 
 

@@ -1,12 +1,9 @@
-"""Law 4 in every way to start: DDP and FSDP2, torchrun and accelerate launch, equal one process on the joined batch."""
+"""Law 4 with DDP, Accelerate and FSDP2: two and three ranks equal one process on the joined batch."""
 
 from __future__ import annotations
 
 import functools
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +11,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from forked import in_ranks
 from test_scaling import scaling
 
 from . import _models as models
 from . import _ranks as ranks
 from ._asserts import assert_close, assert_same
+from ._ranks_each import work
 
 pytestmark = pytest.mark.slow
 
-SCRIPT = Path(__file__).with_name("ranks_script.py")
-EXAMPLES = Path(__file__).parents[2] / "examples" / "accelerate"
-LAUNCHERS = {
-    2: ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"],
-    3: ["-m", "accelerate.commands.launch", f"--config_file={EXAMPLES / 'ddp.yaml'}", "--num_processes=3"],
-}
 #: Everything that both numbers of ranks run; the second list, two ranks only.
 WAYS = ["accelerate", "fsdp", "fsdp general path", "fsdp after"]
 MORE_WAYS = ["accelerate fsdp", "fsdp kept", "fsdp checkpointing", "fsdp replicas", "fsdp never resharded"]
@@ -37,12 +30,7 @@ MORE_WAYS = ["accelerate fsdp", "fsdp kept", "fsdp checkpointing", "fsdp replica
 def started(world: int, folder: Path) -> list[dict[str, Any]]:
     """What each rank computed: starting the processes is what takes long."""
     folder.mkdir()
-    tests = str(SCRIPT.parent.parent)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    environment["PYTHONPATH"] = os.pathsep.join([tests, *filter(None, [environment.get("PYTHONPATH")])])
-    command = [sys.executable, *LAUNCHERS[world], str(SCRIPT), str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
-    assert done.returncode == 0, done.stderr[-4000:]
+    in_ranks(world, work, folder)
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(world)]
 
 

@@ -196,8 +196,12 @@ def test_what_would_be_wrong_is_refused(changes: dict[str, Any], message: str, t
         trainer(tmp_path, **changes)
 
 
-def test_what_owns_the_gradients_is_refused(tmp_path: Path) -> None:
-    """And what has a loss that no task owns."""
+def test_what_owns_the_gradients_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what has a loss that no task owns; and shards that Accelerate would leave out on a CPU."""
+    with monkeypatch.context() as launched:
+        launched.setenv("ACCELERATE_USE_FSDP", "true")
+        with pytest.raises(UserError, match=r"OrthoSFTTrainer cannot train so(?s:.*)leaves out on cpu"):
+            trainer(tmp_path)
     arguments = SFTConfig(**settings(tmp_path))
     object.__setattr__(arguments, "deepspeed", {"train_batch_size": 1})  # SFTConfig itself asks for the package
     with pytest.raises(UserError, match=r"OrthoSFTTrainer cannot train so(?s:.*)DeepSpeed"):

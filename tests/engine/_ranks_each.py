@@ -1,11 +1,10 @@
-"""Started by `test_ranks.py` with torchrun or accelerate launch: every rank trains the same cases, in several ways."""
+"""What every rank of `test_ranks.py` does: train the same cases, in several ways."""
 
 from __future__ import annotations
 
 import datetime
 import gc
 import os
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -256,15 +255,11 @@ def results(world: int) -> dict[str, Any]:
     return found
 
 
-def main(folder: str) -> None:
-    torch.set_num_threads(1)
+def work(folder: Path) -> None:
+    """Do all, and write it down."""
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=60))
-    torch.save(results(dist.get_world_size()), Path(folder) / f"{dist.get_rank()}.pt")
+    torch.save(results(dist.get_world_size()), folder / f"{dist.get_rank()}.pt")
     dist.barrier()
     gc.collect()  # DDP must go before its process group
     dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
