@@ -18,7 +18,7 @@ from scipy.stats import ConstantInputWarning, DegenerateDataWarning, binomtest, 
 
 from ortholora.runs.record import RunRecord
 from ortholora.study.diagnose.blocks import pair_name
-from ortholora.study.diagnose.verdict import UNEQUAL
+from ortholora.study.diagnose.findings import UNEQUAL
 from ortholora.study.statistics.bootstrap import interval, resample
 from ortholora.study.statistics.grid import arrange
 

@@ -26,11 +26,15 @@ def test_it_says_what_to_compare(cli, home):
     assert sorted(task for group in found["grouping"]["groups"] for task in group) == ["pair", "topic"]
     assert "Hardly tested against outcomes yet" in shown
     assert "Hardly tested against outcomes yet" in (out / "diagnosis.md").read_text(encoding="utf-8")
+    assert found["headline"][:20] in shown
     assert found["verdict"][0].split()[0] in shown
     words = shlex.split(found["next"])
     assert words[:7] == ["ortholora", "compare", "tiny.yaml", "--tasks", "topic,pair", "--set", "seed=1"]
     assert found["next"] in shown
-    assert {path.name for path in out.iterdir()} == {"diagnosis.json", "diagnosis.md", "diagnosis.html", "points"}
+    assert found["again"] == (
+        "ortholora diagnose tiny.yaml --tasks topic,pair --set seed=1 --steps 2 --rows 16 --groups 2"
+    )
+    assert {path.name for path in out.iterdir()} == {"diagnosis.json", "diagnosis.md", "report.html", "points"}
     from ortholora.config.choose import with_tasks
     from ortholora.config.file import load_config, with_settings
     from ortholora.study.methods import methods_of
@@ -73,7 +77,7 @@ def test_a_stop_says_how_to_go_on(cli, home, monkeypatch):
     assert "Stopping after this step; finished points are kept. (Once more: stop at once.)" in result.stdout
     assert "Stopped in the joint training. Start the same command again to go on." in result.stdout
     assert list((home / "out" / "points").iterdir())
-    assert "Wrote out/diagnosis.html" in cli.ok(*words)
+    assert "Wrote out/report.html" in cli.ok(*words)
 
 
 def test_a_loss_that_is_not_finite(cli, home):

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from ortholora.study.diagnose.write import write_diagnosis
 from ortholora.study.report.door import report_on
+from stored_diagnosis import diagnosis
 from stored_study import write_study
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -50,11 +52,17 @@ CONTRAST = """() => {
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The page of a study, and that of two."""
+    """The page of a study, that of two, and that of a diagnosis."""
     home = tmp_path_factory.mktemp("pages")
     write_study(home / "one", tasks=5, rows=300, seeds=2)
     write_study(home / "two", rows=300, seeds=2, tasks=2)
-    return {"study": report_on([home / "one"]), "ledger": report_on([home / "one", home / "two"], home / "both.html")}
+    (home / "diagnosis").mkdir()
+    write_diagnosis(home / "diagnosis", diagnosis(["loud", "contrary", "calm", "n" * 200], change=-0.02))
+    return {
+        "study": report_on([home / "one"]),
+        "ledger": report_on([home / "one", home / "two"], home / "both.html"),
+        "diagnosis": home / "diagnosis" / "report.html",
+    }
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +75,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", list(SIZES))
-@pytest.mark.parametrize("name", ["study", "ledger"])
+@pytest.mark.parametrize("name", ["study", "ledger", "diagnosis"])
 def test_in_a_browser(pages: dict[str, Path], browser: Any, name: str, size: str, scheme: str) -> None:
     width, height = SIZES[size]
     page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
@@ -83,7 +91,7 @@ def test_in_a_browser(pages: dict[str, Path], browser: Any, name: str, size: str
     page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     pictures = page.evaluate("[...document.querySelectorAll('svg')].map(s => s.getBoundingClientRect().width)")
-    assert len(pictures) == {"study": 2 + 1 + 2 * 5 + 6 + 1, "ledger": 2}[name]
+    assert len(pictures) == {"study": 2 + 1 + 2 * 5 + 6 + 1, "ledger": 2, "diagnosis": 4}[name]
     assert min(pictures) > 200
     assert page.evaluate("[...document.querySelectorAll('[role=img]')].every(e => e.getAttribute('aria-label'))")
     contrasts = page.evaluate(CONTRAST)
@@ -95,9 +103,13 @@ def test_in_a_browser(pages: dict[str, Path], browser: Any, name: str, size: str
 
 
 def test_it_can_be_printed(pages: dict[str, Path], browser: Any) -> None:
-    page = browser.new_page(color_scheme="dark")
-    page.goto(pages["study"].as_uri())
+    paper = 718  # A4 between Chromium's margins
+    page = browser.new_page(color_scheme="dark", viewport={"width": paper, "height": 1000})
     page.emulate_media(media="print")
+    for path in pages.values():
+        page.goto(path.as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") <= paper
+    page.goto(pages["study"].as_uri())
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(254, 254, 254)"
     heights = page.evaluate(
         "[...document.querySelectorAll('details .inside')].map(e => e.getBoundingClientRect().height)"

@@ -169,10 +169,9 @@ def test_all_figures_are_written(diagnosed):
     assert {"commit", "versions", "data", "config"} <= set(stored["provenance"])
     text = (out / "diagnosis.md").read_text(encoding="utf-8")
     assert all(sentence in text for sentence in found["verdict"])
-    page = (out / "diagnosis.html").read_text(encoding="utf-8")
+    page = (out / "report.html").read_text(encoding="utf-8")
     assert "in every layer after step 5" in page
-    assert page.count("all A") == 1
-    page = (out / "diagnosis.html").read_text(encoding="utf-8")
+    assert "rows are left out, because nothing is determined there" in page
     assert "<script" not in page
     assert page.count("<svg") == len(found["tasks"])
     assert not (out / ".saving").exists()
@@ -196,7 +195,10 @@ def test_finished_points_are_kept_and_the_rest_is_the_same(diagnosed, tmp_path, 
     assert set(kept) == {"jointly-0.npz", "jointly-1.npz", "jointly-3.npz"}
     assert not (out / "diagnosis.json").exists()
     (out / "points" / "jointly-1.npz").write_bytes(b"damaged")
-    again = diagnose(config, tasks, out, STEPS, ROWS)
+    patient, notes = Silent(), []
+    monkeypatch.setattr(patient, "note", notes.append)
+    again = diagnose(config, tasks, out, STEPS, ROWS, patient)
+    assert notes[-1] == "jointly: 2 of 4 points are kept; its steps start anew."
     assert (out / "points" / "jointly-3.npz").stat().st_mtime_ns == kept["jointly-3.npz"]
     for name in ("points", "pace", "transfer", "verdict"):
         np.testing.assert_equal(again[name], found[name])

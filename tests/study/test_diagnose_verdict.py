@@ -11,9 +11,10 @@ import yaml
 
 from ortholora.engine.rules import get_rule
 from ortholora.study.diagnose.blocks import figures_of_point
+from ortholora.study.diagnose.findings import DIRECTION, PLATEAU, SIZE
 from ortholora.study.diagnose.pace import figures_of_pace
 from ortholora.study.diagnose.tables import TABLES
-from ortholora.study.diagnose.verdict import DIRECTION, PLATEAU, SIZE, verdict
+from ortholora.study.diagnose.verdict import headline, verdict
 
 TASKS = ["calm", "loud"]
 GROUPS = 16
@@ -76,6 +77,8 @@ def test_without_any_finding_nothing_speaks_against_joint_training():
     assert "9 steps show nothing that speaks against joint training" in sentences[0]
     assert "fine" not in sentences[0]  # of 50 steps, nobody knows that
     assert methods == ["single", "joint"]
+    assert "That is no promise" in sentences[0]
+    assert headline(found()).startswith("Nothing surely speaks against joint training so far.")
 
 
 def test_a_task_that_learns_alone_only_is_on_a_plateau():
@@ -84,6 +87,18 @@ def test_a_task_that_learns_alone_only_is_on_a_plateau():
     assert "stands nearly still" in sentences[0]
     assert "surely less than a quarter" in sentences[0]
     assert methods == PLATEAU
+
+
+def test_the_headline_names_what_the_sentences_say():
+    everything = found(point(cosine=-0.5, lengths=(1.0, 4.0)), paces(jointly=0.98))
+    assert headline(everything) == (
+        "`calm` stands still in company; the gradient of `loud` is surely more than 2 times as long as that of "
+        "`calm`; `calm` and `loud` surely pull against each other. Try `gradnorm(alpha=2)`, `plateau`, `balanced`, "
+        "`balanced-ortho`, `ortho`: only a comparison can tell whether it helps."
+    )
+    assert headline(found(pace=paces(jointly=0.8))).startswith("`calm` lags in company. Try `gradnorm")
+    assert headline(found(point(noise=200.0))).startswith("These rows say too little")
+    assert "Its gradient is 0.25 times as long as that of `loud`." in verdict(everything)[0][0]
 
 
 def test_a_task_that_lags():
@@ -142,6 +157,14 @@ def test_tasks_that_help_each_other_need_no_rule():
     assert "Measured: a step on `calm` alone surely lowers the loss of `loud`" in sentences[2]
     assert sentences[4] == "What one step does has not foretold what a whole training does, as far as that was tested."
     assert methods == ["single", "joint"]
+
+
+def test_a_step_that_hurts_another_task_leads_to_groups():
+    hurting = found(transfer=transfers(0.1, sure=True))
+    assert "`--groups 2` proposes" in verdict(hurting)[0][-1]
+    grouping = {"adapters": 2, "groups": [["calm"], ["loud"]], "more": {"value": 0.01, "error": 0.001}}
+    assert not any("--groups" in line for line in verdict(hurting | {"grouping": grouping})[0])
+    assert not any("--groups" in line for line in verdict(found(transfer=transfers(-0.1, sure=True)))[0])
 
 
 def test_lengths_that_are_not_determined_give_no_cosine():

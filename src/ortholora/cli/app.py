@@ -188,7 +188,7 @@ def diagnose(
 
 @command(app)
 def report(folders: StudiesArgument, out: ReportOption = None) -> Outcome:
-    """Write what a study found as one page of HTML. Of several studies: a page with all of them."""
+    """Write what a study, or a diagnosis, found as one page of HTML. Of several studies: a page with all of them."""
     from ortholora.study.report.door import report_on
 
     path = report_on(folders, out)

@@ -13,18 +13,18 @@ import typer
 from ortholora.cli.command import Outcome
 from ortholora.config.bounds import MOST_STEPS
 from ortholora.errors import UserError
-from ortholora.text.utf8 import is_text
 
 ConfigArgument = Annotated[
     str, typer.Argument(metavar="CONFIG", help="YAML configuration; `demo` is the embedded one (extra `[demo]`).")
 ]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")]
 StudiesArgument = Annotated[
-    list[Path], typer.Argument(metavar="STUDY...", help="Folder of a study, finished or not; or several.")
+    list[Path],
+    typer.Argument(metavar="STUDY...", help="Folder of a study, finished or not; of several; or of a diagnosis."),
 ]
 ReportOption = Annotated[
     Path | None,
-    typer.Option("--out", help="The HTML file; default `report.html` in the study's folder; of several studies, here."),
+    typer.Option("--out", help="The HTML file; default `report.html` in that folder; of several studies, here."),
 ]
 TextsArgument = Annotated[
     list[str] | None,
@@ -186,13 +186,20 @@ def check_words(words: Mapping[str, Any]) -> None:
     """
     for value in words.values():
         for word in value if isinstance(value, list) else [value]:
-            if isinstance(word, str | Path) and ("\0" in str(word) or not is_text(str(word))):
+            if isinstance(word, str | Path) and not _is_word(str(word)):
                 raise UserError(
                     "A word of the command is no text",
                     expected="words in UTF-8, without NUL",
                     found=ascii(str(word)),
                     todo="correct the word, or set the terminal to UTF-8",
                 )
+
+
+def _is_word(word: str) -> bool:
+    try:
+        return b"\0" not in word.encode()
+    except UnicodeEncodeError:  # half of a character: the terminal speaks no UTF-8
+        return False
 
 
 def takes_choices(command: Callable[..., Outcome]) -> Callable[..., Outcome]:

@@ -59,11 +59,12 @@ def show_study(out: Path, summary: dict[str, Any]) -> None:
 
 def show_diagnosis(out: Path, found: dict[str, Any]) -> None:
     """Show a diagnosis: the verdict, and the command to run next."""
+    console.print(found["headline"], style="bold", markup=False, highlight=False)
     for sentence in found["verdict"]:
         console.print(f"• {sentence}", markup=False, highlight=False)
-    say(f"Wrote {out / 'diagnosis.html'}, diagnosis.md and diagnosis.json")
+    say(f"Wrote {out / 'report.html'}, diagnosis.md and diagnosis.json")
     console.print("Hardly tested against outcomes yet: take it for what to try first.", style="dim")
-    console.print("Next:", style="bold")
+    console.print("To decide it:", style="bold")
     print(f"  {found['next'].replace('ortholora', _command(), 1)}")
 
 

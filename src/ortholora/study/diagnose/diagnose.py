@@ -19,9 +19,9 @@ from ortholora.runs.provenance import fingerprint, provenance
 from ortholora.runs.workspace import Workspace
 from ortholora.study.diagnose.figures import figures
 from ortholora.study.diagnose.rows import deal, hold_out
-from ortholora.study.diagnose.stored import Points
+from ortholora.study.diagnose.stored import POINTS, Points
 from ortholora.study.diagnose.training import FewSteps, gradient_points, plain
-from ortholora.study.diagnose.verdict import verdict
+from ortholora.study.diagnose.verdict import headline, verdict
 from ortholora.study.diagnose.write import write_diagnosis
 from ortholora.study.folders import STUDY_FILE, SUMMARY_FILE
 
@@ -69,7 +69,7 @@ def diagnose(
     mark = fingerprint(config, tasks, settings | {"quota": workspace.quota()})
     _check_out(out)
     with lock(out):
-        points = Points(out / "points", mark)
+        points = Points(out / POINTS, mark)
         with stage(out) as scratch:
             few = FewSteps(workspace, groups, steps, config.seed, points, scratch, progress)
             progress.plan([(few.label(n), _work(few, n), few.done(n)) for n in few.trainings])
@@ -88,11 +88,17 @@ def diagnose(
             **figures(points, names, weights, groups, list(quota.values()), steps, adapters),
         }
         sentences, methods = verdict(found)
-        found["verdict"] = sentences
+        found["headline"], found["verdict"] = headline(found), sentences
         found["next"] = shlex.join([*compare, "--set", f"study.methods=[{', '.join(methods)}]"])
+        found["again"] = shlex.join([compare[0], "diagnose", *compare[2:], *_options(steps, rows, adapters)])
         found["provenance"] = provenance(config, tasks)
         write_diagnosis(out, found)
     return found
+
+
+def _options(steps: int, rows: int, adapters: int | None) -> list[str]:
+    """The options that give the same diagnosis again."""
+    return ["--steps", f"{steps}", "--rows", f"{rows}", *([] if adapters is None else ["--groups", f"{adapters}"])]
 
 
 def _work(few: FewSteps, training: int) -> int:

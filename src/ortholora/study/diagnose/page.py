@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 
 from ortholora.study.diagnose.blocks import pair_name, pairs_of
+from ortholora.study.diagnose.layers import cosines_map, layer_ratios_table, layer_sizes_table
 from ortholora.study.diagnose.tables import (
     Shown,
     direction_table,
-    layer_sizes_table,
     pace_table,
+    ratio_table,
     size_table,
     transfer_table,
 )
@@ -21,7 +21,6 @@ from ortholora.study.report.page import (
     Cell,
     Commands,
     Folded,
-    HeatMap,
     Key,
     Page,
     Panel,
@@ -33,9 +32,11 @@ from ortholora.study.report.page import (
 )
 from ortholora.study.report.page.parts import Part
 from ortholora.study.report.page.picture import COLOURS, svg
+from ortholora.study.report.repeat import provenance_parts
+from ortholora.study.report.wording import listed
 
-#: Pairs with columns of their own in the map of the layers, the surest first.
-_MOST_PAIRS = 6
+#: Rows of the map of the layers that are shown without being asked for.
+_MOST_ROWS = 40
 CAUTION = (
     "Hardly tested against outcomes yet: so far on the pairs of a few small studies (docs/diagnose.md, “How far it can "
     "be trusted”). How often such a verdict is borne out by full training is not known. Take it for what to try first."
@@ -44,27 +45,48 @@ CAUTION = (
 
 def page_of(found: dict[str, Any]) -> Page:
     """Lay out a diagnosis."""
-    settings, origin = found["settings"], found["provenance"]
+    origin = found["provenance"]
     pace = pace_table(found)
+    by_layer = Folded("Every layer", [*_table(layer_sizes_table(found)), *_table(layer_ratios_table(found))])
     sections = [
-        Section("The verdict", [Sentences(found["verdict"]), Paragraph("Next:"), Commands([found["next"]])]),
+        Section("The verdict", [Sentences(found["verdict"]), Paragraph("To decide it:"), Commands([found["next"]])]),
         *([Section("Pace", [_pace_panels(found["pace"]), *_table(pace)], "Who lags in company?")] if pace else []),
         Section(
             "Size",
-            [*_table(size_table(found)), Folded("Every layer", _table(layer_sizes_table(found)))],
-            "Whose gradient decides the step?",
+            [*_table(size_table(found)), *_table(ratio_table(found)), by_layer],
+            "Whose gradient decides the step? The longest gradient has most of the say in a joint step.",
         ),
         Section(
             "Direction",
-            [*_table(direction_table(found)), _map(found), Folded("Every matrix", [_matrices(found)])],
-            "Do two tasks pull the same way? What is not sure is grey.",
+            [*_table(direction_table(found)), _layers(found), Folded("How many blocks are sure", [_matrices(found)])],
+            "Do two tasks pull the same way? A step that helps one hurts the other where they pull against each other.",
         ),
-        Section("Transfer", _table(transfer_table(found)), "What one step on a task does to all."),
-        Section("Settings", [Folded("What was measured, and with which settings", [_settings(settings, origin)])]),
+        Section("Transfer", _table(transfer_table(found)), "What one step on a task does to the loss of each."),
+        Section("How to repeat this", [Commands([found["again"]]), _measured(found), *provenance_parts(origin)]),
     ]
-    lead = f"{len(found['tasks'])} tasks, {settings['steps']} steps, {settings['count'] * settings['rows']} rows each"
     footer = f"ortholora {origin['versions']['ortholora']}, commit {origin['commit'] or 'unknown'}, {origin['date']}"
-    return Page("Will the tasks get along?", f"{lead}.", sections, footer, [CAUTION])
+    return Page("Will the tasks get along?", found["headline"], sections, footer, [CAUTION], _context(found))
+
+
+def _context(found: dict[str, Any]) -> str:
+    """What was measured, in a line."""
+    settings = found["settings"]
+    steps = f"{settings['steps']} steps" if settings["steps"] else "the start as it is"
+    rows = f"measured on {settings['count'] * settings['rows']} rows of each"
+    backbone = str(found["provenance"]["config"]["backbone"])
+    return " · ".join(["Ortho-LoRA diagnosis", f"{len(found['tasks'])} tasks", steps, rows, backbone])
+
+
+def _measured(found: dict[str, Any]) -> Paragraph:
+    """On what, and when."""
+    settings = found["settings"]
+    steps = listed([str(point["step"]) for point in found["points"]])
+    quota = listed([f"{rows} of {task}" for task, rows in settings["quota"].items()])
+    return Paragraph(
+        f"Measured after step {steps}, on {settings['count']} micro-batches of {settings['rows']} rows of each task, "
+        f"not trained on. A step of the training has these rows: {quota}.",
+        muted=True,
+    )
 
 
 def _table(shown: Shown) -> list[Part]:
@@ -100,44 +122,12 @@ def _draw(entry: dict[str, Any]) -> Any:
     return draw
 
 
-def _map(found: dict[str, Any]) -> Part:
-    """Cosine pair by layer at the last point, A and B side by side; a sentence where there is none to show."""
-    last = found["points"][-1]
-    pairs = sorted(pairs_of(found["tasks"]), key=lambda pair: last["pairs"][pair_name(*pair)]["p"])[:_MOST_PAIRS]
-    matrices = last["matrices"]
-    layers = _by_layer(matrices["blocks"])
-    rows: dict[str, Sequence[tuple[float, bool] | None]] = {
-        name: [
-            None if (place := places.get(role)) is None else _cell(matrices["pairs"][pair_name(*pair)], place)
-            for pair in pairs
-            for role in "AB"
-        ]
-        for name, places in layers.items()
-    }
-    if not any(cell for cells in rows.values() for cell in cells):
-        return Paragraph("In no single layer do these rows determine a cosine; more --rows would tell more.")
-    shown = "the surest pairs" if len(pairs) < len(last["pairs"]) else "every pair"
-    return HeatMap(
-        f"Cosine of {shown} in every layer after step {last['step']}, in hundredths, A and B apart",
-        {f"{a} · {b}": ["A", "B"] for a, b in pairs},
-        rows,
-    )
-
-
-def _by_layer(names: list[str]) -> dict[str, dict[str, int]]:
-    """Short name of a layer → role → place of its matrix."""
-    found: dict[str, dict[str, int]] = {}
-    for place, name in enumerate(names):
-        for role in "AB":
-            layer, mark, _ = name.partition(f".lora_{role}.")
-            if mark:
-                found.setdefault(layer.rpartition("base_model.model.")[2] or layer, {})[role] = place
-    return found
-
-
-def _cell(pair: dict[str, Any], place: int) -> tuple[float, bool] | None:
-    value = float(pair["cosine"][place])
-    return (value, bool(pair["sure"][place])) if np.isfinite(value) else None
+def _layers(found: dict[str, Any]) -> Part:
+    """The map of the layers, on request where it is long; a sentence where there is nothing to show."""
+    shown = cosines_map(found)
+    if shown is None:
+        return Paragraph("In no single layer do these rows determine a cosine; more `--rows` may tell.")
+    return shown if len(shown.rows) <= _MOST_ROWS else Folded("Cosines, layer by layer", [shown])
 
 
 def _matrices(found: dict[str, Any]) -> Table:
@@ -154,9 +144,3 @@ def _matrices(found: dict[str, Any]) -> Table:
                 rows.append([f"{a} · {b}", str(point["step"]), name, *map(str, (against, together, count))])
     header = ["pair", "step", "blocks", "surely against", "surely together", "of"]
     return Table(header, rows, "Blocks whose sign is sure (false-discovery rate 5 %)", left=3)
-
-
-def _settings(settings: dict[str, Any], origin: dict[str, Any]) -> Table:
-    values = {**settings, "backbone": origin["config"]["backbone"], "hardware": origin["hardware"].get("cpu")}
-    values |= origin["versions"]
-    return Table(["setting", "value"], [[str(key), str(value)] for key, value in values.items()], left=2)

@@ -11,7 +11,8 @@ from ortholora.errors import UserError
 from ortholora.files import replace_file, write_json
 from ortholora.runs.arrays import UNREADABLE, load_arrays
 
-SETTINGS_FILE = "settings.json"
+#: In a diagnosis's folder: the folder of its points; in that one: what decides them.
+POINTS, SETTINGS_FILE = "points", "settings.json"
 #: Changes when what is stored means something else.
 FORMAT = 1
 

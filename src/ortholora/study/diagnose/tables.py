@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ortholora.study.diagnose.blocks import pair_name, pairs_of
 
 NOT_KNOWN = "not determined"
+#: Beyond a factor of e^±7, about a thousand, the end of an interval is no number.
+_WIDE = 7.0
+#: Changes that need more decimals are written with a power of ten.
+_MOST_DECIMALS = 5
 
 
 @dataclass(frozen=True)
@@ -51,10 +55,11 @@ def pace_table(found: dict[str, Any]) -> Shown | None:
         )
     return Shown(
         "Pace: losses on the held-out rows",
-        ["task", "start", "alone", "jointly", "jointly − alone", "share of its own pace", ""],
+        ["task", "start", "alone", "jointly", "jointly − alone", "share of its own pace", "finding"],
         rows,
-        f"After {found['settings']['steps']} steps on the same rows of the task; ± one standard error over "
-        "micro-batches. One training each: other seeds may differ by more than that.",
+        f"Start: before any step; the others: after {found['settings']['steps']} steps on the same rows of the task. ± "
+        "one standard error over micro-batches. One training each: other seeds may differ by more than that. Share: "
+        "what the task took away of its loss in company, over what it took away alone.",
     )
 
 
@@ -69,29 +74,24 @@ def size_table(found: dict[str, Any]) -> Shown:
     steps = [f"length, step {point['step']}" for point in found["points"]]
     return Shown(
         "Size: length of each task's gradient without noise",
-        ["task", *steps, "rows that are as much noise as signal"],
+        ["task", *steps, "noise scale, rows"],
         rows,
-        "Of all LoRA matrices together, task weights included. Last column: the noise of one row, tr Σ / ‖g‖², at "
-        "the last point.",
+        "Of all LoRA matrices together, task weights included; in loss per unit of weight. Noise scale: the rows of a "
+        "task whose mean gradient is as much noise as signal (tr Σ / ‖g‖²), at the last point.",
     )
 
 
-def layer_sizes_table(found: dict[str, Any]) -> Shown:
-    """Lengths and noise in all A, all B, and every layer, at the last point; for the page alone, because it is long."""
-    last = found["points"][-1]
-    rows = []
-    for kind in ("parts", "layers"):
-        figures = last[kind]
-        for place, block in enumerate(figures["blocks"]):
-            name = f"all {block}" if kind == "parts" else block.rpartition("base_model.model.")[2]
-            both = [(float(figures[key][task][place]) for key in ("lengths", "noise_rows")) for task in found["tasks"]]
-            rows.append([name, *(_length_and_noise(*cell) for cell in both)])
+def ratio_table(found: dict[str, Any]) -> Shown:
+    """The ratio of two tasks' lengths, at all points."""
+    rows = [
+        [f"{a} : {b}", *(_ratio(point["pairs"][pair_name(a, b)]["log_ratio"]) for point in found["points"])]
+        for a, b in pairs_of(found["tasks"])
+    ]
     return Shown(
-        f"Length of each task's gradient in every layer after step {last['step']}, and its noise",
-        ["layer", *found["tasks"]],
+        "Ratio of the two lengths: the first task's over the second's",
+        ["pair", *(f"ratio, step {point['step']}" for point in found["points"])],
         rows,
-        f"Without noise, task weights included. In brackets the rows that are as much noise as signal. –: {NOT_KNOWN} "
-        f"by these rows. The ratios with their intervals are in the JSON file.",
+        "1: equally long. With 95 % intervals, of each pair by itself.",
     )
 
 
@@ -109,38 +109,68 @@ def direction_table(found: dict[str, Any]) -> Shown:
         "Direction: do two tasks pull the same way?",
         ["pair", *steps, "sign right in a step", "rows for 9 of 10"],
         rows,
-        "Of all LoRA matrices together, without noise; 95 % intervals. “Sure” holds for the sign, with a "
-        "false-discovery rate of 5 % over the pairs. Where the rows do not determine both lengths there is no cosine.",
+        "−1: straight against each other; +1: the same direction. Of all LoRA matrices together, without noise; 95 % "
+        "intervals. “Sure” holds for the sign, with a false-discovery rate of 5 % over the pairs. Where the rows do "
+        "not determine both lengths there is no cosine. The last two columns: how often one step of the training shows "
+        "the sure sign, and how many rows of each task a step needs to show it nine times of ten.",
     )
 
 
 def transfer_table(found: dict[str, Any]) -> Shown:
     """What a step on one task does to every other."""
-    rows = []
-    for a in found["tasks"]:
-        cells = []
-        for b in found["tasks"]:
-            entry = found["transfer"][a][b]
-            change = entry["change"]
-            mark = "" if not entry["sure"] else " sure"
-            cells.append(f"{change['value']:+.1e} ± {change['error']:.0e}{mark}\n(predicted {entry['predicted']:+.1e})")
-        rows.append([f"a step on {a}", *cells])
+    tasks, transfer = found["tasks"], found["transfer"]
+    number = _decimals([transfer[a][b]["change"]["error"] for a in tasks for b in tasks])
+    rows = [[f"a step on {a}", *(_change(transfer[a][b], number) for b in tasks)] for a in tasks]
     return Shown(
         "Transfer: what one step on a task alone does to each loss",
-        ["", *found["tasks"]],
+        ["", *(f"loss of {b}" for b in tasks)],
         rows,
-        "Change of the mean loss on rows that the step was not taken on; negative helps. In brackets what the "
-        "gradients predict to first order. A step with the mean gradient of half of the rows, by the training's "
-        "optimizer as it was, without the momentum of joint steps.",
+        "Change of the mean loss on rows that the step was not taken on, ± one standard error; less is better. "
+        "Predicted: what the gradients say to first order. A step with the mean gradient of half of the rows, by the "
+        "training's optimizer as it was, without the momentum of joint steps. “Sure” with a false-discovery rate of "
+        "5 % over the table.",
     )
 
 
 #: All tables, in the order of the files.
-TABLES: list[Callable[[dict[str, Any]], Shown | None]] = [pace_table, size_table, direction_table, transfer_table]
+TABLES: list[Callable[[dict[str, Any]], Shown | None]] = [
+    pace_table,
+    size_table,
+    ratio_table,
+    direction_table,
+    transfer_table,
+]
 
 
-def _length_and_noise(length: float, noise: float) -> str:
-    return "–" if math.isnan(length) else f"{length:.2g} ({noise:,.0f})"
+def times(ratio: dict[str, float | None]) -> str:
+    """A ratio with its interval, from its logarithm; a dash where there is none."""
+    value, low, high = (ratio[end] for end in ("value", "low", "high"))
+    if value is None or low is None or high is None or not math.isfinite(high - low):
+        return "–"
+    return f"{math.exp(value):.2g} ({_exp(low)} to {_exp(high)})"
+
+
+def _exp(value: float) -> str:
+    """Of an interval that is very wide its ends say only that."""
+    return f"{math.exp(value):.2g}" if abs(value) < _WIDE else "0" if value < 0 else "∞"
+
+
+def _ratio(ratio: dict[str, Any] | None) -> str:
+    return NOT_KNOWN if ratio is None else times(ratio)
+
+
+def _decimals(errors: Sequence[float]) -> str:
+    """One format for numbers that are to be compared, by the smallest of their errors."""
+    smallest = min((error for error in errors if error > 0), default=1.0)
+    places = max(2, math.ceil(-math.log10(smallest)))
+    return f".{places}f" if places <= _MOST_DECIMALS else ".0e"
+
+
+def _change(entry: dict[str, Any], number: str) -> str:
+    change = entry["change"]
+    mark = "" if not entry["sure"] else "sure: helps; " if change["value"] < 0 else "sure: hurts; "
+    predicted = f"predicted {entry['predicted']:+{number}}"
+    return f"{change['value']:+{number}} ± {change['error']:{number}}\n{mark}{predicted}"
 
 
 def _plus(entry: dict[str, float]) -> str:

@@ -97,6 +97,12 @@ class FewSteps:
         """
         if self.done(training):
             return
+        kept = sum(self.points.has(training, step) for step in points_of(self.steps))
+        if kept:
+            label = self.label(training)
+            self.progress.note(
+                f"{label}: {kept} of {len(points_of(self.steps))} points are kept; its steps start anew."
+            )
         self.progress.start(self.label(training), self.steps, 0)
         trainer = self._trainer(training)
         held = HeldOut(trainer, self.groups)

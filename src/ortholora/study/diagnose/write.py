@@ -8,23 +8,35 @@ from typing import Any
 
 from ortholora.files import write_json, write_text
 from ortholora.study.diagnose.page import CAUTION, page_of
+from ortholora.study.diagnose.read import JSON_FILE
 from ortholora.study.diagnose.tables import TABLES
+from ortholora.study.folders import REPORT_FILE
 from ortholora.study.report.page import write_page
 
-JSON_FILE, MARKDOWN_FILE, PAGE_FILE = "diagnosis.json", "diagnosis.md", "diagnosis.html"
+MARKDOWN_FILE = "diagnosis.md"
 
 
 def write_diagnosis(out: Path, found: dict[str, Any]) -> None:
     """Write the files, each whole or not at all; the one with all figures last."""
     write_text(out / MARKDOWN_FILE, to_markdown(found))
-    write_page(out / PAGE_FILE, page_of(found))
+    write_report(out / REPORT_FILE, found)
     write_json(out / JSON_FILE, found)
+
+
+def write_report(path: Path, found: dict[str, Any]) -> None:
+    """Write the page.
+
+    Args:
+        path: The HTML file; its folder must exist.
+        found: All figures, as `diagnose` returned them, or read back.
+    """
+    write_page(path, page_of(found))
 
 
 def to_markdown(found: dict[str, Any]) -> str:
     """The verdict and the tables as Markdown."""
-    lines = ["# Diagnosis", "", *(f"- {sentence}" for sentence in found["verdict"]), ""]
-    lines += [CAUTION, "", "Next:", "", "```bash", found["next"], "```", ""]
+    lines = ["# Diagnosis", "", f"**{found['headline']}**", "", *(f"- {sentence}" for sentence in found["verdict"]), ""]
+    lines += [CAUTION, "", "To decide it:", "", "```bash", found["next"], "```", ""]
     for table in TABLES:
         shown = table(found)
         if shown is not None:

@@ -112,7 +112,8 @@ def _time(histories: Sequence[ConflictHistory], conflicts: Map) -> list[Part]:
     parts: list[Part] = []
     if kept and len(next(iter(kept.values())).steps) > 1:
         more = " The strongest pairs, the sure ones first." if len(whole) > len(kept) else ""
-        parts.append(Panels(cosine_panels(kept), caption="How conflicts changed over the training." + more))
+        caption = f"How conflicts changed over the training. {_drawn(histories)}{more}"
+        parts.append(Panels(cosine_panels(kept), caption=caption))
     parts.append(
         Folded("The same in numbers", _heat("Conflict of every pair, by part of the training.", over_time(histories)))
     )
@@ -127,4 +128,8 @@ def _sizes(histories: Sequence[ConflictHistory]) -> list[Part]:
     )
     full = max([1.0, *(abs(cell[0]) for row in found.rows.values() for cell in row if cell is not None)])
     heat = HeatMap(caption, _named(found), found.rows, full, form="times")
-    return [heat, size_panels(size_lines(histories))]
+    return [heat, size_panels(size_lines(histories), _drawn(histories))]
+
+
+def _drawn(histories: Sequence[ConflictHistory]) -> str:
+    return "Lines: means over the seeds; bands: from the lowest to the highest seed." if len(histories) > 1 else ""

@@ -195,7 +195,7 @@ def _draw_line(axes: Axes, line: Line, look: Look, every: int | None = None) -> 
         axes.fill_between(line.steps, line.low, line.high, color=COLOURS[colour], alpha=0.15, linewidth=0)
 
 
-def size_panels(lines: Mapping[str, Line]) -> Panels:
+def size_panels(lines: Mapping[str, Line], caption: str = "") -> Panels:
     """The size of every task's gradient over the steps, seven tasks to a panel."""
     names = list(lines)
     groups = [names[start : start + len(_LOOKS)] for start in range(0, len(names), len(_LOOKS))]
@@ -217,7 +217,7 @@ def size_panels(lines: Mapping[str, Line]) -> Panels:
         panels.append(Panel(svg(draw, f"size-{number}"), alt, title))
         prefix = f"{number + 1}: " if len(groups) > 1 else ""
         legend += [Key(look[2], look[0], prefix + name) for look, name in zip(_LOOKS, group, strict=False)]
-    return Panels(panels, legend)
+    return Panels(panels, legend, caption)
 
 
 def cosine_panels(lines: Mapping[str, Line]) -> list[Panel]:

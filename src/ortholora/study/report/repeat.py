@@ -20,14 +20,20 @@ def origin_section(provenance: dict[str, Any], settings: str | None, notes: Sequ
     parts += _commands(settings)
     if settings is not None:
         parts.append(Folded(f"The configuration, {STUDY_FILE}", [Commands(settings.rstrip().splitlines())]))
+    return Section("How to read and repeat this", [*parts, *provenance_parts(provenance)])
+
+
+def provenance_parts(provenance: dict[str, Any]) -> list[Part]:
+    """Every setting, and where it was run, with what and on which data; folded away."""
     shown = {key: provenance[key] for key in (*_FIRST, *provenance) if key in provenance}
     config = shown.pop("config", {})
     if isinstance(config, dict) and "tasks" in config:
         config = {**config, "tasks": task_lines(config["tasks"])}
-    for title, part in (("Every setting", config), ("Hardware, versions and data", shown)):
-        if pairs := flatten(part):
-            parts.append(Folded(title, [Table(["key", "value"], [list(pair) for pair in pairs], left=2)]))
-    return Section("How to read and repeat this", parts)
+    return [
+        Folded(title, [Table(["key", "value"], [list(pair) for pair in pairs], left=2)])
+        for title, part in (("Every setting", config), ("Hardware, versions and data", shown))
+        if (pairs := flatten(part))
+    ]
 
 
 def _commands(settings: str | None) -> list[Part]:
