@@ -76,6 +76,7 @@ def test_arguments_that_the_tool_decides(tmp_path: Path, key: str) -> None:
     ("key", "value", "part"),
     [
         ("weight_decay", None, "training.arguments.weight_decay"),
+        ("report_to", None, "report_to"),
         ("weight_decay", "much", "training.arguments.weight_decay"),
         ("weight_decay", True, "training.arguments.weight_decay"),
         ("learning_rate", float("1e9999"), "training.arguments.learning_rate"),
