@@ -147,3 +147,16 @@ def test_it_needs_no_numpy_to_write_text() -> None:
 
     code = "import sys, ortholora.files; assert 'numpy' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("publish", [files.publish_files, files.publish_folder])
+def test_what_is_published_can_be_read_by_whoever_may_read_its_folder(tmp_path: Path, publish) -> None:
+    with files.stage(tmp_path) as staged:
+        (staged / "own.safetensors").write_bytes(b"1")
+        (staged / "own.safetensors").chmod(0o600)
+        staged.chmod(0o755)
+        target = tmp_path / "target"
+        if publish is files.publish_files:
+            target.mkdir()
+        publish(staged, target)
+    assert (target / "own.safetensors").stat().st_mode & 0o777 == 0o644

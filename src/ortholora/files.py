@@ -14,6 +14,7 @@ import os
 import platform
 import re
 import shutil
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
@@ -169,6 +170,7 @@ def stage(folder: Path, owner: bool = True) -> Iterator[Path]:
 
 def publish_files(staged: Path, folder: Path) -> None:
     """Move the files of a complete folder into an existing one, each in one step."""
+    _share(staged)
     flush(staged)
     for path in sorted(staged.iterdir()):
         os.replace(path, folder / path.name)
@@ -179,6 +181,7 @@ def publish_folder(staged: Path, target: Path) -> None:
 
     A crash in the middle leaves the older one under another name: `put_back`.
     """
+    _share(staged)
     flush(staged)
     put_back(target)
     try:
@@ -187,6 +190,15 @@ def publish_folder(staged: Path, target: Path) -> None:
         staged.rename(target)
     finally:
         put_back(target)
+
+
+def _share(staged: Path) -> None:
+    """Let read the files whoever may read their folder: safetensors makes its own for their owner alone."""
+    mode = stat.S_IMODE(staged.stat().st_mode) & 0o666
+    for path in staged.rglob("*"):
+        if path.is_file():
+            with suppress(OSError):  # not every system knows owners
+                path.chmod(mode)
 
 
 def put_back(target: Path) -> None:
