@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 from command_line import Cli, check_message
-from launcher import KILL, TERM, Ended, launch
 from safetensors.torch import load_file
 
+from launcher import KILL, TERM, Ended, launch
 from sharding_on_cpu import FSDP2
 from tiny import tiny_config
 
