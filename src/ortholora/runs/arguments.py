@@ -121,6 +121,13 @@ def _check_owned(arguments: dict[str, Any]) -> None:
             found=f"{owned[0]}: {arguments[owned[0]]!r}",
             todo=f"use {_OWNED[owned[0]]}",
         )
+    if arguments.get("report_to", ()) is None:  # transformers 4 takes it for every tracker that is installed
+        raise UserError(
+            "training.arguments.report_to is empty",
+            expected="the name of a tracker, or none",
+            found="no value",
+            todo="name trackers in `training.report_to`, or remove the key",
+        )
 
 
 def selection_of(config: Config) -> Selection:

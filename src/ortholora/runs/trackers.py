@@ -51,7 +51,7 @@ def check_trackers(arguments: TrainingArguments) -> None:
             raise UserError(
                 f"`report_to: {name}` is not known to transformers",
                 expected="a tracker of transformers " + transformers_version,
-                found=str(name or "an empty value"),
+                found=name,
                 todo="install a newer transformers, or remove it",
             )
 
