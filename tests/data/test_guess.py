@@ -211,6 +211,28 @@ def test_test_rows_inside_are_never_trained_on(write: Write, tmp_path: Path) -> 
     assert not set(task.scored.texts) & {*task.train.texts, *task.dev.texts}
 
 
+def test_rows_without_a_text_are_not_cut_off_for_dev(write: Write, tmp_path: Path) -> None:
+    rows = "".join(f"{f'some words {i}' if i % 40 else ''},{i % 2}\n" for i in range(300))
+    (task,) = made([write("tone.csv", "text,label\n" + rows)], tmp_path / "tasks.yaml").tasks
+    assert (len(task.train), len(task.dev)) == (262, 30)
+    assert {part: len(rows) for part, rows in task.dropped.items()} == {"train": 8}
+
+
+def test_a_second_column_of_a_prompt_is_told(write: Write, tmp_path: Path) -> None:
+    def lines(last: str) -> str:
+        rows = [{"instruction": f"do {i}", "input": "", "output": f"done {i}"} for i in range(150)]
+        return "".join(json.dumps(row) + "\n" for row in [*rows, rows[0] | {"input": last}])
+
+    (draft,) = made([write("a.jsonl", lines("with this"))], tmp_path / "a.yaml").drafts
+    assert "Column `input` is no part of the prompt, and 1 rows" in draft.notes[0]
+    assert not made([write("b.jsonl", lines(" "))], tmp_path / "b.yaml").drafts[0].notes
+
+
+def test_chats_of_another_form_are_refused_with_the_way_to_write_them() -> None:
+    chat: list[object] = [[{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]] * 30
+    check(refusal(lambda: shape_of(table(conversations=chat))), "`conversations`", "role `assistant`")
+
+
 def test_a_column_of_other_words_says_no_parts(write: Write, tmp_path: Path) -> None:
     path = write("tone.csv", parted("train other dev " * 40))
     made([path], tmp_path / "tasks.yaml")

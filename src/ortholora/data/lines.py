@@ -72,10 +72,10 @@ def quoted_records(path: Path, lines: Iterable[str], delimiter: str) -> Iterator
 
     def counted() -> Iterator[str]:
         nonlocal length
-        for line in lines:
+        for number, line in enumerate(lines, 1):
             length += len(line)
             if length > longest:
-                raise _too_long(path, longest, f"a longer one up to line {reader.line_num + 1} (a quote not closed?)")
+                raise _too_long(path, longest, f"a longer one, up to line {number} (a quote not closed?)")
             yield line
 
     reader = csv.reader(counted(), delimiter=delimiter, strict=True)

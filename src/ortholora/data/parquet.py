@@ -64,8 +64,6 @@ def _batches(path: Path, wanted: list[str]) -> Iterator[Batch]:
                 columns = {name: batch.column(name).to_pylist() for name in batch.schema.names}
                 number += batch.num_rows
                 yield Batch(columns, batch.num_rows, batch.nbytes + Held.VALUE * batch.num_rows * len(columns))
-    except UserError:
-        raise
     except Exception as error:  # of pyarrow, or of what it makes of damaged values: texts that are not UTF-8
         raise _damaged(path, error, f" after row {number}") from None
 

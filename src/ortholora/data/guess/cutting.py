@@ -39,7 +39,9 @@ def cut_dev_rows(table: Table, text: Sequence[str]) -> tuple[list[int], list[int
     count = len(table.columns[text[0]])
     by_text: dict[str, list[int]] = defaultdict(list)
     for row in range(count):
-        by_text[_digest([table.columns[column][row] for column in text])].append(row)
+        texts = [table.columns[column][row] for column in text]
+        if all(value is not None and str(value).strip() for value in texts):  # the others are no rows to evaluate on
+            by_text[_digest(texts)].append(row)
     wanted, dev = min(MOST, round(SHARE * count)), set[int]()
     for digest in sorted(by_text):
         if len(dev) >= wanted:

@@ -101,6 +101,7 @@ def _draft(source: Source, folder: Path, ask: Ask) -> Draft:
     draft = Draft(source.name, shape, dict(source.files), table, tsv_quotes=quotes)
     _settle(draft, ask)
     draft.notes += [f"{path} is not used: the task has such a file already" for path in source.unused]
+    draft.notes += _left_out(draft)
     if "test" in draft.files and not _has_labels(draft):
         draft.notes.append(f"{draft.files.pop('test')} has no labels, and is not used")
     if set(draft.files) == {"train"}:
@@ -108,6 +109,20 @@ def _draft(source: Source, folder: Path, ask: Ask) -> Draft:
     if "dev" not in draft.files:
         _cut(draft, folder, ask)
     return draft
+
+
+def _left_out(draft: Draft) -> list[str]:
+    """What a prompt lacks that rows as Alpaca has them say in a second column."""
+    names = [
+        name for name in draft.table.found if name.lower() in ("input", "context") and name not in draft.shape.text
+    ]
+    filled = {name: len(values_of(draft.table, name)) for name in names if draft.shape.kind == "completion"}
+    return [
+        f"Column `{name}` is no part of the prompt, and {count:,} rows have a text there. If the answers need it, join "
+        f"it with `{draft.shape.text[0]}` in the file"
+        for name, count in filled.items()
+        if count
+    ]
 
 
 def _read(path: Path) -> tuple[Table, bool]:

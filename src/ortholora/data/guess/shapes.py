@@ -55,6 +55,11 @@ _MOST_WHOLE = 20
 #: Names of columns whose whole numbers are a scale; and how many values it has at least, if they are below 0.
 _SCALES = {"score", "similarity", "rating", "ratings", "stars", "quality", "grade", "points"}
 _LEAST_SIGNED = 4
+#: What to do about chats as ShareGPT has them.
+_SHAREGPT = (
+    "write the messages as {role, content} and not as {from, value}: from `human` becomes role `user`, from `gpt` role "
+    "`assistant`, value becomes content"
+)
 #: Most tasks that one column may name.
 _MOST_TASKS = 64
 
@@ -93,7 +98,9 @@ def shape_of(table: Table) -> Shape:
             f"{table.shown}: no task was recognised",
             expected="a text and a label, a prompt and a completion, or a list of messages in every row",
             found=f"the columns {listing(table.found)}",
-            todo="rename the columns (`text` and `label`, `prompt` and `completion`, `messages`), or write the "
+            todo=_SHAREGPT
+            if any(_holds_messages(column, "from", "value") for column in table.columns.values())
+            else "rename the columns (`text` and `label`, `prompt` and `completion`, `messages`), or write the "
             "configuration by hand; examples/own_data.yaml is the smallest example",
         )
     shape.split_by = _task_column(table, shape)
@@ -137,12 +144,12 @@ def _chat(table: Table) -> Shape | None:
     return Shape("chat", (name,), name, unsure=unsure)
 
 
-def _holds_messages(values: Sequence[object]) -> bool:
+def _holds_messages(values: Sequence[object], role: str = "role", content: str = "content") -> bool:
     first = next((value for value in values if value is not None), None)
     return (
         isinstance(first, list)
         and bool(first)
-        and all(isinstance(message, dict) and "role" in message and "content" in message for message in first)
+        and all(isinstance(message, dict) and role in message and content in message for message in first)
     )
 
 
