@@ -70,7 +70,7 @@ from ortholora.cli.reading import (
 from ortholora.cli.voice import hush_libraries, voice, worker_voice
 from ortholora.cli.where import Where, jobs_for_small_runs
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     name="ortholora",
     help="Train one LoRA adapter on many tasks, and see what projecting conflicting gradients bought.",
     no_args_is_help=True,
