@@ -15,6 +15,7 @@ from ortholora.config.schema import Config
 from ortholora.config.sections import RECOMMENDED_RULE
 from ortholora.data.guess.draft import Draft, task_keys
 from ortholora.data.guess.shapes import values_of
+from ortholora.data.labels import is_number
 
 #: How many letters make a token: an estimate for languages in Latin letters, on the safe side.
 _LETTERS_A_TOKEN = 4
@@ -93,11 +94,18 @@ def _about_labels(draft: Draft) -> dict[str, str]:
     values = values_of(draft.table, shape.label)
     if shape.kind == "regression":
         numbers = [float(value) for value in values]
-        return {"label": f"numbers from {min(numbers):g} to {max(numbers):g}"}
+        what = f"numbers from {min(numbers):g} to {max(numbers):g}"
+        if all(number.is_integer() for number in numbers):
+            return {
+                "kind": "a scale: 4 is nearer to 5 than 1 is. `classification` makes each number a class of its own",
+                "label": f"{what}, whole ones",
+            }
+        return {"label": what}
     counts = Counter(values)
+    scale = "; `kind: regression` makes a scale of them" if len(counts) > 2 and all(map(is_number, counts)) else ""
     shown = ", ".join(f"{label} ({count / len(values):.0%})" for label, count in sorted(counts.items())[:6])
     more = f" and {len(counts) - 6} more" if len(counts) > 6 else ""
-    return {"label": f"{len(counts)} classes: {shown}{more}"}
+    return {"label": f"{len(counts)} classes: {shown}{more}{scale}"}
 
 
 def _closed_set(draft: Draft) -> list[str]:

@@ -52,6 +52,14 @@ _TASK_NAMES = ("task", "task_name", "channel", "dataset")
 _MOST_CLASSES, _REPEATS = 50, 3
 #: Whole numbers with more different values than these are a scale, not classes.
 _MOST_WHOLE = 20
+#: Names of columns whose whole numbers are a scale; and how many values it has at least, if they are below 0.
+_SCALES = {"score", "similarity", "rating", "ratings", "stars", "quality", "grade", "points"}
+_LEAST_SIGNED = 4
+#: What to do about chats as ShareGPT has them.
+_SHAREGPT = (
+    "write the messages as {role, content} and not as {from, value}: from `human` becomes role `user`, from `gpt` role "
+    "`assistant`, value becomes content"
+)
 #: Most tasks that one column may name.
 _MOST_TASKS = 64
 
@@ -90,7 +98,9 @@ def shape_of(table: Table) -> Shape:
             f"{table.shown}: no task was recognised",
             expected="a text and a label, a prompt and a completion, or a list of messages in every row",
             found=f"the columns {listing(table.found)}",
-            todo="rename the columns (`text` and `label`, `prompt` and `completion`, `messages`), or write the "
+            todo=_SHAREGPT
+            if any(_holds_messages(column, "from", "value") for column in table.columns.values())
+            else "rename the columns (`text` and `label`, `prompt` and `completion`, `messages`), or write the "
             "configuration by hand; examples/own_data.yaml is the smallest example",
         )
     shape.split_by = _task_column(table, shape)
@@ -104,15 +114,24 @@ def values_of(table: Table, column: str) -> list[str]:
     return [str(value).strip() for value in table.columns[column] if value is not None and str(value).strip()]
 
 
-def kind_of_labels(values: Sequence[str]) -> tuple[Kind, bool]:
-    """Whether labels are classes or numbers on a scale, and whether that is sure."""
+def kind_of_labels(values: Sequence[str], column: str = "") -> tuple[Kind, bool]:
+    """Whether labels are classes or numbers on a scale, and whether that is sure.
+
+    Two whole numbers are classes. More are a scale where the column's name says so (a score, stars), where there are
+    many, or where some are below 0. Those from 0 on without a gap are the numbers of classes. The rest (1 to 5 under
+    another name) is taken for classes, and not sure.
+    """
     if not values or not all(map(is_number, values)):
         return "classification", True
-    whole = all(float(value).is_integer() for value in values)
-    if not whole:
+    numbers = {float(value) for value in values}
+    if not all(number.is_integer() for number in numbers):
         return "regression", True
-    many = len(set(values)) > _MOST_WHOLE
-    return ("regression", False) if many else ("classification", True)
+    if len(numbers) <= 2:
+        return "classification", True
+    signed = min(numbers) < 0 and len(numbers) >= _LEAST_SIGNED
+    if len(numbers) > _MOST_WHOLE or signed or column.lower() in _SCALES:
+        return "regression", False
+    return "classification", numbers == set(range(len(numbers)))
 
 
 def _chat(table: Table) -> Shape | None:
@@ -125,12 +144,12 @@ def _chat(table: Table) -> Shape | None:
     return Shape("chat", (name,), name, unsure=unsure)
 
 
-def _holds_messages(values: Sequence[object]) -> bool:
+def _holds_messages(values: Sequence[object], role: str = "role", content: str = "content") -> bool:
     first = next((value for value in values if value is not None), None)
     return (
         isinstance(first, list)
         and bool(first)
-        and all(isinstance(message, dict) and "role" in message and "content" in message for message in first)
+        and all(isinstance(message, dict) and role in message and content in message for message in first)
     )
 
 
@@ -161,9 +180,9 @@ def _labelled(table: Table) -> Shape | None:
         return None
     if others:
         unsure["text"] = others
-    kind, sure = kind_of_labels(values_of(table, label))
+    kind, sure = kind_of_labels(values_of(table, label), label)
     if not sure:
-        unsure["kind"] = ["classification"]
+        unsure["kind"] = ["classification" if kind == "regression" else "regression"]
     return Shape(kind, text, label, unsure=unsure)
 
 
