@@ -9,8 +9,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -87,13 +89,24 @@ def _read_quoted_tsv(path: Path, wanted: Wanted) -> _Columns:
 
 
 def _read_csv(path: Path, wanted: Wanted) -> _Columns:
-    return _from_records(path, quoted_records(path, io.StringIO(_decode(path), newline=""), ","), wanted)
+    return _from_records(path, csv_records(path, io.StringIO(_decode(path), newline="")), wanted)
 
 
 def tsv_records(lines: Iterable[str]) -> Iterator[Record]:
     """The lines of a TSV file that are not empty; they come without their line breaks, or with a carriage return."""
     stripped = ((number, line.removesuffix("\r")) for number, line in enumerate(lines, 1))
     return ((number, line.split("\t")) for number, line in stripped if line)
+
+
+def csv_records(path: Path, lines: Iterable[str], longest: int = sys.maxsize) -> Iterator[Record]:
+    """The records of a CSV file, separated by commas.
+
+    Where numbers have a decimal comma, spreadsheets write semicolons: these separate if the first line has no comma.
+    """
+    lines = iter(lines)
+    first = next(lines, "")
+    bare = re.sub('"[^"]*"', "", first)
+    return quoted_records(path, chain([first], lines), ";" if ";" in bare and "," not in bare else ",", longest)
 
 
 def quoted_records(path: Path, lines: Iterable[str], delimiter: str, longest: int = sys.maxsize) -> Iterator[Record]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from ortholora.data.files import (
     Record,
     check_path,
+    csv_records,
     damaged,
     header_of,
     json_object,
@@ -63,9 +64,10 @@ def stream_rows(
         yield from _json_rows(path, (*needed, *also))
     elif ending == ".parquet":
         yield from _parquet_rows(path, needed, also)
-    elif ending == ".csv" or tsv_quotes:
-        records = quoted_records(path, _lines(path, ""), "," if ending == ".csv" else "\t", _LONGEST)
-        yield from _fields(path, records, needed, also)
+    elif ending == ".csv":
+        yield from _fields(path, csv_records(path, _lines(path, ""), _LONGEST), needed, also)
+    elif tsv_quotes:
+        yield from _fields(path, quoted_records(path, _lines(path, ""), "\t", _LONGEST), needed, also)
     else:
         lines = (line.removesuffix("\n") for line in _lines(path, "\n"))
         yield from _fields(path, tsv_records(lines), needed, also)

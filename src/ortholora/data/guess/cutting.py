@@ -36,7 +36,7 @@ def cut_dev_rows(table: Table, text: Sequence[str]) -> tuple[list[int], list[int
     count = len(table.columns[text[0]])
     by_text: dict[str, list[int]] = defaultdict(list)
     for row in range(count):
-        by_text[_digest([table.columns[column][row] for column in text])].append(row)
+        by_text[_digest([_asked(table.columns[column][row]) for column in text])].append(row)
     wanted, dev = min(MOST, round(SHARE * count)), set[int]()
     for digest in sorted(by_text):
         if len(dev) >= wanted:
@@ -59,6 +59,14 @@ def lines_of(table: Table, rows: Sequence[int]) -> str:
         json.dumps({name: columns[name][row] for name in table.found}, ensure_ascii=False, default=str) + "\n"
         for row in rows
     )
+
+
+def _asked(value: object) -> object:
+    """What a row asks: of a chat, the messages before the last answer."""
+    answered = (
+        isinstance(value, list) and value and isinstance(value[-1], dict) and value[-1].get("role") == "assistant"
+    )
+    return value[:-1] if answered else value  # type: ignore[index]
 
 
 def _digest(texts: Sequence[object]) -> str:

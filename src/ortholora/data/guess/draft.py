@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ortholora.config.tasks.union import KINDS
-from ortholora.data.files import read_file
+from ortholora.data.files import damaged, read_file
 from ortholora.data.guess.cutting import cut_dev_rows, lines_of
-from ortholora.data.guess.shapes import Shape, shape_of, values_of
+from ortholora.data.guess.shapes import PAIRED, Shape, shape_of, values_of
 from ortholora.data.guess.sources import Source, sources_of
 from ortholora.data.table import Table
 from ortholora.errors import UserError
@@ -137,7 +137,7 @@ def _settle(draft: Draft, ask: Ask) -> None:
             "label": shape.label,
             "messages": shape.label,
             "split_by": shape.split_by or "no",
-            "text": " ".join(shape.text),
+            "text": PAIRED.join(shape.text),
         }[key]
         choices = (guess, *(other for other in others if other != guess))
         answer = ask(Question(name, key, _WORDS[key].format(guess), guess, choices))
@@ -148,7 +148,7 @@ def _settle(draft: Draft, ask: Ask) -> None:
         elif key == "kind":
             shape.kind = answer  # type: ignore[assignment]
         elif key == "text":
-            shape.text = (answer,)
+            shape.text = (answer,) if answer in draft.table.found else tuple(answer.split(PAIRED))
         elif key == "label":
             shape.label = answer
             shape.text = tuple(column for column in shape.text if column != answer) or shape.text
@@ -176,8 +176,9 @@ def _has_labels(draft: Draft) -> bool:
 
 def _cut(draft: Draft, folder: Path, ask: Ask) -> None:
     """Cut dev rows off the training rows, into two new files."""
+    _leave_out_unread(draft, ask)
     train, dev = cut_dev_rows(draft.table, draft.shape.text)
-    words = f"It has no file of dev rows. Cut {len(dev):,} of {len(train) + len(dev):,} rows off, into new files?"
+    words = f"There are no dev rows. Cut {len(dev):,} of {len(train) + len(dev):,} rows off, into new files?"
     if ask(Question(draft.name, "dev", words, "yes", ("yes", "no"))) == "no":
         raise UserError(
             f"task `{draft.name}`: no dev rows",
@@ -189,6 +190,17 @@ def _cut(draft: Draft, folder: Path, ask: Ask) -> None:
         draft.files[part] = folder / f"{draft.name}-{part}.jsonl"
         draft.new[draft.files[part]] = lines_of(draft.table, rows)
     draft.tsv_quotes = False
+
+
+def _leave_out_unread(draft: Draft, ask: Ask) -> None:
+    """Ask whether lines that cannot be read may stay out of the new files, where nobody would miss them."""
+    unread = draft.table.dropped
+    if not unread:
+        return
+    path, (_, first) = draft.files["train"], unread[0]
+    words = f"{path}: {len(unread):,} of its lines cannot be read (the first is {first}). Leave such lines out?"
+    if ask(Question(draft.name, "bad_rows", words, "yes", ("yes", "no"))) == "no":
+        raise damaged(path, "lines that can be read", first)
 
 
 def task_keys(draft: Draft, folder: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from ortholora.config.schema import Config
 from ortholora.config.sections import RECOMMENDED_RULE
 from ortholora.data.guess.draft import Draft, task_keys
 from ortholora.data.guess.shapes import values_of
+from ortholora.data.labels import is_number
 
 #: How many letters make a token: an estimate for languages in Latin letters, on the safe side.
 _LETTERS_A_TOKEN = 4
@@ -24,6 +25,8 @@ _PASSES, _FEWEST, _MOST = 3, 100, 2000
 _LENGTHS = (32, 64, 96, 128, 192, 256, 384, 512)
 #: So many different completions may be a closed set of answers.
 _MOST_ANSWERS = 20
+#: So many numbers may be the steps of a scale.
+_FEWEST_OF_A_SCALE = 4
 #: Words that YAML reads as something else than text.
 _TAKEN = {"y", "n", "yes", "no", "true", "false", "on", "off", "null", "~"}
 
@@ -79,7 +82,7 @@ def _task(draft: Draft, folder: Path, dropping: bool) -> str:
     }
     lines = [_line(f"    {key}: {_scalar(value)}", comments.get(key, "")) for key, value in keys.items()]
     lines[0] = "  - " + lines[0].lstrip()
-    return "\n".join([*lines, *_closed_set(draft), _metric(draft), ""])
+    return "\n".join([*lines, *_scale(draft), *_closed_set(draft), _metric(draft), ""])
 
 
 def _part(path: Path) -> str:
@@ -92,12 +95,22 @@ def _about_labels(draft: Draft) -> dict[str, str]:
         return {"completion": "it follows the prompt as it is: mind the space between them"}
     values = values_of(draft.table, shape.label)
     if shape.kind == "regression":
-        numbers = [float(value) for value in values]
+        numbers = [float(value) for value in values if is_number(value)]
         return {"label": f"numbers from {min(numbers):g} to {max(numbers):g}"}
     counts = Counter(values)
     shown = ", ".join(f"{label} ({count / len(values):.0%})" for label, count in sorted(counts.items())[:6])
     more = f" and {len(counts) - 6} more" if len(counts) > 6 else ""
     return {"label": f"{len(counts)} classes: {shown}{more}"}
+
+
+def _scale(draft: Draft) -> list[str]:
+    """Another kind as a comment, where classes are numbers: they may be steps of a scale."""
+    if draft.shape.kind != "classification":
+        return []
+    classes = set(values_of(draft.table, draft.shape.label))
+    if len(classes) < _FEWEST_OF_A_SCALE or not all(map(is_number, classes)):
+        return []
+    return ["    # kind: regression  # if these are steps of a scale, and near is nearly right"]
 
 
 def _closed_set(draft: Draft) -> list[str]:
@@ -141,7 +154,8 @@ def _most_letters(drafts: Sequence[Draft]) -> int:
     """The letters that 19 of 20 rows do not exceed, in the task with the longest rows."""
     found = []
     for draft in drafts:
-        wanted = [*draft.shape.text, *([draft.shape.label] if draft.shape.kind == "completion" else [])]
+        also = {"completion": draft.shape.label, "chat": "tools"}.get(draft.shape.kind, "")
+        wanted = [*draft.shape.text, *([also] if also in draft.table.columns else [])]
         columns = [draft.table.columns[name] for name in wanted]
         sizes = sorted(sum(_size(value) for value in row) for row in zip(*columns, strict=True))
         found.append(sizes[math.ceil(0.95 * len(sizes)) - 1])
@@ -149,9 +163,8 @@ def _most_letters(drafts: Sequence[Draft]) -> int:
 
 
 def _size(value: object) -> int:
-    if isinstance(value, list):
-        return sum(len(str(message.get("content", ""))) for message in value if isinstance(message, dict))
-    return len(str(value))
+    """Letters of a value; of messages and tools those of everything in them, which is about what a template writes."""
+    return len(json.dumps(value, ensure_ascii=False, default=str)) if isinstance(value, list) else len(str(value))
 
 
 def _line(text: str, comment: str) -> str:
