@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ortholora.data import stream
 from ortholora.data.files import read_file
 from ortholora.data.stream import stream_rows
 from ortholora.errors import UserError
@@ -97,13 +96,3 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path, name: str) -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 2_000_000
-
-
-@pytest.mark.parametrize("content", ["text\n" + "x" * 3000, 'text\n"' + "x\n" * 3000])
-def test_a_line_or_a_quote_without_end_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
-) -> None:
-    monkeypatch.setattr(stream, "_LONGEST", 1000)
-    (tmp_path / "a.csv").write_text(content, encoding="utf-8")
-    with pytest.raises(UserError, match=r"longer one, line 2|field larger"):
-        list(stream_rows(tmp_path / "a.csv", ["text"]))

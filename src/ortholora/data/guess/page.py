@@ -25,8 +25,6 @@ _PASSES, _FEWEST, _MOST = 3, 100, 2000
 _LENGTHS = (32, 64, 96, 128, 192, 256, 384, 512)
 #: So many different completions may be a closed set of answers.
 _MOST_ANSWERS = 20
-#: So many numbers may be the steps of a scale.
-_FEWEST_OF_A_SCALE = 4
 #: Words that YAML reads as something else than text.
 _TAKEN = {"y", "n", "yes", "no", "true", "false", "on", "off", "null", "~"}
 
@@ -82,7 +80,7 @@ def _task(draft: Draft, folder: Path, dropping: bool) -> str:
     }
     lines = [_line(f"    {key}: {_scalar(value)}", comments.get(key, "")) for key, value in keys.items()]
     lines[0] = "  - " + lines[0].lstrip()
-    return "\n".join([*lines, *_scale(draft), *_closed_set(draft), _metric(draft), ""])
+    return "\n".join([*lines, *_closed_set(draft), _metric(draft), ""])
 
 
 def _part(path: Path) -> str:
@@ -96,21 +94,18 @@ def _about_labels(draft: Draft) -> dict[str, str]:
     values = values_of(draft.table, shape.label)
     if shape.kind == "regression":
         numbers = [float(value) for value in values if is_number(value)]
-        return {"label": f"numbers from {min(numbers):g} to {max(numbers):g}"}
+        what = f"numbers from {min(numbers):g} to {max(numbers):g}"
+        if all(number.is_integer() for number in numbers):
+            return {
+                "kind": "a scale: 4 is nearer to 5 than 1 is. `classification` makes each number a class of its own",
+                "label": f"{what}, whole ones",
+            }
+        return {"label": what}
     counts = Counter(values)
+    scale = "; `kind: regression` makes a scale of them" if len(counts) > 2 and all(map(is_number, counts)) else ""
     shown = ", ".join(f"{label} ({count / len(values):.0%})" for label, count in sorted(counts.items())[:6])
     more = f" and {len(counts) - 6} more" if len(counts) > 6 else ""
-    return {"label": f"{len(counts)} classes: {shown}{more}"}
-
-
-def _scale(draft: Draft) -> list[str]:
-    """Another kind as a comment, where classes are numbers: they may be steps of a scale."""
-    if draft.shape.kind != "classification":
-        return []
-    classes = set(values_of(draft.table, draft.shape.label))
-    if len(classes) < _FEWEST_OF_A_SCALE or not all(map(is_number, classes)):
-        return []
-    return ["    # kind: regression  # if these are steps of a scale, and near is nearly right"]
+    return {"label": f"{len(counts)} classes: {shown}{more}{scale}"}
 
 
 def _closed_set(draft: Draft) -> list[str]:

@@ -26,6 +26,14 @@ _MOST_WHOLE = 20
 _FEW = 0.05
 #: Between the two columns of a pair, where they are a choice; and how many columns are offered as pairs.
 PAIRED, _MOST_PAIRED = " + ", 4
+#: Names of columns whose whole numbers are a scale; and how many values it has at least, if they are below 0.
+_SCALES = {"score", "similarity", "rating", "ratings", "stars", "quality", "grade", "points"}
+_LEAST_SIGNED = 4
+#: What to do about chats as ShareGPT has them.
+_SHAREGPT = (
+    "write the messages as {role, content} and not as {from, value}: from `human` becomes role `user`, from `gpt` role "
+    "`assistant`, value becomes content"
+)
 #: Most tasks that one column may name.
 _MOST_TASKS = 64
 
@@ -64,7 +72,9 @@ def shape_of(table: Table) -> Shape:
             f"{table.shown}: no task was recognised",
             expected="a text and a label, a prompt and a completion, or a list of messages in every row",
             found=f"the columns {listing(table.found)}",
-            todo="rename the columns (`text` and `label`, `prompt` and `completion`, `messages`), or write the "
+            todo=_SHAREGPT
+            if any(_holds_messages(column, "from", "value") for column in table.columns.values())
+            else "rename the columns (`text` and `label`, `prompt` and `completion`, `messages`), or write the "
             "configuration by hand; examples/own_data.yaml is the smallest example",
         )
     shape.split_by = _task_column(table, shape)
@@ -79,16 +89,25 @@ def values_of(table: Table, column: str) -> list[str]:
     return [value for value in values if value]
 
 
-def kind_of_labels(values: Sequence[str]) -> tuple[Kind, bool]:
-    """Whether labels are classes or numbers on a scale, and whether that is sure."""
-    numbers = list(filter(is_number, values))
-    if not numbers or not _nearly_all(numbers, values):
+def kind_of_labels(values: Sequence[str], column: str = "") -> tuple[Kind, bool]:
+    """Whether labels are classes or numbers on a scale, and whether that is sure.
+
+    Two whole numbers are classes. More are a scale where the column's name says so (a score, stars), where there are
+    many, or where some are below 0. Those from 0 on without a gap are the numbers of classes. The rest (1 to 5 under
+    another name) is taken for classes, and not sure.
+    """
+    known = [value for value in values if is_number(value)]
+    if not known or not _nearly_all(known, values):
         return "classification", True
-    whole = all(float(value).is_integer() for value in numbers)
-    if not whole:
+    numbers = {float(value) for value in known}
+    if not all(number.is_integer() for number in numbers):
         return "regression", True
-    many = len(set(numbers)) > _MOST_WHOLE
-    return ("regression", False) if many else ("classification", True)
+    if len(numbers) <= 2:
+        return "classification", True
+    signed = min(numbers) < 0 and len(numbers) >= _LEAST_SIGNED
+    if len(numbers) > _MOST_WHOLE or signed or plain(column) in _SCALES:
+        return "regression", False
+    return "classification", numbers == set(range(len(numbers)))
 
 
 def _nearly_all(some: Sequence[object], values: Sequence[object]) -> bool:
@@ -105,12 +124,12 @@ def _chat(table: Table) -> Shape | None:
     return Shape("chat", (name,), name, unsure=unsure)
 
 
-def _holds_messages(values: Sequence[object]) -> bool:
+def _holds_messages(values: Sequence[object], role: str = "role", content: str = "content") -> bool:
     first = next((value for value in values if value is not None), None)
     return (
         isinstance(first, list)
         and bool(first)
-        and all(isinstance(message, dict) and "role" in message and "content" in message for message in first)
+        and all(isinstance(message, dict) and role in message and content in message for message in first)
     )
 
 
@@ -141,9 +160,9 @@ def _labelled(table: Table) -> Shape | None:
         return None
     if others:
         unsure["text"] = others
-    kind, sure = kind_of_labels(values_of(table, label))
+    kind, sure = kind_of_labels(values_of(table, label), label)
     if not sure:
-        unsure["kind"] = ["classification"]
+        unsure["kind"] = ["classification" if kind == "regression" else "regression"]
     return Shape(kind, text, label, unsure=unsure)
 
 
