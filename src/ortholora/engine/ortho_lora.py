@@ -19,7 +19,7 @@ from ortholora.engine.gram import Block, Blocks, unit_trace
 from ortholora.engine.grouping import Grouping, TaskIds
 from ortholora.engine.halves import Halves, wants_halves, whole
 from ortholora.engine.layers import Matrix
-from ortholora.engine.losses import LossSums, check_losses, mean_losses
+from ortholora.engine.losses import LossSums, check_losses, check_none_missing, mean_losses
 from ortholora.engine.memory import RunningMeans
 from ortholora.engine.precondition import preconditioned, preconditioner_of
 from ortholora.engine.rescale import SafeGram
@@ -169,7 +169,7 @@ class OrthoLora:
         Raises:
             CaptureError: Nothing was captured, or a trainable LoRA matrix received a gradient that the
                 capture did not see.
-            RuleError: The rule needs losses and got none, or got one that it cannot take.
+            RuleError: The rule needs losses and got none, or not those of a task with rows, or one it cannot take.
         """
         asked = check_losses(self.rule, losses, len(self.tasks)) if needs_losses(self.rule) else None
         # Outside of any autocast block of the caller: it would take the Gram in half precision.
@@ -185,6 +185,7 @@ class OrthoLora:
         context = RuleContext(self.tasks, present, self._step, self._generator, means, units)
         reduced = self._reduce(context, checked)
         gram = self._gram.take(reduced, checked)
+        check_none_missing(means, gram, self.tasks)
         weights, combination = self._decide(gram, context, checked)
         if self._halves is not None:
             gram = whole(gram)
