@@ -12,8 +12,8 @@ from ortholora.study.check.findings import Findings
 
 #: Shares from which on something is a warning and no note.
 MOST_REPEATED, MOST_CONTRADICTING, MOST_CUT = 0.05, 0.01, 0.1
-#: Training rows of a class, below which it is called rare.
-FEW_ROWS = 10
+#: Training rows of a class, below which it is called rare; and how many of them are named one by one.
+FEW_ROWS, MOST_NAMED = 10, 8
 
 
 def look_at_rows(tasks: Sequence[TaskData], found: Findings) -> None:
@@ -68,9 +68,15 @@ def _look_at_part(where: str, part: str, own: PartSurvey, found: Findings) -> No
         kind.append(f"{where}: the texts of {_of(own.contradicting, own.rows)} rows are there with another class, too")
     if own.classes is None:
         return
-    rare = {label: rows for label, rows in own.classes.items() if rows < (FEW_ROWS if part == "train" else 1)}
-    for label, rows in rare.items():
-        found.warnings.append(f"{where}: {rows or 'no'} rows of class `{label}`")
+    few = FEW_ROWS if part == "train" else 1
+    rare = {label: rows for label, rows in own.classes.items() if rows < few}
+    if len(rare) <= MOST_NAMED:
+        found.warnings += [f"{where}: {rows or 'no'} rows of class `{label}`" for label, rows in rare.items()]
+        return
+    # A column of ids taken for labels makes a class of every row.
+    doubt = ". Does `label` name the right column?" if len(own.classes) > own.rows / 2 else ""
+    how_many = f"fewer than {few} rows" if few > 1 else "no rows"
+    found.warnings.append(f"{where}: {how_many} of each of {_of(len(rare), len(own.classes))} classes{doubt}")
 
 
 def _of(rows: int, total: int) -> str:
