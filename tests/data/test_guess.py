@@ -136,6 +136,38 @@ def test_other_names_are_guesses() -> None:
     assert two.unsure["text"]
 
 
+def test_a_few_bad_values_make_numbers_no_classes() -> None:
+    scores: list[object] = [f"{i % 50 / 10}" for i in range(119)] + ["n/a"]
+    shape = shape_of(table(**{"sentence a": TEXTS, "sentence b": FREE, "Similarity (0-5)": scores}))
+    assert (shape.kind, shape.text, shape.label) == ("regression", ("sentence a", "sentence b"), "Similarity (0-5)")
+
+
+def test_an_odd_value_among_stars_is_asked_about(write: Write, tmp_path: Path) -> None:
+    rows = "text\tstars\n" + "".join(f"some words {i}\t{i % 5 + 1}\n" for i in range(40)) + "odd words\tn/a\n"
+    ask, asked = guesses()
+    made_of = make_configuration(
+        [write("x_train.tsv", rows), write("x_dev.tsv", rows)], tmp_path / "a.yaml", "any", ask
+    )
+    assert [question.key for question in asked] == ["kind", "bad_rows"]
+    assert "5 whole numbers from 1 to 5" in asked[0].words
+    assert (made_of.tasks[0].spec.kind, len(made_of.tasks[0].train)) == ("regression", 40)
+
+
+def test_columns_beside_the_label() -> None:
+    """A confidence with gaps, and an object, are neither label nor text; names that differ in 1 and 2 are a pair."""
+    confidence: list[object] = [None if i % 8 == 0 else f"0.{i}" for i in range(1, 121)]
+    same: list[object] = [i % 2 == 0 for i in range(120)]
+    meta: list[object] = [{"from": "the web pages of somebody"}] * 120
+    shape = shape_of(table(q1=TEXTS, q2=FREE, same=same, conf=confidence, score_1=confidence, meta=meta))
+    assert (shape.text, shape.label) == (("q1", "q2"), "same")
+    assert shape.unsure == {"label": ["conf", "score_1", "q1", "q2", "meta"]}
+
+
+def test_of_three_texts_a_pair_may_be_chosen() -> None:
+    shape = shape_of(table(head=TEXTS, tale=FREE, note=[f"a {text}" for text in FREE], same=CLASSES))
+    assert shape.unsure["text"] == ["tale", "head", "head + tale", "head + note", "tale + note"]
+
+
 def test_language_rows() -> None:
     assert shape_of(table(prompt=TEXTS, completion=CLASSES)).kind == "completion"
     assert shape_of(table(instruction=TEXTS, output=FREE)).kind == "completion"
@@ -281,6 +313,19 @@ def test_dev_rows_are_cut_off_and_equal_texts_stay_together(write: Write, tmp_pa
     assert (len(task.train), len(task.dev)) == (180, 20)
 
 
+def test_chats_that_ask_the_same_stay_together_and_their_tools_count(write: Write, tmp_path: Path) -> None:
+    tools = [{"type": "function", "function": {"name": "n", "description": "word " * 100}}]
+    ask = [{"role": "user", "content": f"what of {i}"} for i in range(60)]
+    chats = [[ask[i // 2], {"role": "assistant", "content": f"answer {i}"}] for i in range(120)]
+    lines = "".join(json.dumps({"messages": chat, "tools": tools}) + "\n" for chat in chats)
+    out = tmp_path / "tasks.yaml"
+    (task,) = made([write("agent.jsonl", lines)], out).tasks
+    asked = [{str(row.messages[0]) for row in part.texts} for part in (task.train, task.dev)]
+    assert not asked[0] & asked[1]
+    assert len(asked[0] | asked[1]) == 60
+    assert load_config(out).max_length >= 192
+
+
 def test_no_dev_rows_and_no_cut_is_refused(write: Write, tmp_path: Path) -> None:
     path = write("tone.tsv", rows=200)
     check(refusal(lambda: made([path], tmp_path / "a.yaml", dev="no")), "no dev rows")
@@ -312,10 +357,19 @@ def test_quoted_texts(write: Write, tmp_path: Path) -> None:
 def test_bad_rows_are_asked_for(write: Write, tmp_path: Path) -> None:
     rows = "text\tlabel\n" + "".join(f"some words {i}\t{i % 2}\n" for i in range(60))
     write("tone_train.tsv", rows + "\tno text\n"), write("tone_dev.tsv", rows)
-    check(refusal(lambda: made([tmp_path], tmp_path / "tasks.yaml", bad_rows="error")), "without a text")
+    check(refusal(lambda: made([tmp_path], tmp_path / "tasks.yaml", bad_rows="no")), "without a text")
     assert not (tmp_path / "tasks.yaml").exists()
     (task,) = made([tmp_path], tmp_path / "tasks.yaml").tasks
     assert (len(task.train), len(task.dropped["train"])) == (60, 1)
+
+
+def test_unread_lines_do_not_get_lost_in_the_cut(write: Write, tmp_path: Path) -> None:
+    rows = "".join(f'{{"text": "words {i}", "label": {i % 2}}}\n' for i in range(150))
+    path = write("tone.jsonl", rows + '{"text": "wor\n')
+    check(refusal(lambda: made([path], tmp_path / "tasks.yaml", bad_rows="no")), "tone.jsonl", "line 151")
+    ask, asked = guesses(bad_rows="yes")
+    draft_tasks([path], tmp_path, ask)
+    assert "line 151" in next(question.words for question in asked if question.key == "bad_rows")
 
 
 def test_two_kinds_of_model_are_refused(write: Write, tmp_path: Path) -> None:
@@ -348,7 +402,7 @@ def test_another_answer_than_the_guess(write: Write, tmp_path: Path) -> None:
     rows = "left\tright\tsame\tyear\n" + "".join(f"words of {i}\tother words {i}\t{i % 2}\t1999\n" for i in range(30))
     rows += "words of 30\tother words 30\t1\t2000\n"
     paths = [write("x_train.tsv", rows), write("x_dev.tsv", rows)]
-    ask, asked = guesses(text="right", label="same")
+    ask, asked = guesses(text="right", label="year")
     (draft,) = draft_tasks(paths, tmp_path, ask)
     assert {question.key for question in asked} == {"text", "label"}
-    assert (draft.shape.text, draft.shape.label) == (("right",), "same")
+    assert (draft.shape.text, draft.shape.label) == (("right",), "year")

@@ -46,6 +46,13 @@ def test_the_rows_are_those_of_the_whole_file(tmp_path: Path, name: str, quotes:
         assert [row.values["text"] for row in rows] == texts
 
 
+def test_semicolons_separate_as_in_the_whole_file(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('text;label\n"a; b, c";1\nd, e;0\n')
+    whole = read_file(tmp_path, "a.csv", text=("text",), label="label")
+    texts = [row.values["text"] for row in stream_rows(tmp_path / "a.csv", ["text"])]
+    assert texts == list(whole.columns["text"]) == ["a; b, c", "d, e"]
+
+
 def test_a_bad_row_is_a_matter_of_the_row(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("text,label\ngood,1\nragged\nlast,2\n", encoding="utf-8")
     rows = list(stream_rows(tmp_path / "a.csv", ["text"]))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ortholora.data.limits import Held, check_columns
-from ortholora.data.lines import Record, damaged, header_of, lines_of, quoted_records, ragged, tsv_records
+from ortholora.data.lines import Record, csv_records, damaged, header_of, lines_of, quoted_records, ragged, tsv_records
 from ortholora.data.parquet import parquet_batches
 from ortholora.data.table import Table
 from ortholora.errors import UserError, did_you_mean, listing
@@ -87,7 +87,7 @@ def _read_quoted_tsv(path: Path, wanted: Wanted) -> _Columns:
 
 
 def _read_csv(path: Path, wanted: Wanted) -> _Columns:
-    return _from_records(path, quoted_records(path, lines_of(path, ""), ","), wanted)
+    return _from_records(path, csv_records(path, lines_of(path, "")), wanted)
 
 
 def _from_records(path: Path, records: Iterator[Record], wanted: Wanted) -> _Columns:

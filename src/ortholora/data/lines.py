@@ -7,6 +7,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 from ortholora.data.limits import ROW, check_columns, longest_row, too_much
@@ -59,6 +60,17 @@ def tsv_records(lines: Iterable[str]) -> Iterator[Record]:
     """The lines of a TSV file that are not empty; a carriage return before the line break is none of the text."""
     stripped = ((number, line.removesuffix("\n").removesuffix("\r")) for number, line in enumerate(lines, 1))
     return ((number, line.split("\t")) for number, line in stripped if line)
+
+
+def csv_records(path: Path, lines: Iterable[str]) -> Iterator[Record]:
+    """The records of a CSV file, separated by commas.
+
+    Where numbers have a decimal comma, spreadsheets write semicolons: these separate if the first line has no comma.
+    """
+    lines = iter(lines)
+    first = next(lines, "")
+    bare = re.sub('"[^"]*"', "", first)
+    return quoted_records(path, chain([first], lines), ";" if ";" in bare and "," not in bare else ",")
 
 
 def quoted_records(path: Path, lines: Iterable[str], delimiter: str) -> Iterator[Record]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ortholora.data.files import check_path, json_object
-from ortholora.data.lines import Record, header_of, lines_of, quoted_records, ragged, tsv_records
+from ortholora.data.lines import Record, csv_records, header_of, lines_of, quoted_records, ragged, tsv_records
 from ortholora.data.parquet import parquet_batches
 from ortholora.errors import UserError, did_you_mean, listing
 
@@ -49,9 +49,10 @@ def stream_rows(
         yield from _json_rows(path, (*needed, *also))
     elif ending == ".parquet":
         yield from _parquet_rows(path, needed, also)
-    elif ending == ".csv" or tsv_quotes:
-        records = quoted_records(path, lines_of(path, ""), "," if ending == ".csv" else "\t")
-        yield from _fields(path, records, needed, also)
+    elif ending == ".csv":
+        yield from _fields(path, csv_records(path, lines_of(path, "")), needed, also)
+    elif tsv_quotes:
+        yield from _fields(path, quoted_records(path, lines_of(path, ""), "\t"), needed, also)
     else:
         yield from _fields(path, tsv_records(lines_of(path, "\n")), needed, also)
 

@@ -61,7 +61,8 @@ class OrthoLora:
     Args:
         model: A PEFT model (or any module that contains one) with trainable LoRA matrices.
         tasks: Names of the T tasks, in the order of the task ids.
-        rule: `"ortho"` (the paper), `"sum"` (joint training), `"module:attribute"`, or a rule of your own.
+        rule: A name of docs/rules.md (`"ortho"`, the paper, `"sum"`, joint training, `"gradnorm(alpha=2)"`, …),
+            `"torchjd:NAME"`, `"module:attribute"`, or a rule of your own: a function or an object as `Rule` says.
         block: What conflict is judged on: `"matrix"` (the paper), `"layer"` or `"all"`.
         seed: Seed of the rule's generator (visit orders).
         weights: The weight with which each task enters the loss; default: all the same. Only rules that

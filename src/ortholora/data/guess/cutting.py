@@ -41,7 +41,7 @@ def cut_dev_rows(table: Table, text: Sequence[str]) -> tuple[list[int], list[int
     for row in range(count):
         texts = [table.columns[column][row] for column in text]
         if all(value is not None and str(value).strip() for value in texts):  # the others are no rows to evaluate on
-            by_text[_digest(texts)].append(row)
+            by_text[_digest([_asked(text) for text in texts])].append(row)
     wanted, dev = min(MOST, round(SHARE * count)), set[int]()
     for digest in sorted(by_text):
         if len(dev) >= wanted:
@@ -82,6 +82,14 @@ def lines_of(table: Table, rows: Sequence[int]) -> str:
         json.dumps({name: columns[name][row] for name in table.found}, ensure_ascii=False, default=str) + "\n"
         for row in rows
     )
+
+
+def _asked(value: object) -> object:
+    """What a row asks: of a chat, the messages before the last answer."""
+    answered = (
+        isinstance(value, list) and value and isinstance(value[-1], dict) and value[-1].get("role") == "assistant"
+    )
+    return value[:-1] if answered else value  # type: ignore[index]
 
 
 def _digest(texts: Sequence[object]) -> str:

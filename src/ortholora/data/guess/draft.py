@@ -11,8 +11,10 @@ from typing import Any
 from ortholora.config.tasks.union import KINDS
 from ortholora.data.files import read_file
 from ortholora.data.guess.cutting import cut_dev_rows, lines_of, parts_inside
-from ortholora.data.guess.shapes import Shape, shape_of, values_of
+from ortholora.data.guess.shapes import PAIRED, Shape, shape_of, values_of
 from ortholora.data.guess.sources import PARTS, Source, sources_of
+from ortholora.data.labels import is_number
+from ortholora.data.lines import damaged
 from ortholora.data.table import Table
 from ortholora.errors import UserError
 
@@ -154,7 +156,7 @@ def _settle(draft: Draft, ask: Ask) -> None:
             "label": shape.label,
             "messages": shape.label,
             "split_by": shape.split_by or "no",
-            "text": " ".join(shape.text),
+            "text": PAIRED.join(shape.text),
         }[key]
         choices = (guess, *(other for other in others if other != guess))
         words = _about_numbers(draft) if key == "kind" and "regression" in choices else _WORDS[key].format(guess)
@@ -166,7 +168,7 @@ def _settle(draft: Draft, ask: Ask) -> None:
         elif key == "kind":
             shape.kind = answer  # type: ignore[assignment]
         elif key == "text":
-            shape.text = (answer,)
+            shape.text = (answer,) if answer in draft.table.found else tuple(answer.split(PAIRED))
         elif key == "label":
             shape.label = answer
             shape.text = tuple(column for column in shape.text if column != answer) or shape.text
@@ -185,7 +187,7 @@ _WORDS = {
 
 def _about_numbers(draft: Draft) -> str:
     """The question whether whole numbers are a scale."""
-    numbers = {float(value) for value in values_of(draft.table, draft.shape.label)}
+    numbers = {float(value) for value in values_of(draft.table, draft.shape.label) if is_number(value)}
     return (
         f"Column `{draft.shape.label}` has {len(numbers)} whole numbers from {min(numbers):g} to {max(numbers):g}. Are "
         "they a scale (regression), or names of classes (classification)?"
@@ -211,6 +213,7 @@ def _divide(draft: Draft, folder: Path, ask: Ask) -> None:
     words = f"Column `{column}` says which part a row belongs to ({shown}). Write these parts into new files?"
     if ask(Question(draft.name, "split", words, "yes", ("yes", "no"))) == "no":
         return
+    _leave_out_unread(draft, ask)
     for part, chosen in rows.items():
         if part != "train":
             _write_part(draft, folder, part, chosen)
@@ -228,8 +231,9 @@ def _write_part(draft: Draft, folder: Path, part: str, rows: Sequence[int]) -> N
 
 def _cut(draft: Draft, folder: Path, ask: Ask) -> None:
     """Cut dev rows off the training rows, into two new files."""
+    _leave_out_unread(draft, ask)
     train, dev = cut_dev_rows(draft.table, draft.shape.text)
-    words = f"It has no file of dev rows. Cut {len(dev):,} of {len(train) + len(dev):,} rows off, into new files?"
+    words = f"There are no dev rows. Cut {len(dev):,} of {len(train) + len(dev):,} rows off, into new files?"
     if ask(Question(draft.name, "dev", words, "yes", ("yes", "no"))) == "no":
         raise UserError(
             f"task `{draft.name}`: no dev rows",
@@ -239,6 +243,18 @@ def _cut(draft: Draft, folder: Path, ask: Ask) -> None:
         )
     for part, rows in (("train", train), ("dev", dev)):
         _write_part(draft, folder, part, rows)
+
+
+def _leave_out_unread(draft: Draft, ask: Ask) -> None:
+    """Ask whether lines that cannot be read may stay out of the new files, where nobody would miss them."""
+    unread = draft.table.dropped
+    if not unread:
+        return
+    path, (_, first) = draft.files["train"], unread[0]
+    words = f"{path}: {len(unread):,} of its lines cannot be read (the first is {first}). Leave such lines out?"
+    if ask(Question(draft.name, "bad_rows", words, "yes", ("yes", "no"))) == "no":
+        raise damaged(path, "lines that can be read", first)
+    draft.table = replace(draft.table, dropped=())
 
 
 def task_keys(draft: Draft, folder: Path) -> dict[str, Any]:

@@ -93,7 +93,7 @@ def _about_labels(draft: Draft) -> dict[str, str]:
         return {"completion": "it follows the prompt as it is: mind the space between them"}
     values = values_of(draft.table, shape.label)
     if shape.kind == "regression":
-        numbers = [float(value) for value in values]
+        numbers = [float(value) for value in values if is_number(value)]
         what = f"numbers from {min(numbers):g} to {max(numbers):g}"
         if all(number.is_integer() for number in numbers):
             return {
@@ -149,7 +149,8 @@ def _most_letters(drafts: Sequence[Draft]) -> int:
     """The letters that 19 of 20 rows do not exceed, in the task with the longest rows."""
     found = []
     for draft in drafts:
-        wanted = [*draft.shape.text, *([draft.shape.label] if draft.shape.kind == "completion" else [])]
+        also = {"completion": draft.shape.label, "chat": "tools"}.get(draft.shape.kind, "")
+        wanted = [*draft.shape.text, *([also] if also in draft.table.columns else [])]
         columns = [draft.table.columns[name] for name in wanted]
         sizes = sorted(sum(_size(value) for value in row) for row in zip(*columns, strict=True))
         found.append(sizes[math.ceil(0.95 * len(sizes)) - 1])
@@ -157,9 +158,8 @@ def _most_letters(drafts: Sequence[Draft]) -> int:
 
 
 def _size(value: object) -> int:
-    if isinstance(value, list):
-        return sum(len(str(message.get("content", ""))) for message in value if isinstance(message, dict))
-    return len(str(value))
+    """Letters of a value; of messages and tools those of everything in them, which is about what a template writes."""
+    return len(json.dumps(value, ensure_ascii=False, default=str)) if isinstance(value, list) else len(str(value))
 
 
 def _line(text: str, comment: str) -> str:
