@@ -144,6 +144,13 @@ def test_every_rule_has_a_row_in_the_overview(name: str) -> None:
     assert [row for row in rows(ROOT / "docs" / "rules.md") if row[0] == f"[`{shown}`](rules/{name}.md)"]
 
 
+def test_the_overview_says_under_which_rules_the_size_of_a_loss_matters() -> None:
+    text = (ROOT / "docs" / "rules.md").read_text(encoding="utf-8").partition("## The size of a loss")[2]
+    free, heeding = (set(re.findall(r"`([a-z-]+)`", item.partition(".")[0])) for item in text.split("\n* ")[1:3])
+    assert free == {name for name, rule in RULES.items() if getattr(rule, "scale_free_per_task", False)}
+    assert heeding == RULES.keys() - free
+
+
 @pytest.mark.parametrize("name", sorted(RULE_PAGES))
 def test_the_page_of_a_rule_has_its_form(name: str) -> None:
     text = RULE_PAGES[name].read_text(encoding="utf-8")

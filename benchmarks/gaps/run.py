@@ -26,8 +26,8 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 RESULTS, README, PICTURE = HERE / "results", HERE / "README.md", HERE / "results" / "ledger.png"
 BEGIN, END = "<!-- ledger:begin -->", "<!-- ledger:end -->"
-#: Pages that show the table: their links start from other folders.
-PAGES = (README, ROOT / "README.md")
+#: Pages that show the table, and the rules that each shows (none named: all). Their links start from other folders.
+PAGES: dict[Path, tuple[str, ...]] = {README: (), ROOT / "README.md": ("gradnorm", "ortho")}
 #: Studies on GLUE's files, which are not made here.
 GLUE = ("glue5", "alike", "words")
 
@@ -85,7 +85,7 @@ def _obey(command: list[str], folder: Path, environment: dict[str, str]) -> None
 def with_table(text: str, page: Path) -> str:
     """The page with the table of all studies between its marks."""
     before, _, rest = text.partition(BEGIN)
-    return f"{before}{BEGIN}\n{table(RESULTS.relative_to(page.parent))}\n{END}{rest.partition(END)[2]}"
+    return f"{before}{BEGIN}\n{table(RESULTS.relative_to(page.parent), PAGES[page])}\n{END}{rest.partition(END)[2]}"
 
 
 def summaries() -> dict[str, dict[str, Any]]:
@@ -94,15 +94,16 @@ def summaries() -> dict[str, dict[str, Any]]:
     return {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in found}
 
 
-def table(results: Path) -> str:
+def table(results: Path, shown: tuple[str, ...]) -> str:
     """A row for every study that was made.
 
     Args:
         results: The folder of the results, from the page that shows the table.
+        shown: The rules that the page shows; none named: all.
     """
     found = summaries()
-    rules = list(dict.fromkeys(name for summary in found.values() for name in summary["rules"]))
-    rules.sort(key=list(picture.LOOKS).index)
+    made = {name for summary in found.values() for name in summary["rules"]}
+    rules = [name for name in picture.LOOKS if name in made and (not shown or name in shown)]
     lines = [
         "| study | single | joint | gap | " + " | ".join(rules) + " |",
         "|---|---:|---:|---:|" + "---:|" * len(rules),

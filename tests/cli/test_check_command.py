@@ -40,7 +40,7 @@ def test_warnings_are_listed_and_strict_counts_them(cli, leaking):
     words = ("check", "tiny.yaml", "--no-measure", "--tasks", "topic,pair")
     shown = cli.ok(*words)
     assert "Warning: topic: the texts of 1 of 49 dev rows are in train, too." in shown
-    assert "Warning: topic, train: 1 rows of class `other`." in shown
+    assert "Warning: topic, train: few rows of class `other` (1)." in shown
     assert "Warning: topic, dev: no rows of class `other`." in shown
     assert "No errors, 3 warnings." in shown
     assert "Memory: at least" in shown
@@ -51,6 +51,13 @@ def test_warnings_are_listed_and_strict_counts_them(cli, leaking):
     assert (found["ok"], found["errors"], len(found["warnings"])) == (False, [], 3)
     assert found["tasks"]["topic"]["shared"] == {"dev in train": 1}
     assert found["plan"]["quota"] == {"topic": 4, "pair": 4}
+
+
+def test_one_class_in_two_spellings_is_a_warning(cli, home):
+    path = home / "train-topic.tsv"
+    path.write_text(path.read_text(encoding="utf-8").replace("\tsport\n", "\tSport \n", 20), encoding="utf-8")
+    shown = cli.ok("check", "tiny.yaml", "--no-measure", "--tasks", "topic,pair")
+    assert "topic, train: `Sport`, `sport` count as different classes; do they mean the same?" in shown
 
 
 def test_every_error_is_told(cli, home):

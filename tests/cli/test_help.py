@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from ortholora.version import __version__
+
 COMMANDS = ["train", "compare", "evaluate", "predict"]
 SLOW = ("torch", "transformers", "pandas", "matplotlib", "datasets", "scipy", "sklearn", "numpy")
 SCRIPT = f"""
@@ -45,6 +47,10 @@ def test_the_module_can_be_run(words):
 def test_no_command_shows_the_help(cli):
     result = cli()
     assert all(command in result.output for command in COMMANDS)
+
+
+def test_the_version_is_told(cli):
+    assert cli.ok("--version").strip() == __version__
 
 
 def test_compare_says_what_jobs_do(cli):

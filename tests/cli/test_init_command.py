@@ -47,7 +47,7 @@ def test_the_answer_of_the_user_counts(cli: Cli, files: Path, monkeypatch: pytes
     monkeypatch.setattr(asking, "_at_a_terminal", lambda: True)
     result = cli("init", files, "--out", "mine.yaml", input="mood\nmy/encoder\n")
     assert result.exit_code == 0, result.output
-    assert "Which backbone (an encoder)?" in result.output
+    assert "Which backbone (an encoder: a hub id or a folder)?" in result.output
     assert load_config(files.parent / "mine.yaml").backbone == "my/encoder"
 
 

@@ -136,6 +136,38 @@ def test_other_names_are_guesses() -> None:
     assert two.unsure["text"]
 
 
+def test_a_few_bad_values_make_numbers_no_classes() -> None:
+    scores: list[object] = [f"{i % 50 / 10}" for i in range(119)] + ["n/a"]
+    shape = shape_of(table(**{"sentence a": TEXTS, "sentence b": FREE, "Similarity (0-5)": scores}))
+    assert (shape.kind, shape.text, shape.label) == ("regression", ("sentence a", "sentence b"), "Similarity (0-5)")
+
+
+def test_an_odd_value_among_stars_is_asked_about(write: Write, tmp_path: Path) -> None:
+    rows = "text\tstars\n" + "".join(f"some words {i}\t{i % 5 + 1}\n" for i in range(40)) + "odd words\tn/a\n"
+    ask, asked = guesses()
+    made_of = make_configuration(
+        [write("x_train.tsv", rows), write("x_dev.tsv", rows)], tmp_path / "a.yaml", "any", ask
+    )
+    assert [question.key for question in asked] == ["kind", "bad_rows"]
+    assert "5 whole numbers from 1 to 5" in asked[0].words
+    assert (made_of.tasks[0].spec.kind, len(made_of.tasks[0].train)) == ("regression", 40)
+
+
+def test_columns_beside_the_label() -> None:
+    """A confidence with gaps, and an object, are neither label nor text; names that differ in 1 and 2 are a pair."""
+    confidence: list[object] = [None if i % 8 == 0 else f"0.{i}" for i in range(1, 121)]
+    same: list[object] = [i % 2 == 0 for i in range(120)]
+    meta: list[object] = [{"from": "the web pages of somebody"}] * 120
+    shape = shape_of(table(q1=TEXTS, q2=FREE, same=same, conf=confidence, score_1=confidence, meta=meta))
+    assert (shape.text, shape.label) == (("q1", "q2"), "same")
+    assert shape.unsure == {"label": ["conf", "score_1", "q1", "q2", "meta"]}
+
+
+def test_of_three_texts_a_pair_may_be_chosen() -> None:
+    shape = shape_of(table(head=TEXTS, tale=FREE, note=[f"a {text}" for text in FREE], same=CLASSES))
+    assert shape.unsure["text"] == ["tale", "head", "head + tale", "head + note", "tale + note"]
+
+
 def test_language_rows() -> None:
     assert shape_of(table(prompt=TEXTS, completion=CLASSES)).kind == "completion"
     assert shape_of(table(instruction=TEXTS, output=FREE)).kind == "completion"
@@ -152,16 +184,94 @@ def test_a_column_that_names_tasks() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "kind", "sure"),
+    ("column", "values", "kind", "sure"),
     [
-        (["0", "1", "0"], "classification", True),
-        (["0.5", "1", "2"], "regression", True),
-        ([str(i) for i in range(30)], "regression", False),
-        (["a", "1"], "classification", True),
+        ("label", ["0", "1", "0"], "classification", True),
+        ("score", ["-1", "1"], "classification", True),
+        ("label", ["0.5", "1", "2"], "regression", True),
+        ("label", [str(i) for i in range(30)], "regression", False),
+        ("label", ["a", "1"], "classification", True),
+        ("label", ["2", "0", "1"], "classification", True),
+        ("Stars", ["1", "2", "3", "4", "5"], "regression", False),
+        ("Score", ["0", "1", "2"], "regression", False),
+        ("label", ["-3", "-1", "0", "2"], "regression", False),
+        ("label", ["-1", "0", "1"], "classification", False),
+        ("label", ["1", "2", "3", "4"], "classification", False),
+        ("label", ["0", "2", "4"], "classification", False),
     ],
 )
-def test_numbers_or_classes(values: list[str], kind: str, sure: bool) -> None:
-    assert kind_of_labels(values) == (kind, sure)
+def test_numbers_or_classes(column: str, values: list[str], kind: str, sure: bool) -> None:
+    assert kind_of_labels(values, column) == (kind, sure)
+
+
+def test_a_scale_says_what_it_is_and_how_to_have_classes(write: Write, tmp_path: Path) -> None:
+    rows = "review\tstars\n" + "".join(f"some words {i}\t{i % 5 + 1}\n" for i in range(60))
+    paths = [write("shop_train.tsv", rows), write("shop_dev.tsv", rows)]
+    ask, asked = guesses()
+    (draft,) = draft_tasks(paths, tmp_path, ask)
+    assert asked[0].choices == ("regression", "classification")
+    assert "`stars` has 5 whole numbers from 1 to 5" in asked[0].words
+    assert draft.shape.kind == "regression"
+    made(paths, tmp_path / "scale.yaml")
+    text = (tmp_path / "scale.yaml").read_text()
+    assert "kind: regression  # a scale" in text
+    assert "`classification` makes each number a class of its own" in text
+    made(paths, tmp_path / "classes.yaml", kind="classification")
+    assert "`kind: regression` makes a scale of them" in (tmp_path / "classes.yaml").read_text()
+    assert load_config(tmp_path / "classes.yaml").tasks[0].kind == "classification"
+
+
+def parted(parts: str) -> str:
+    """Rows with a column that says which part each is of."""
+    return "text,label,split\n" + "".join(f"some words {i},{i % 2},{part}\n" for i, part in enumerate(parts.split()))
+
+
+def test_a_column_that_says_the_parts(write: Write, tmp_path: Path) -> None:
+    path = write("tone.csv", parted("train Validation train test train " * 12))
+    (task,) = made([path], tmp_path / "tasks.yaml").tasks
+    assert (len(task.train), len(task.dev), len(task.scored)) == (36, 12, 12)
+    assert [row[0] for row in task.dev.texts][:2] == ["some words 1", "some words 6"]
+    assert sorted(file.name for file in (tmp_path / "tasks-data").iterdir()) == [
+        f"tone-{part}.jsonl" for part in ("dev", "test", "train")
+    ]
+
+
+def test_test_rows_inside_are_never_trained_on(write: Write, tmp_path: Path) -> None:
+    path = write("tone.csv", parted("train train train train test " * 30))
+    (task,) = made([path], tmp_path / "tasks.yaml").tasks
+    assert (len(task.train), len(task.dev), len(task.scored)) == (108, 12, 30)
+    assert not set(task.scored.texts) & {*task.train.texts, *task.dev.texts}
+
+
+def test_rows_without_a_text_are_not_cut_off_for_dev(write: Write, tmp_path: Path) -> None:
+    rows = "".join(f"{f'some words {i}' if i % 40 else ''},{i % 2}\n" for i in range(300))
+    (task,) = made([write("tone.csv", "text,label\n" + rows)], tmp_path / "tasks.yaml").tasks
+    assert (len(task.train), len(task.dev)) == (262, 30)
+    assert {part: len(rows) for part, rows in task.dropped.items()} == {"train": 8}
+
+
+def test_a_second_column_of_a_prompt_is_told(write: Write, tmp_path: Path) -> None:
+    def lines(last: str) -> str:
+        rows = [{"instruction": f"do {i}", "input": "", "output": f"done {i}"} for i in range(150)]
+        return "".join(json.dumps(row) + "\n" for row in [*rows, rows[0] | {"input": last}])
+
+    (draft,) = made([write("a.jsonl", lines("with this"))], tmp_path / "a.yaml").drafts
+    assert "Column `input` is no part of the prompt, and 1 rows" in draft.notes[0]
+    assert not made([write("b.jsonl", lines(" "))], tmp_path / "b.yaml").drafts[0].notes
+
+
+def test_chats_of_another_form_are_refused_with_the_way_to_write_them() -> None:
+    chat: list[object] = [[{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]] * 30
+    check(refusal(lambda: shape_of(table(conversations=chat))), "`conversations`", "role `assistant`")
+
+
+def test_a_column_of_other_words_says_no_parts(write: Write, tmp_path: Path) -> None:
+    path = write("tone.csv", parted("train other dev " * 40))
+    made([path], tmp_path / "tasks.yaml")
+    assert "-test" not in (tmp_path / "tasks.yaml").read_text()
+    ask, asked = guesses(split="no")
+    draft_tasks([write("tune.csv", parted("train dev train " * 40))], tmp_path, ask)
+    assert [question.key for question in asked] == ["split", "dev"]
 
 
 def test_nothing_recognised_is_refused() -> None:
@@ -203,6 +313,19 @@ def test_dev_rows_are_cut_off_and_equal_texts_stay_together(write: Write, tmp_pa
     assert (len(task.train), len(task.dev)) == (180, 20)
 
 
+def test_chats_that_ask_the_same_stay_together_and_their_tools_count(write: Write, tmp_path: Path) -> None:
+    tools = [{"type": "function", "function": {"name": "n", "description": "word " * 100}}]
+    ask = [{"role": "user", "content": f"what of {i}"} for i in range(60)]
+    chats = [[ask[i // 2], {"role": "assistant", "content": f"answer {i}"}] for i in range(120)]
+    lines = "".join(json.dumps({"messages": chat, "tools": tools}) + "\n" for chat in chats)
+    out = tmp_path / "tasks.yaml"
+    (task,) = made([write("agent.jsonl", lines)], out).tasks
+    asked = [{str(row.messages[0]) for row in part.texts} for part in (task.train, task.dev)]
+    assert not asked[0] & asked[1]
+    assert len(asked[0] | asked[1]) == 60
+    assert load_config(out).max_length >= 192
+
+
 def test_no_dev_rows_and_no_cut_is_refused(write: Write, tmp_path: Path) -> None:
     path = write("tone.tsv", rows=200)
     check(refusal(lambda: made([path], tmp_path / "a.yaml", dev="no")), "no dev rows")
@@ -234,10 +357,19 @@ def test_quoted_texts(write: Write, tmp_path: Path) -> None:
 def test_bad_rows_are_asked_for(write: Write, tmp_path: Path) -> None:
     rows = "text\tlabel\n" + "".join(f"some words {i}\t{i % 2}\n" for i in range(60))
     write("tone_train.tsv", rows + "\tno text\n"), write("tone_dev.tsv", rows)
-    check(refusal(lambda: made([tmp_path], tmp_path / "tasks.yaml", bad_rows="error")), "without a text")
+    check(refusal(lambda: made([tmp_path], tmp_path / "tasks.yaml", bad_rows="no")), "without a text")
     assert not (tmp_path / "tasks.yaml").exists()
     (task,) = made([tmp_path], tmp_path / "tasks.yaml").tasks
     assert (len(task.train), len(task.dropped["train"])) == (60, 1)
+
+
+def test_unread_lines_do_not_get_lost_in_the_cut(write: Write, tmp_path: Path) -> None:
+    rows = "".join(f'{{"text": "words {i}", "label": {i % 2}}}\n' for i in range(150))
+    path = write("tone.jsonl", rows + '{"text": "wor\n')
+    check(refusal(lambda: made([path], tmp_path / "tasks.yaml", bad_rows="no")), "tone.jsonl", "line 151")
+    ask, asked = guesses(bad_rows="yes")
+    draft_tasks([path], tmp_path, ask)
+    assert "line 151" in next(question.words for question in asked if question.key == "bad_rows")
 
 
 def test_two_kinds_of_model_are_refused(write: Write, tmp_path: Path) -> None:
@@ -270,7 +402,7 @@ def test_another_answer_than_the_guess(write: Write, tmp_path: Path) -> None:
     rows = "left\tright\tsame\tyear\n" + "".join(f"words of {i}\tother words {i}\t{i % 2}\t1999\n" for i in range(30))
     rows += "words of 30\tother words 30\t1\t2000\n"
     paths = [write("x_train.tsv", rows), write("x_dev.tsv", rows)]
-    ask, asked = guesses(text="right", label="same")
+    ask, asked = guesses(text="right", label="year")
     (draft,) = draft_tasks(paths, tmp_path, ask)
     assert {question.key for question in asked} == {"text", "label"}
-    assert (draft.shape.text, draft.shape.label) == (("right",), "same")
+    assert (draft.shape.text, draft.shape.label) == (("right",), "year")

@@ -59,6 +59,18 @@ def test_too_few_rows() -> None:
         quotas([5, 5, 5], 2)
 
 
+@pytest.mark.parametrize("rank", range(3))
+def test_fewer_rows_than_processes_are_refused_by_every_process(rank: int) -> None:
+    """At the start, before any of them waits for the others."""
+
+    def start(quota: list[int]) -> StepSampler:
+        return StepSampler(["a", "b"], [[5] * 8, [5] * 8], quota, 0, Planner("mixed"), rank=rank, world_size=3)
+
+    with pytest.raises(UserError, match=r"(?s)at least 3 rows in a step.*2 rows.*start fewer processes"):
+        start([1, 1])
+    assert sum(len(cut.rows) for cut in start([2, 1]).step(0)) == 1
+
+
 def test_a_stream_starts_over_reshuffled() -> None:
     stream = RowStream("a", 7, seed=0)
     rows = stream.take(0, 21)

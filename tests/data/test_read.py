@@ -37,6 +37,11 @@ def test_quotes_of_csv_and_of_tsv_on_request(folder):
     assert folder.read(tsv_quotes=True).train.texts == [("a\tb",), ("c",)]
 
 
+def test_csv_with_semicolons_as_spreadsheets_write_it(folder):
+    folder.both('\ufefftext;"a, label"\n"one; two, three";1\nnan, 5;0\n', "csv")
+    assert folder.read("csv", label="a, label").train.texts == [("one; two, three",), ("nan, 5",)]
+
+
 def test_jsonl_and_parquet_keep_integer_labels_integers(folder):
     folder.both('{"text": "a", "label": 0}\n\n{"label": 1, "text": "null", "more": [1]}\n', "jsonl")
     data = folder.read("jsonl")

@@ -65,6 +65,22 @@ def test_a_task_that_lags_is_preferred() -> None:
     torch.testing.assert_close(weights, torch.tensor([1.5, 0.5]).expand(3, 2))  # 1/2 and 1/6 over their mean
 
 
+@pytest.mark.parametrize(("alpha", "most"), [(0.5, 2.0), (1.0, 4.0), (2.0, 16.0)])
+def test_the_lengths_add_up_as_the_page_says(alpha: float, most: float) -> None:
+    """`Σ r^α` over T: 1 with α = 1, `1 + var(r)` with α = 2, and T^α for one of T tasks that alone has not moved."""
+    gram = unit_trace(torch.eye(4).expand(1, 4, 4))
+    for losses in ([1.0, 0.0, 0.0, 0.0], [0.9, 0.2, 0.4, 0.1]):
+        rule = GradNorm(alpha, start=1)
+        rule(gram, context_of(torch.ones(4)))
+        weights = rule(gram, context_of(torch.tensor(losses)))[0]
+        rate = torch.tensor(losses) / torch.tensor(losses).mean()
+        if losses[1] == 0:
+            torch.testing.assert_close(weights, torch.tensor([most, 0.0, 0.0, 0.0]))
+        if alpha >= 1:
+            expected = {1.0: 1.0, 2.0: 1 + float(rate.var(correction=0))}[alpha]
+            assert float(weights.mean()) == pytest.approx(expected, rel=1e-5)
+
+
 def test_a_loss_of_zero_is_legal_and_a_negative_one_is_not() -> None:
     rule, gram = GradNorm(), unit_trace(torch.eye(2).expand(1, 2, 2))
     rule(gram, context_of(torch.tensor([1.0, 0.0])))

@@ -43,8 +43,18 @@ def test_a_rule_sees_means_and_nan_for_a_task_without_losses() -> None:
     prepared(rule).resolve(losses=(torch.tensor([6.0, 0.5, 9.0]), torch.tensor([3, 1, 1])))
     assert rule.seen[0] is not None
     torch.testing.assert_close(rule.seen[0], torch.tensor([2.0, 0.5, torch.nan]), equal_nan=True)  # nobody had c
-    rule = Watching()
-    prepared(rule).resolve(losses=(torch.tensor([6.0, 0.0, 0.0]), torch.tensor([3, 0, 0])))
+
+
+def test_a_task_with_a_gradient_and_no_loss_is_named() -> None:
+    """A rule would take it for absent, or for one that has not moved; where nothing of it is learned, it may be."""
+    ortho = prepared(Watching())
+    with pytest.raises(RuleError, match=r"'b' has a gradient in this step, and no loss(?s:.*)`balanced`"):
+        ortho.resolve(losses=(torch.tensor([6.0, 0.0, 0.0]), torch.tensor([3, 0, 0])))
+    sample, rule = models.bert(4, 3), Watching()
+    ortho = OrthoLora(sample.model, ["a", "b", "c"], rule=rule)
+    with ortho.batch(IDS):
+        (models.token_losses(sample.model, sample).sum(1) * (IDS == 0)).sum().backward()  # b has rows, and no targets
+    ortho.resolve(losses=(torch.tensor([6.0, 0.0, 0.0]), torch.tensor([3, 0, 0])))
     assert rule.seen[0] is not None
     torch.testing.assert_close(rule.seen[0], torch.tensor([2.0, torch.nan, torch.nan]), equal_nan=True)
 

@@ -18,13 +18,15 @@ from ortholora.engine.rules.base import factors_of, memory_of, needs_losses
 from ortholora.engine.rules.torchjd import WEIGHTINGS, TorchJD
 from ortholora.errors import UserError
 
-ALL = [*RULES, *(f"torchjd:{name}" for name in WEIGHTINGS)]
+#: What trains where no rule is named (`config.sections.RECOMMENDED_RULE`), with its own arguments.
+DEFAULT = "gradnorm(alpha=2)"
+ALL = [*RULES, DEFAULT, *(f"torchjd:{name}" for name in WEIGHTINGS)]
 
 # Promises beyond the contract: a new rule need not be in them.
 #: Tasks of equal lengths without conflict get exactly the plain sum.
 SUMS = {
     *("sum", "ortho", "balanced", "balanced-ortho", "gradnorm", "famo", "adatask", "balanced-signal", "ortho-sure"),
-    *("gradvac", "plateau", "torchjd:PCGrad", "torchjd:Sum"),
+    *("gradvac", "plateau", DEFAULT, "torchjd:PCGrad", "torchjd:Sum"),
 }
 # Exceptions from the contract: a new rule should not be in them.
 #: Tasks that cannot be told apart do not get equal weights: one is drawn, or one is chosen.
@@ -33,7 +35,7 @@ UNEQUAL = {"torchjd:Random", "torchjd:Krum"}
 SLOW = {"torchjd:FairGrad", "torchjd:GradVac"}
 
 # What a rule says of itself.
-SCALED = [name for name in ALL if getattr(RULES.get(name), "scale_free_per_task", False)]
+SCALED = [name for name in ALL if getattr(RULES.get(name.partition("(")[0]), "scale_free_per_task", False)]
 #: Its update has the length of gradients of log losses, unless there is one task in all.
 OF_LOGS = [name for name in ALL if hasattr(RULES.get(name), "memory_factors")]
 
@@ -162,7 +164,7 @@ def test_the_search_finds_rules_that_draw(name: str) -> None:
 
 def test_the_search_finds_what_rules_say_of_themselves() -> None:
     assert "db-mtl" in OF_LOGS
-    assert {"balanced", "balanced-ortho", "gradnorm", "plateau", "famo", "db-mtl"} <= set(SCALED)
+    assert {"balanced", "balanced-ortho", "gradnorm", DEFAULT, "plateau", "famo", "db-mtl"} <= set(SCALED)
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -12,7 +12,7 @@ from stopping import StopAt, weights
 
 import workspaces
 from ortholora.errors import UserError
-from ortholora.runs.folder import CONFIG_FILE, RUN_FILE, check_claim, claim, data_base, disclaim
+from ortholora.runs.folder import CONFIG_FILE, RUN_FILE, check_claim, claim, data_base, disclaim, load_settings
 from ortholora.runs.progress import Silent
 from ortholora.runs.record import RESULT_FILE
 from ortholora.runs.run import Run
@@ -164,7 +164,11 @@ def test_a_check_writes_nothing_and_a_claim_can_be_taken_back(space: Workspace, 
     check_folder(run, space)
     assert not list(run.folder.iterdir())
     claim(run, space, tmp_path)
-    assert set(json.loads((run.folder / RUN_FILE).read_text(encoding="utf-8"))) == {"fingerprint", "data_base"}
+    assert set(json.loads((run.folder / RUN_FILE).read_text(encoding="utf-8"))) == {
+        "fingerprint",
+        "data_base",
+        "config_lines",
+    }
     assert data_base(run.folder) == tmp_path.resolve()
     disclaim(run.folder)
     assert not run.folder.exists()
@@ -186,3 +190,31 @@ def test_a_file_is_no_folder(space: Workspace, tmp_path: Path) -> None:
     (tmp_path / "run").touch()
     with pytest.raises(UserError, match="is a file"):
         check_folder(Run(ORTHO, TASKS, 0, tmp_path / "run"), space)
+
+
+def test_settings_that_are_cut_off_at_any_line_are_no_shorter_settings(tmp_path: Path) -> None:
+    run = Run(ORTHO, TASKS, 0, tmp_path / "run", out=tmp_path)
+    space = workspaces.workspace()
+    claim(run, space)
+    path = run.folder / CONFIG_FILE
+    text = path.read_text(encoding="utf-8")
+    assert load_settings(run.folder) == run.own_config(space.config)
+    lines, shorter = text.splitlines(keepends=True), []
+    for count in range(len(lines)):
+        path.write_text("".join(lines[:count]), encoding="utf-8")
+        with pytest.raises(UserError) as caught:
+            load_settings(run.folder)
+        if "its end is missing" in caught.value.found:
+            shorter.append("".join(lines[:count]))
+    assert len(shorter) > len(lines) // 4  # so many a reader of YAML alone would have taken
+    path.write_text(text.rstrip("\n")[:-1], encoding="utf-8")
+    with pytest.raises(UserError):
+        load_settings(run.folder)
+    # What somebody has changed inside of a line is no cut, and a run of an earlier version has no count.
+    path.write_text(text.replace("seed:", "seed :"), encoding="utf-8")
+    assert load_settings(run.folder) == run.own_config(space.config)
+    path.write_text(shorter[0], encoding="utf-8")
+    claimed = json.loads((run.folder / RUN_FILE).read_text(encoding="utf-8"))
+    del claimed["config_lines"]
+    (run.folder / RUN_FILE).write_text(json.dumps(claimed), encoding="utf-8")
+    assert load_settings(run.folder) != run.own_config(space.config)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -60,6 +61,18 @@ def heard(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     monkeypatch.setitem(trackers._SESSIONS, "wandb", session)
     monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "wandb", Recorder)
     return words
+
+
+@pytest.mark.parametrize(("rank", "opened"), [(0, ["open", "close"]), (1, [])])
+def test_of_several_processes_the_first_opens_a_run(
+    tmp_path: Path, heard: list[Any], monkeypatch: pytest.MonkeyPatch, rank: int, opened: list[str]
+) -> None:
+    monkeypatch.setattr(trackers, "rank", lambda: rank)
+    arguments: Any = SimpleNamespace(report_to=["wandb"], run_name="mine")
+    with trackers.tracked(Run(ORTHO, TASKS, 0, tmp_path, out=tmp_path), arguments):
+        pass
+    assert [word[0] for word in heard] == opened
+    assert (tmp_path / TRACKERS_FILE).exists() == (rank == 0)
 
 
 def test_a_run_is_one_run_of_the_tracker_with_all_figures(tmp_path: Path, heard: list[Any]) -> None:

@@ -73,6 +73,11 @@ def test_whatever_is_in_a_name_is_text() -> None:
     assert reader.open == []
 
 
+def test_names_of_layers_break_after_their_dots_and_numbers_do_not() -> None:
+    text = render(page("0.attention.q_proj 0.5"))
+    assert text.count('class="left">0.<wbr>attention.<wbr>q_proj 0.5</th>') >= 2  # of a table, and of a heat map
+
+
 def test_no_script_and_nothing_from_elsewhere() -> None:
     text = render(page("a name"))
     assert "<script" not in text

@@ -55,6 +55,13 @@ def test_what_it_cannot_take_is_told_as_such(rule: str, expected: str, found: st
 
 def test_a_near_name_is_suggested() -> None:
     assert "balanced-signal" in told("balanced-signl").todo
+    assert told("gradnrm(alpha=2)").todo == "did you mean `gradnorm`?"
+
+
+def test_a_method_that_is_no_rule() -> None:
+    assert "`sum`" in told("joint").todo
+    for method in ("single", "joint-wide", "merge-ties"):
+        assert "method of `ortholora compare`" in told(method).todo
 
 
 def test_torchjd_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:

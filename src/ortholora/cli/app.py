@@ -54,6 +54,7 @@ from ortholora.cli.options import (
     TasksOption,
     TextColumnsOption,
     TextsArgument,
+    VersionOption,
     YesOption,
     check_words,
     takes_choices,
@@ -72,12 +73,17 @@ from ortholora.cli.where import Where, jobs_for_small_runs
 
 app = typer.Typer(
     name="ortholora",
-    help="Train one LoRA adapter on many tasks, and see what projecting conflicting gradients bought.",
+    help="Train one LoRA adapter on many tasks, see whether they fight, and prove what fixing it bought.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
+
+
+@app.callback()
+def about(version: VersionOption = False) -> None:
+    """What holds for every command."""
 
 
 @command(app)

@@ -45,6 +45,20 @@ NewConfigOption = Annotated[Path, typer.Option("--out", help="The configuration 
 BackboneOption = Annotated[
     str | None, typer.Option("--backbone", metavar="ID", help="Hub id or folder of the encoder or language model.")
 ]
+
+
+def _say_version(asked: bool) -> None:
+    """Say the version, and end."""
+    if asked:
+        from ortholora.version import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+VersionOption = Annotated[
+    bool, typer.Option("--version", is_eager=True, callback=_say_version, help="Say the version, and end.")
+]
 YesOption = Annotated[bool, typer.Option("--yes", help="Ask nothing: take the likeliest answer, and say which.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace files that are there already.")]
 DiagnosisOption = Annotated[

@@ -119,9 +119,9 @@ def words_of(choices: Choices) -> list[str]:
 
 def settings_of(run: Path) -> tuple[Config, Path]:
     """The configuration of a finished run, and the folder that its data files are relative to."""
-    from ortholora.runs.folder import CONFIG_FILE, data_base
+    from ortholora.runs.folder import data_base, load_settings
 
-    return load_config(run / CONFIG_FILE), data_base(run)
+    return load_settings(run), data_base(run)
 
 
 def task_config(run: Path, name: str) -> TaskConfig:

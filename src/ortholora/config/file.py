@@ -118,7 +118,7 @@ def _validate(raw: dict[str, Any], where: str) -> Config:
 
 
 def _read_mapping(path: Path) -> dict[str, Any]:
-    todo = "give a YAML file; examples/own_data.yaml is the smallest example"
+    todo = "give a YAML file; `ortholora init FILES` writes one for your data"
     try:
         raw = parse(read_text(path, _MOST_BYTES))
     except yaml.YAMLError as error:

@@ -6,19 +6,19 @@ value, no integer into a float, and a bad line is known by its number.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ortholora.data.table import DROP, Table
+from ortholora.data.limits import Held, check_columns
+from ortholora.data.lines import Record, csv_records, damaged, header_of, lines_of, quoted_records, ragged, tsv_records
+from ortholora.data.parquet import parquet_batches
+from ortholora.data.table import Table
 from ortholora.errors import UserError, did_you_mean, listing
+from ortholora.text.nesting import DEEPEST, TOO_DEEP, is_too_deep
 
-#: A line's number, from 1 on, and its fields.
-Record = tuple[int, list[str]]
 #: The columns that a reader is asked for, as far as they are there; None: all.
 Wanted = Sequence[str] | None
 
@@ -79,41 +79,19 @@ def read_file(
 
 
 def _read_tsv(path: Path, wanted: Wanted) -> _Columns:
-    return _from_records(path, tsv_records(_decode(path).split("\n")), wanted)
+    return _from_records(path, tsv_records(lines_of(path, "\n")), wanted)
 
 
 def _read_quoted_tsv(path: Path, wanted: Wanted) -> _Columns:
-    return _from_records(path, quoted_records(path, io.StringIO(_decode(path), newline=""), "\t"), wanted)
+    return _from_records(path, quoted_records(path, lines_of(path, ""), "\t"), wanted)
 
 
 def _read_csv(path: Path, wanted: Wanted) -> _Columns:
-    return _from_records(path, quoted_records(path, io.StringIO(_decode(path), newline=""), ","), wanted)
-
-
-def tsv_records(lines: Iterable[str]) -> Iterator[Record]:
-    """The lines of a TSV file that are not empty; they come without their line breaks, or with a carriage return."""
-    stripped = ((number, line.removesuffix("\r")) for number, line in enumerate(lines, 1))
-    return ((number, line.split("\t")) for number, line in stripped if line)
-
-
-def quoted_records(path: Path, lines: Iterable[str], delimiter: str, longest: int = sys.maxsize) -> Iterator[Record]:
-    """The records of a file with quotes; its lines come with their line breaks.
-
-    Raises:
-        UserError: A quote is not closed, or a field has more than `longest` characters.
-    """
-    csv.field_size_limit(longest)  # a text may be longer than Python's 131,072
-    reader = csv.reader(iter(lines), delimiter=delimiter, strict=True)
-    try:
-        for record in reader:
-            if record:
-                yield reader.line_num, record
-    except csv.Error as error:
-        raise damaged(path, "quotes that open and close", f"line {reader.line_num}: {error}") from None
+    return _from_records(path, csv_records(path, lines_of(path, "")), wanted)
 
 
 def _from_records(path: Path, records: Iterator[Record], wanted: Wanted) -> _Columns:
-    names = header_of(path, records)
+    names, held = header_of(path, records), Held(path)
     places = {name: names.index(name) for name in _chosen(wanted, names)}
     columns: dict[str, list[object]] = {name: [] for name in places}
     rows: list[int] = []
@@ -121,77 +99,68 @@ def _from_records(path: Path, records: Iterator[Record], wanted: Wanted) -> _Col
     for index, (line, record) in enumerate(records):
         if len(record) != len(names):
             bad.append((index, *ragged(names, record, line)))
+            held.add(bad[-1])
             continue
         rows.append(index)
-        for name, place in places.items():
-            columns[name].append(record[place])
+        kept = [record[place] for place in places.values()]
+        held.add(kept)
+        for column, value in zip(columns.values(), kept, strict=True):
+            column.append(value)
     return _Columns(tuple(names), columns, rows, bad)
-
-
-def header_of(path: Path, records: Iterator[Record]) -> list[str]:
-    """Take the column names off the records of a file.
-
-    Raises:
-        UserError: There are none, or one twice.
-    """
-    header = next(records, None)
-    if header is None:
-        raise UserError(f"{path}: empty file", expected="a line of column names", found="nothing", todo="fill it")
-    names = header[1]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise damaged(path, "column names that differ", f"{listing(twice)} more than once in line {header[0]}")
-    return names
-
-
-def ragged(names: Sequence[str], record: Sequence[str], line: int) -> tuple[str, str]:
-    """What was expected of a line with another number of fields than the first, and what it has."""
-    return f"{len(names)} fields in every line, as in the first", f"{len(record)} in line {line}"
 
 
 def _read_jsonl(path: Path, wanted: Wanted) -> _Columns:
     found: dict[str, None] = {}
-    records: list[dict[str, object]] = []
+    columns: dict[str, list[object]] = {} if wanted is None else {name: [] for name in wanted}
     rows: list[int] = []
     bad: list[tuple[int, str, str]] = []
-    # Not splitlines(): a JSON text may hold U+2028 and its like as they are.
-    for number, line in enumerate(_decode(path).split("\n"), 1):
+    held = Held(path)
+    # Lines end with "\n" alone: a JSON text may hold U+2028 and its like as they are.
+    for number, line in enumerate(lines_of(path, "\n"), 1):
         if not line.strip():
             continue
         record = json_object(line)
         if isinstance(record, str):
             bad.append((len(rows) + len(bad), "one JSON object a line", f"line {number}: {record}"))
+            held.add(bad[-1])
             continue
+        if not record.keys() <= found.keys():
+            found.update(dict.fromkeys(record))
+            check_columns(path, len(found))
+        for name in () if wanted is not None else record.keys() - columns.keys():
+            columns[name] = [None] * len(rows)
+            held.add_bytes(Held.VALUE * len(rows), 0)
         rows.append(len(rows) + len(bad))
-        found.update(dict.fromkeys(record))
-        records.append(record)
-    if not records and not bad:
+        held.add([record.get(name) for name in columns], len(line))
+        for name, column in columns.items():
+            column.append(record.get(name))
+    if not rows and not bad:
         raise UserError(f"{path}: empty file", expected="one JSON object a line", found="nothing", todo="fill it")
-    columns = {name: [record.get(name) for record in records] for name in _chosen(wanted, list(found))}
-    return _Columns(tuple(found), columns, rows, bad)
+    return _Columns(tuple(found), {name: columns[name] for name in _chosen(wanted, list(found))}, rows, bad)
 
 
 def json_object(line: str) -> dict[str, object] | str:
     """The object in a line; or what is wrong with it."""
     try:
         record = json.loads(line)
-    except (ValueError, RecursionError) as error:  # also a number of thousands of digits, and thousands of brackets
-        return "nested too deeply" if isinstance(error, RecursionError) else getattr(error, "msg", None) or str(error)
+    except RecursionError:  # thousands of brackets
+        return TOO_DEEP
+    except ValueError as error:  # also a number of thousands of digits
+        return getattr(error, "msg", None) or str(error)
+    if line.count("[") + line.count("{") > DEEPEST and is_too_deep(record):
+        return TOO_DEEP
     return record if isinstance(record, dict) else f"a {type(record).__name__}"
 
 
 def _read_parquet(path: Path, wanted: Wanted) -> _Columns:
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as file:
-            found = tuple(file.schema_arrow.names)
-            table = file.read(columns=_chosen(wanted, found))
-            columns = {name: table.column(name).to_pylist() for name in table.column_names}
-    except Exception as error:  # of pyarrow, or of what it makes of damaged values: texts that are not UTF-8
-        found_instead = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-        raise damaged(path, "a whole Parquet file, with texts in UTF-8", found_instead) from None
-    return _Columns(found, columns)
+    columns: dict[str, list[object]] = {}
+    held = Held(path)
+    found, batches = parquet_batches(path, lambda names: _chosen(wanted, names))
+    for batch in batches:
+        held.add_bytes(batch.bytes, batch.rows)
+        for name, values in batch.columns.items():
+            columns.setdefault(name, []).extend(values)
+    return _Columns(found, columns or {name: [] for name in _chosen(wanted, found)})
 
 
 def _chosen(wanted: Wanted, found: Sequence[str]) -> list[str]:
@@ -213,7 +182,7 @@ def check_path(path: Path) -> str:
             f"{path}: unknown format",
             expected=f"a file that ends in {listing(READERS)}",
             found=f"`{path.suffix}`" if path.suffix else "no ending",
-            todo="convert the file, or rename it if it is one of these",
+            todo=_TODO.get(ending, "convert the file, or rename it if it is one of these"),
         )
     if not path.is_file():
         raise _special(path) if path.exists() and not path.is_dir() else _missing(path, tuple(READERS))
@@ -237,33 +206,12 @@ READERS: dict[str, Callable[[Path, Wanted], _Columns]] = {
 }
 
 
-def _decode(path: Path) -> str:
-    data = path.read_bytes().removeprefix(b"\xef\xbb\xbf")  # a byte-order mark, as Excel writes it
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise not_utf8(path, f"byte {data[error.start]:#04x} in line {line}") from None
-
-
-def not_utf8(path: Path, found: str) -> UserError:
-    """The message about a file in another encoding."""
-    return UserError(
-        f"{path}: not UTF-8",
-        expected="text in UTF-8",
-        found=found,
-        todo=f"convert it: iconv -f latin1 -t utf-8 {path.name} > utf8-{path.name}",
-    )
-
-
-def damaged(path: Path, expected: str, found: str, line: bool = False) -> UserError:
-    """The message about a file that is not what its name says; `line`: one line of it, which could be left out."""
-    todo = "correct the file"
-    if path.suffix.lower() == ".tsv":
-        todo = "correct the line (a tab inside a text?), or set `tsv_quotes` if the file quotes its texts"
-    if line:
-        todo += f"; {DROP}"
-    return UserError(f"{path}: cannot be read", expected=expected, found=found, todo=todo)
+#: What to do about files of other endings.
+_TODO = {
+    **dict.fromkeys((".gz", ".zst", ".bz2", ".xz", ".zip"), "unpack it first: compressed files are not read"),
+    ".json": "write one object a line into a .jsonl file: jq -c '.[]' FILE > NEW.jsonl",
+    ".xlsx": "save the sheet as CSV in UTF-8",
+}
 
 
 def _special(path: Path) -> UserError:
@@ -278,6 +226,13 @@ def _special(path: Path) -> UserError:
 
 def _missing(path: Path, endings: tuple[str, ...]) -> UserError:
     """Return the error for a missing file, with the data files that are in the nearest folder that exists."""
+    if path.is_symlink():
+        return UserError(
+            f"{path}: a link to nowhere",
+            expected="a data file",
+            found=f"a symbolic link to {os.readlink(path)}, which cannot be reached",
+            todo="make that file, or correct the link",
+        )
     folder = next(parent for parent in path.parents if parent.is_dir())
     # Two levels only: the nearest existing folder may be the home folder.
     files = [file for pattern in ("*", "*/*") for file in folder.glob(pattern) if file.suffix.lower() in endings]

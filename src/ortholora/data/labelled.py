@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 from ortholora.config.tasks.union import TaskConfig
 from ortholora.data.bad_rows import check_share, without_bad_rows
-from ortholora.data.files import damaged
 from ortholora.data.forms import FORMS
 from ortholora.data.labels import are_hidden
+from ortholora.data.lines import damaged
 from ortholora.data.stream import StreamedRow, stream_rows
 from ortholora.data.table import Table
 from ortholora.data.task import Split

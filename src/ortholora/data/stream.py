@@ -6,24 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ortholora.data.files import (
-    Record,
-    check_path,
-    damaged,
-    header_of,
-    json_object,
-    not_utf8,
-    quoted_records,
-    ragged,
-    tsv_records,
-)
+from ortholora.data.files import check_path, json_object
+from ortholora.data.lines import Record, csv_records, header_of, lines_of, quoted_records, ragged, tsv_records
+from ortholora.data.parquet import parquet_batches
 from ortholora.errors import UserError, did_you_mean, listing
-
-#: Most characters of a line, and of a field: a file without line breaks, or a quote that is never closed, must not come
-#: into memory as one.
-_LONGEST = 100_000_000
-#: Rows of a Parquet file that are decoded at a time.
-_DECODED = 64
 
 
 @dataclass(frozen=True)
@@ -63,27 +49,12 @@ def stream_rows(
         yield from _json_rows(path, (*needed, *also))
     elif ending == ".parquet":
         yield from _parquet_rows(path, needed, also)
-    elif ending == ".csv" or tsv_quotes:
-        records = quoted_records(path, _lines(path, ""), "," if ending == ".csv" else "\t", _LONGEST)
-        yield from _fields(path, records, needed, also)
+    elif ending == ".csv":
+        yield from _fields(path, csv_records(path, lines_of(path, "")), needed, also)
+    elif tsv_quotes:
+        yield from _fields(path, quoted_records(path, lines_of(path, ""), "\t"), needed, also)
     else:
-        lines = (line.removesuffix("\n") for line in _lines(path, "\n"))
-        yield from _fields(path, tsv_records(lines), needed, also)
-
-
-def _lines(path: Path, newline: str) -> Iterator[str]:
-    """The lines with their line breaks; `newline` as `open` takes it."""
-    number = 0
-    with path.open(encoding="utf-8-sig", newline=newline) as file:
-        try:
-            while line := file.readline(_LONGEST):
-                number += 1
-                if len(line) == _LONGEST:
-                    raise damaged(path, f"lines of less than {_LONGEST:,} characters", f"a longer one, line {number}")
-                yield line
-        except UnicodeDecodeError as error:
-            found = f"byte {error.object[error.start]:#04x} after line {number}"
-            raise not_utf8(path, found) from None
+        yield from _fields(path, tsv_records(lines_of(path, "\n")), needed, also)
 
 
 def _fields(path: Path, records: Iterator[Record], needed: Sequence[str], also: Sequence[str]) -> Iterator[StreamedRow]:
@@ -100,7 +71,7 @@ def _fields(path: Path, records: Iterator[Record], needed: Sequence[str], also: 
 
 def _json_rows(path: Path, wanted: Sequence[str]) -> Iterator[StreamedRow]:
     number = 0
-    for line in _lines(path, "\n"):
+    for line in lines_of(path, "\n"):
         if not line.strip():
             continue
         number += 1
@@ -112,23 +83,15 @@ def _json_rows(path: Path, wanted: Sequence[str]) -> Iterator[StreamedRow]:
 
 
 def _parquet_rows(path: Path, needed: Sequence[str], also: Sequence[str]) -> Iterator[StreamedRow]:
-    import pyarrow.parquet as pq
+    def chosen(names: Sequence[str]) -> list[str]:
+        _check_columns(path, names, needed)
+        return [name for name in (*needed, *also) if name in names]
 
     number = 0
-    try:
-        with pq.ParquetFile(path) as file:
-            names = file.schema_arrow.names
-            _check_columns(path, names, needed)
-            wanted = [name for name in (*needed, *also) if name in names]
-            for batch in file.iter_batches(batch_size=_DECODED, columns=wanted):
-                for values in batch.to_pylist():
-                    number += 1
-                    yield StreamedRow(number, values)
-    except UserError:
-        raise
-    except Exception as error:  # of pyarrow, or of what it makes of damaged values
-        found = f"{type(error).__name__}: {str(error).partition(chr(10))[0]} after row {number}"
-        raise damaged(path, "a whole Parquet file, with texts in UTF-8", found) from None
+    for batch in parquet_batches(path, chosen)[1]:
+        for values in zip(*batch.columns.values(), strict=True):
+            number += 1
+            yield StreamedRow(number, dict(zip(batch.columns, values, strict=True)))
 
 
 def _check_columns(path: Path, names: Sequence[str], needed: Sequence[str]) -> None:

@@ -62,6 +62,33 @@ def mean_losses(losses: LossSums, tasks: Sequence[str], present: Tensor, device:
     return torch.where(there, means, torch.nan)
 
 
+def check_none_missing(losses: Tensor | None, gram: Tensor, tasks: Sequence[str]) -> None:
+    """Check that every task with a gradient has a loss: a rule would take it for one that has not moved, or for absent.
+
+    Args:
+        losses: What `mean_losses` gave; None for a rule that does not look at them.
+        gram: `[N, S, S]`; the first T of S are the tasks' gradients of this step.
+        tasks: Names of the T tasks.
+
+    Raises:
+        RuleError: A task has none; names it.
+    """
+    if losses is None:
+        return
+    without = losses.isnan().nonzero().flatten().tolist()
+    # Where all tasks have losses, which is the rule, nothing waits for an accelerator here.
+    moved = (gram.diagonal(dim1=1, dim2=2).amax(0) > 0).cpu() if without else None
+    for task in without:
+        if moved is not None and bool(moved[task]):
+            raise RuleError(
+                f"Task {tasks[task]!r} has a gradient in this step, and no loss",
+                expected="a loss for every task that has rows: the rule weighs tasks by their losses",
+                found="a count of 0, over all ranks",
+                todo="add the losses of all tasks (`TaskLosses.add`, or `resolve(losses=(sums, counts))`), or take a "
+                "rule that does not look at them (`balanced`)",
+            )
+
+
 def refused(task: str, loss: float, expected: str, todo: str) -> RuleError:
     """The error for a loss that a rule cannot take."""
     return RuleError(

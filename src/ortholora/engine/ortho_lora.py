@@ -20,7 +20,7 @@ from ortholora.engine.gram import Block, Blocks, unit_trace
 from ortholora.engine.grouping import Grouping, TaskIds
 from ortholora.engine.halves import Halves, wants_halves, whole
 from ortholora.engine.layers import Matrix
-from ortholora.engine.losses import LossSums, check_losses, mean_losses
+from ortholora.engine.losses import LossSums, check_losses, check_none_missing, mean_losses
 from ortholora.engine.memory import RunningMeans
 from ortholora.engine.precondition import preconditioned, preconditioner_of
 from ortholora.engine.rescale import SafeGram
@@ -61,7 +61,8 @@ class OrthoLora:
     Args:
         model: A PEFT model (or any module that contains one) with trainable LoRA matrices.
         tasks: Names of the T tasks, in the order of the task ids.
-        rule: `"ortho"` (the paper), `"sum"` (joint training), `"module:attribute"`, or a rule of your own.
+        rule: A name of docs/rules.md (`"ortho"`, the paper, `"sum"`, joint training, `"gradnorm(alpha=2)"`, …),
+            `"torchjd:NAME"`, `"module:attribute"`, or a rule of your own: a function or an object as `Rule` says.
         block: What conflict is judged on: `"matrix"` (the paper), `"layer"` or `"all"`.
         seed: Seed of the rule's generator (visit orders).
         weights: The weight with which each task enters the loss; default: all the same. Only rules that
@@ -168,7 +169,7 @@ class OrthoLora:
         Raises:
             CaptureError: Nothing was captured, or a trainable LoRA matrix received a gradient that the
                 capture did not see.
-            RuleError: The rule needs losses and got none, or got one that it cannot take.
+            RuleError: The rule needs losses and got none, or not those of a task with rows, or one it cannot take.
         """
         asked = check_losses(self.rule, losses, len(self.tasks)) if needs_losses(self.rule) else None
         # Outside of any autocast block of the caller: it would take the Gram in half precision.
@@ -184,6 +185,7 @@ class OrthoLora:
         context = RuleContext(self.tasks, present, self._step, self._generator, means, units)
         reduced = self._reduce(context, checked)
         gram = self._gram.take(reduced, checked)
+        check_none_missing(means, gram, self.tasks)
         weights, combination = self._decide(gram, context, checked)
         if self._halves is not None:
             gram = whole(gram)

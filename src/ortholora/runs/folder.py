@@ -11,7 +11,7 @@ from pydantic import Field, TypeAdapter
 
 from ortholora.config.file import dump_config, load_config
 from ortholora.config.schema import Config
-from ortholora.config.stored import Stored, read_stored
+from ortholora.config.stored import Stored, damaged, read_stored
 from ortholora.errors import LostFolderError, UserError
 from ortholora.files import write_json, write_text
 from ortholora.runs.alike import check_alike
@@ -38,11 +38,13 @@ class RunFile(Stored):
         fingerprint: Hash of all that decides the run's outcome.
         data_base: The folder that the run's data files are relative to.
         jobs: The most runs that shared the machine, over all the sittings it takes to finish.
+        config_lines: Lines of `config.yaml`; None in a run of an earlier version.
     """
 
     fingerprint: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     data_base: Annotated[str, Field(pattern=r"^[^\x00]+$")] | None = None
     jobs: Annotated[int, Field(gt=0)] = 1
+    config_lines: Annotated[int, Field(gt=0)] | None = None
 
 
 def check_claim(run: Run, workspace: Workspace) -> str:
@@ -93,11 +95,13 @@ def claim(run: Run, workspace: Workspace, base: Path | None = None, jobs: int = 
     mark = check_claim(run, workspace)
     before = _read(run.folder, needed=False)
     jobs = max(jobs, before.jobs if before else 1)
+    settings = dump_config(run.own_config(workspace.config))
     content: dict[str, Any] = {"fingerprint": mark, "data_base": str(base.resolve()) if base else None}
+    content["config_lines"] = settings.count("\n")
     if jobs > 1:
         content["jobs"] = jobs
     run.folder.mkdir(parents=True, exist_ok=True)
-    write_text(run.folder / CONFIG_FILE, dump_config(run.own_config(workspace.config)))
+    write_text(run.folder / CONFIG_FILE, settings)
     _list_dropped(run, workspace)
     write_json(run.folder / RUN_FILE, content)
     return jobs
@@ -177,6 +181,28 @@ def data_base(folder: Path) -> Path:
     """
     found = _read(folder, needed=True)
     return Path(found.data_base) if found and found.data_base else folder
+
+
+def load_settings(folder: Path) -> Config:
+    """The configuration of a run.
+
+    A part of a YAML file is YAML: cut off at the end of a line it would be read as other settings. So its lines are
+    counted. A path that somebody has changed in it changes none of them.
+
+    Raises:
+        UserError: `config.yaml` is missing, damaged, or not whole; or `run.json` is damaged.
+    """
+    config, claimed = load_config(folder / CONFIG_FILE), _read(folder, needed=True)
+    wanted = None if claimed is None else claimed.config_lines
+    lines = (folder / CONFIG_FILE).read_bytes().count(b"\n")
+    if wanted is not None and lines < wanted:
+        raise damaged(
+            folder / CONFIG_FILE,
+            f"the settings of the run in {wanted} lines, as {RUN_FILE} says",
+            f"{lines} line breaks: its end is missing",
+            f"restore the file; or remove `config_lines` from {RUN_FILE}, if you have shortened it on purpose",
+        )
+    return config
 
 
 def _read(folder: Path, needed: bool) -> RunFile | None:

@@ -87,8 +87,17 @@ def check_rule(rule: str) -> None:
             expected=f"one of {listing(RULES)}, `torchjd:NAME`, or `module:attribute` of a module on PYTHONPATH or in "
             "this folder",
             found=found,
-            todo=did_you_mean(rule, RULES, "correct `rule` or `study.methods` in the configuration, or the module"),
+            todo=_advice(rule.partition("(")[0]),
         ) from error
+
+
+def _advice(name: str) -> str:
+    """What to do about a name that is no rule's."""
+    if name == JOINT:
+        return "take `sum`, which is joint training"
+    if name in (SINGLE, JOINT_WIDE, *MERGES):
+        return f"take a rule: `{name}` is a method of `ortholora compare`, and is named in `study.methods` alone"
+    return did_you_mean(name, RULES, "correct `rule` or `study.methods` in the configuration, or the module")
 
 
 def idle_keys(keys: Iterable[str]) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ortholora.errors import listing
+from ortholora.text.nesting import TOO_DEEP, is_too_deep
 from ortholora.text.utf8 import is_text
 
 #: A `role`, a `content`, and what else the chat template reads.
@@ -15,6 +16,8 @@ Message = Mapping[str, Any]
 
 def message_problem(message: Any) -> str | None:
     """What is wrong with a message; None of a good one. Who calls tools need not say anything besides."""
+    if is_too_deep(message):
+        return TOO_DEEP
     if isinstance(message, dict) and not is_text(json.dumps(message, ensure_ascii=False, default=str)):
         return "half of a character"
     calls = message.get("tool_calls") if isinstance(message, dict) else None
@@ -51,6 +54,8 @@ def tools_problem(tools: Any) -> str | None:
         tools = json.loads(tools) if isinstance(tools, str) and tools.strip() else tools or []
     except (ValueError, RecursionError):
         return "tools that are no JSON"
+    if is_too_deep(tools):
+        return f"tools {TOO_DEEP}"
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
         return "tools that are no list of schemas"
     return None if is_text(json.dumps(tools, ensure_ascii=False, default=str)) else "half of a character in the tools"

@@ -107,7 +107,8 @@ class Task(Strict):
         "error",
         description="What to do with rows that cannot be used: another number of fields than the first line, no JSON, "
         "an empty text or label, no number, no chat. `error` refuses the data. `drop` leaves them out, counts them, "
-        "and lists them in `dropped_rows.json` of every run.",
+        "and lists them in `dropped_rows.json` of every run. A chat that the backbone's template refuses is none of "
+        "them: it is refused.",
     )
     max_bad_rows: float = Field(
         0.05, gt=0, lt=1, description="Share of a file's rows that `bad_rows: drop` may leave out; more are refused."

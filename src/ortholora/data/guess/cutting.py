@@ -1,7 +1,7 @@
-"""Dev rows cut off the training rows, for tasks that have none of their own.
+"""The parts of a file that holds several; and dev rows cut off training rows, for tasks that have none of their own.
 
-Which rows go is decided by the SHA-256 of their texts: the same file gives the same rows on every machine, and rows
-with equal texts stay together, so that no dev row was trained on.
+Which rows are cut off is decided by the SHA-256 of their texts: the same file gives the same rows on every machine,
+and rows with equal texts stay together, so that no dev row was trained on.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 
+from ortholora.data.guess.sources import PART_OF
 from ortholora.data.table import Table
 from ortholora.errors import UserError
 
@@ -18,6 +19,8 @@ from ortholora.errors import UserError
 SHARE, MOST = 0.1, 1000
 #: Fewer dev rows than these say nothing.
 LEAST = 10
+#: Names of columns that say which part a row belongs to.
+_PART_COLUMNS = {"split", "part", "partition", "subset", "set", "fold"}
 
 
 def cut_dev_rows(table: Table, text: Sequence[str]) -> tuple[list[int], list[int]]:
@@ -36,7 +39,9 @@ def cut_dev_rows(table: Table, text: Sequence[str]) -> tuple[list[int], list[int
     count = len(table.columns[text[0]])
     by_text: dict[str, list[int]] = defaultdict(list)
     for row in range(count):
-        by_text[_digest([table.columns[column][row] for column in text])].append(row)
+        texts = [table.columns[column][row] for column in text]
+        if all(value is not None and str(value).strip() for value in texts):  # the others are no rows to evaluate on
+            by_text[_digest([_asked(text) for text in texts])].append(row)
     wanted, dev = min(MOST, round(SHARE * count)), set[int]()
     for digest in sorted(by_text):
         if len(dev) >= wanted:
@@ -52,6 +57,24 @@ def cut_dev_rows(table: Table, text: Sequence[str]) -> tuple[list[int], list[int
     return [row for row in range(count) if row not in dev], sorted(dev)
 
 
+def parts_inside(table: Table) -> tuple[str, dict[str, list[int]]] | None:
+    """The parts of a table that has a column which says of each row whether it is for training, dev or test.
+
+    Returns:
+        The column, and the indices of the rows of each part; None where there is no such column, or it is of no use: a
+        value that names no part, nothing to train on, or nothing else.
+    """
+    for column in table.found:
+        if column.lower() not in _PART_COLUMNS:
+            continue
+        rows: dict[str, list[int]] = defaultdict(list)
+        for row, value in enumerate(table.columns[column]):
+            rows[PART_OF.get(str(value).strip().lower(), "")].append(row)
+        if "" not in rows and "train" in rows and len(rows) > 1:
+            return column, dict(rows)
+    return None
+
+
 def lines_of(table: Table, rows: Sequence[int]) -> str:
     """Rows of a table as JSON lines, with all of its columns."""
     columns = table.columns
@@ -59,6 +82,14 @@ def lines_of(table: Table, rows: Sequence[int]) -> str:
         json.dumps({name: columns[name][row] for name in table.found}, ensure_ascii=False, default=str) + "\n"
         for row in rows
     )
+
+
+def _asked(value: object) -> object:
+    """What a row asks: of a chat, the messages before the last answer."""
+    answered = (
+        isinstance(value, list) and value and isinstance(value[-1], dict) and value[-1].get("role") == "assistant"
+    )
+    return value[:-1] if answered else value  # type: ignore[index]
 
 
 def _digest(texts: Sequence[object]) -> str:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ortholora.config.tasks.union import KINDS
 from ortholora.data.files import read_file
-from ortholora.data.guess.cutting import cut_dev_rows, lines_of
-from ortholora.data.guess.shapes import Shape, shape_of, values_of
-from ortholora.data.guess.sources import Source, sources_of
+from ortholora.data.guess.cutting import cut_dev_rows, lines_of, parts_inside
+from ortholora.data.guess.shapes import PAIRED, Shape, shape_of, values_of
+from ortholora.data.guess.sources import PARTS, Source, sources_of
+from ortholora.data.labels import is_number
+from ortholora.data.lines import damaged
 from ortholora.data.table import Table
 from ortholora.errors import UserError
 
@@ -101,11 +103,28 @@ def _draft(source: Source, folder: Path, ask: Ask) -> Draft:
     draft = Draft(source.name, shape, dict(source.files), table, tsv_quotes=quotes)
     _settle(draft, ask)
     draft.notes += [f"{path} is not used: the task has such a file already" for path in source.unused]
+    draft.notes += _left_out(draft)
     if "test" in draft.files and not _has_labels(draft):
         draft.notes.append(f"{draft.files.pop('test')} has no labels, and is not used")
+    if set(draft.files) == {"train"}:
+        _divide(draft, folder, ask)
     if "dev" not in draft.files:
         _cut(draft, folder, ask)
     return draft
+
+
+def _left_out(draft: Draft) -> list[str]:
+    """What a prompt lacks that rows as Alpaca has them say in a second column."""
+    names = [
+        name for name in draft.table.found if name.lower() in ("input", "context") and name not in draft.shape.text
+    ]
+    filled = {name: len(values_of(draft.table, name)) for name in names if draft.shape.kind == "completion"}
+    return [
+        f"Column `{name}` is no part of the prompt, and {count:,} rows have a text there. If the answers need it, join "
+        f"it with `{draft.shape.text[0]}` in the file"
+        for name, count in filled.items()
+        if count
+    ]
 
 
 def _read(path: Path) -> tuple[Table, bool]:
@@ -137,10 +156,11 @@ def _settle(draft: Draft, ask: Ask) -> None:
             "label": shape.label,
             "messages": shape.label,
             "split_by": shape.split_by or "no",
-            "text": " ".join(shape.text),
+            "text": PAIRED.join(shape.text),
         }[key]
         choices = (guess, *(other for other in others if other != guess))
-        answer = ask(Question(name, key, _WORDS[key].format(guess), guess, choices))
+        words = _about_numbers(draft) if key == "kind" and "regression" in choices else _WORDS[key].format(guess)
+        answer = ask(Question(name, key, words, guess, choices))
         if answer == guess:
             continue
         if key == "split_by":
@@ -148,7 +168,7 @@ def _settle(draft: Draft, ask: Ask) -> None:
         elif key == "kind":
             shape.kind = answer  # type: ignore[assignment]
         elif key == "text":
-            shape.text = (answer,)
+            shape.text = (answer,) if answer in draft.table.found else tuple(answer.split(PAIRED))
         elif key == "label":
             shape.label = answer
             shape.text = tuple(column for column in shape.text if column != answer) or shape.text
@@ -165,6 +185,15 @@ _WORDS = {
 }
 
 
+def _about_numbers(draft: Draft) -> str:
+    """The question whether whole numbers are a scale."""
+    numbers = {float(value) for value in values_of(draft.table, draft.shape.label) if is_number(value)}
+    return (
+        f"Column `{draft.shape.label}` has {len(numbers)} whole numbers from {min(numbers):g} to {max(numbers):g}. Are "
+        "they a scale (regression), or names of classes (classification)?"
+    )
+
+
 def _has_labels(draft: Draft) -> bool:
     label, quotes = draft.shape.label, draft.tsv_quotes
     table = read_whole(draft.files["test"], quotes)
@@ -174,10 +203,37 @@ def _has_labels(draft: Draft) -> bool:
     return len(values) == len(table.columns[label]) and bool(set(values) - {"-1", "?"})
 
 
+def _divide(draft: Draft, folder: Path, ask: Ask) -> None:
+    """Make files of the parts of a file, where a column says which part each row is."""
+    found = parts_inside(draft.table)
+    if found is None:
+        return
+    column, rows = found
+    shown = ", ".join(f"{len(rows[part]):,} {part}" for part in PARTS if part in rows)
+    words = f"Column `{column}` says which part a row belongs to ({shown}). Write these parts into new files?"
+    if ask(Question(draft.name, "split", words, "yes", ("yes", "no"))) == "no":
+        return
+    _leave_out_unread(draft, ask)
+    for part, chosen in rows.items():
+        if part != "train":
+            _write_part(draft, folder, part, chosen)
+    if "dev" in rows:
+        _write_part(draft, folder, "train", rows["train"])
+    columns = {name: [values[row] for row in rows["train"]] for name, values in draft.table.columns.items()}
+    draft.table = replace(draft.table, columns=columns)
+
+
+def _write_part(draft: Draft, folder: Path, part: str, rows: Sequence[int]) -> None:
+    draft.files[part] = folder / f"{draft.name}-{part}.jsonl"
+    draft.new[draft.files[part]] = lines_of(draft.table, rows)
+    draft.tsv_quotes = False
+
+
 def _cut(draft: Draft, folder: Path, ask: Ask) -> None:
     """Cut dev rows off the training rows, into two new files."""
+    _leave_out_unread(draft, ask)
     train, dev = cut_dev_rows(draft.table, draft.shape.text)
-    words = f"It has no file of dev rows. Cut {len(dev):,} of {len(train) + len(dev):,} rows off, into new files?"
+    words = f"There are no dev rows. Cut {len(dev):,} of {len(train) + len(dev):,} rows off, into new files?"
     if ask(Question(draft.name, "dev", words, "yes", ("yes", "no"))) == "no":
         raise UserError(
             f"task `{draft.name}`: no dev rows",
@@ -186,9 +242,19 @@ def _cut(draft: Draft, folder: Path, ask: Ask) -> None:
             todo="give one, for example with `dev` in its name",
         )
     for part, rows in (("train", train), ("dev", dev)):
-        draft.files[part] = folder / f"{draft.name}-{part}.jsonl"
-        draft.new[draft.files[part]] = lines_of(draft.table, rows)
-    draft.tsv_quotes = False
+        _write_part(draft, folder, part, rows)
+
+
+def _leave_out_unread(draft: Draft, ask: Ask) -> None:
+    """Ask whether lines that cannot be read may stay out of the new files, where nobody would miss them."""
+    unread = draft.table.dropped
+    if not unread:
+        return
+    path, (_, first) = draft.files["train"], unread[0]
+    words = f"{path}: {len(unread):,} of its lines cannot be read (the first is {first}). Leave such lines out?"
+    if ask(Question(draft.name, "bad_rows", words, "yes", ("yes", "no"))) == "no":
+        raise damaged(path, "lines that can be read", first)
+    draft.table = replace(draft.table, dropped=())
 
 
 def task_keys(draft: Draft, folder: Path) -> dict[str, Any]:

@@ -102,7 +102,7 @@ def _check_free(path: Path) -> None:
 def _proposed(draft: Draft, ask: Ask) -> str:
     package, hub = _BACKBONES[draft.learner]
     guess = f"package:{package}" if find_spec(package) is not None else hub
-    return ask(Question("", "backbone", f"Which backbone ({draft.learner})? A hub id or a folder", guess, ()))
+    return ask(Question("", "backbone", f"Which backbone ({draft.learner}: a hub id or a folder)?", guess, ()))
 
 
 def _tried(drafts: list[Draft], backbone: str, out: Path, ask: Ask) -> tuple[str, list[TaskData]]:
@@ -115,8 +115,8 @@ def _tried(drafts: list[Draft], backbone: str, out: Path, ask: Ask) -> tuple[str
         except UserError as error:
             if DROP not in error.todo:
                 raise
-            words = f"Some rows cannot be used ({error.found}). Leave such rows out?"
-            if ask(Question(draft.name, "bad_rows", words, "drop", ("drop", "error"))) == "error":
+            words = f"{error.what}: {error.found}. Leave such rows out?"
+            if ask(Question(draft.name, "bad_rows", words, "yes", ("yes", "no"))) == "no":
                 raise
             dropping.add(draft.name)
             found = _read(draft, backbone, out, dropping)

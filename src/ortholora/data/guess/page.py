@@ -15,6 +15,7 @@ from ortholora.config.schema import Config
 from ortholora.config.sections import RECOMMENDED_RULE
 from ortholora.data.guess.draft import Draft, task_keys
 from ortholora.data.guess.shapes import values_of
+from ortholora.data.labels import is_number
 
 #: How many letters make a token: an estimate for languages in Latin letters, on the safe side.
 _LETTERS_A_TOKEN = 4
@@ -92,12 +93,19 @@ def _about_labels(draft: Draft) -> dict[str, str]:
         return {"completion": "it follows the prompt as it is: mind the space between them"}
     values = values_of(draft.table, shape.label)
     if shape.kind == "regression":
-        numbers = [float(value) for value in values]
-        return {"label": f"numbers from {min(numbers):g} to {max(numbers):g}"}
+        numbers = [float(value) for value in values if is_number(value)]
+        what = f"numbers from {min(numbers):g} to {max(numbers):g}"
+        if all(number.is_integer() for number in numbers):
+            return {
+                "kind": "a scale: 4 is nearer to 5 than 1 is. `classification` makes each number a class of its own",
+                "label": f"{what}, whole ones",
+            }
+        return {"label": what}
     counts = Counter(values)
+    scale = "; `kind: regression` makes a scale of them" if len(counts) > 2 and all(map(is_number, counts)) else ""
     shown = ", ".join(f"{label} ({count / len(values):.0%})" for label, count in sorted(counts.items())[:6])
     more = f" and {len(counts) - 6} more" if len(counts) > 6 else ""
-    return {"label": f"{len(counts)} classes: {shown}{more}"}
+    return {"label": f"{len(counts)} classes: {shown}{more}{scale}"}
 
 
 def _closed_set(draft: Draft) -> list[str]:
@@ -141,7 +149,8 @@ def _most_letters(drafts: Sequence[Draft]) -> int:
     """The letters that 19 of 20 rows do not exceed, in the task with the longest rows."""
     found = []
     for draft in drafts:
-        wanted = [*draft.shape.text, *([draft.shape.label] if draft.shape.kind == "completion" else [])]
+        also = {"completion": draft.shape.label, "chat": "tools"}.get(draft.shape.kind, "")
+        wanted = [*draft.shape.text, *([also] if also in draft.table.columns else [])]
         columns = [draft.table.columns[name] for name in wanted]
         sizes = sorted(sum(_size(value) for value in row) for row in zip(*columns, strict=True))
         found.append(sizes[math.ceil(0.95 * len(sizes)) - 1])
@@ -149,9 +158,8 @@ def _most_letters(drafts: Sequence[Draft]) -> int:
 
 
 def _size(value: object) -> int:
-    if isinstance(value, list):
-        return sum(len(str(message.get("content", ""))) for message in value if isinstance(message, dict))
-    return len(str(value))
+    """Letters of a value; of messages and tools those of everything in them, which is about what a template writes."""
+    return len(json.dumps(value, ensure_ascii=False, default=str)) if isinstance(value, list) else len(str(value))
 
 
 def _line(text: str, comment: str) -> str:

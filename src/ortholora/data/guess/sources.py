@@ -17,7 +17,8 @@ PARTS = {
     "dev": ("dev", "devel", "valid", "validation", "val", "eval"),
     "test": ("test", "testing"),
 }
-_PART_OF = {word: part for part, words in PARTS.items() for word in words}
+#: Such a word → its part.
+PART_OF = {word: part for part, words in PARTS.items() for word in words}
 
 
 @dataclass
@@ -77,9 +78,9 @@ def _read_name(path: Path) -> tuple[Path, str, str]:
     """The folder, what is left of the name without the part's word, and the part; without a word it is `train`."""
     words = [word for word in re.split(r"[^A-Za-z0-9]+", path.stem) if word]
     for i, word in enumerate(words):
-        if word.lower() in _PART_OF:
-            return path.parent, "_".join(words[:i] + words[i + 1 :]), _PART_OF[word.lower()]
-    part = _PART_OF.get(path.parent.name.lower())
+        if word.lower() in PART_OF:
+            return path.parent, "_".join(words[:i] + words[i + 1 :]), PART_OF[word.lower()]
+    part = PART_OF.get(path.parent.name.lower())
     return (path.parent.parent if part else path.parent), "_".join(words), part or "train"
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ortholora.data.survey import PartSurvey, TaskSurvey, survey
 from ortholora.data.task import TaskData
+from ortholora.errors import listing
 from ortholora.runs.workspace import Workspace
 from ortholora.study.check.findings import Findings
 
@@ -14,6 +15,8 @@ from ortholora.study.check.findings import Findings
 MOST_REPEATED, MOST_CONTRADICTING, MOST_CUT = 0.05, 0.01, 0.1
 #: Training rows of a class, below which it is called rare.
 FEW_ROWS = 10
+#: Classes that are named in one line.
+MOST_CLASSES = 8
 
 
 def look_at_rows(tasks: Sequence[TaskData], found: Findings) -> None:
@@ -62,15 +65,32 @@ def _facts(task: TaskData, counted: TaskSurvey) -> dict[str, Any]:
 def _look_at_part(where: str, part: str, own: PartSurvey, found: Findings) -> None:
     if own.repeated:
         kind = found.warnings if own.repeated > MOST_REPEATED * own.rows else found.notes
-        kind.append(f"{where}: {_of(own.repeated, own.rows)} rows are there once more, with the same answer")
+        kind.append(f"{where}: {_of(own.repeated, own.rows)} rows repeat an earlier one, with the same answer")
     if own.contradicting:
         kind = found.warnings if own.contradicting > MOST_CONTRADICTING * own.rows else found.notes
         kind.append(f"{where}: the texts of {_of(own.contradicting, own.rows)} rows are there with another class, too")
     if own.classes is None:
         return
-    rare = {label: rows for label, rows in own.classes.items() if rows < (FEW_ROWS if part == "train" else 1)}
-    for label, rows in rare.items():
-        found.warnings.append(f"{where}: {rows or 'no'} rows of class `{label}`")
+    few = FEW_ROWS if part == "train" else 1
+    rare = [label for label, rows in own.classes.items() if rows < few]
+    if rare:
+        found.warnings.append(f"{where}: {'few' if few > 1 else 'no'} rows of {_classes(rare, own.classes)}")
+    for labels in _alike(own.classes) if part == "train" else ():
+        found.warnings.append(f"{where}: {listing(labels)} count as different classes; do they mean the same?")
+
+
+def _classes(labels: Sequence[str], rows: Mapping[str, int]) -> str:
+    shown = ", ".join(f"`{label}`" + (f" ({rows[label]})" if rows[label] else "") for label in labels[:MOST_CLASSES])
+    more = f" and {len(labels) - MOST_CLASSES} more" if len(labels) > MOST_CLASSES else ""
+    return f"class {shown}{more}" if len(labels) == 1 else f"the classes {shown}{more}"
+
+
+def _alike(classes: Iterable[str]) -> list[list[str]]:
+    """Classes that are one class, written in several ways."""
+    groups: dict[str, list[str]] = {}
+    for label in classes:
+        groups.setdefault(" ".join(label.casefold().split()), []).append(label)
+    return [labels for labels in groups.values() if len(labels) > 1]
 
 
 def _of(rows: int, total: int) -> str:

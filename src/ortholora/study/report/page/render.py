@@ -13,6 +13,8 @@ from ortholora.files import write_text
 from ortholora.study.report.page.parts import Page
 
 _CODE = re.compile("`([^`]+)`")
+#: A dot between the parts of a name; no decimal point.
+_DOT = re.compile(r"(?<=\w)([.])(?=[A-Za-z])")
 
 
 def write_page(path: Path, page: Page) -> None:
@@ -40,13 +42,18 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"heat": _heat, "prose": _prose}
+    environment.filters |= {"breakable": _breakable, "heat": _heat, "prose": _prose}
     return environment
 
 
 def _prose(text: str) -> Markup:
     """A sentence: what stands between backticks is code, and no line ends before a percent sign."""
     return Markup(_CODE.sub(r"<code>\1</code>", str(escape(text)).replace(" %", "\u00a0%")))
+
+
+def _breakable(name: object) -> Markup:
+    """A name of several parts, such as that of a layer: where there is no room it breaks after a dot."""
+    return Markup(_DOT.sub(r"\1<wbr>", str(escape(name))))
 
 
 def _heat(value: float, full: float) -> str:
