@@ -13,8 +13,11 @@ from pathlib import Path
 import pytest
 
 import ortholora
+from ortholora import errors
 from ortholora.engine.rules import RULES
-from ortholora.engine.rules.torchjd import WEIGHTINGS
+from ortholora.engine.rules.torchjd import WEIGHTINGS, TorchJD
+from ortholora.models.answers import Prediction
+from ortholora.models.predictor import Predictor
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = sorted(path for path in (ROOT / "docs").rglob("*.md") if "_build" not in path.parts)
@@ -162,6 +165,30 @@ def test_the_page_of_a_rule_has_its_form(name: str) -> None:
         if not re.search(rf"^\*{part}\.\* \S", text, re.M)
     ]
     assert not parts, "missing"
+
+
+REFERENCE = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+
+
+def full_name(thing: type) -> str:
+    return f"{thing.__module__}.{thing.__qualname__}"
+
+
+@pytest.mark.parametrize(("name", "rule"), [*RULES.items(), ("torchjd", TorchJD)])
+def test_every_rule_is_in_the_reference_beside_its_page(name: str, rule: type) -> None:
+    entry = rf"\[`{name}(?::NAME)?`\]\(rules/{name}\.md\)\n\n```{{eval-rst}}\n\.\. autoclass:: {full_name(rule)}\n```\n"
+    assert len(re.findall(entry, REFERENCE)) == 1
+
+
+def test_the_reference_has_the_public_names_and_no_others() -> None:
+    """Beside the rules: what the package offers, what `load` and `predict` give back, and what may be raised."""
+    shown = re.findall(r"^\.\. auto(?:class|function|exception):: (\S+)$", REFERENCE, flags=re.MULTILINE)
+    offered = {"ortholora.trl.OrthoSFTTrainer", *(f"ortholora.{name}" for name in ortholora.__all__)}
+    offered.remove("ortholora.OrthoSFTTrainer")
+    classes = [thing for thing in vars(errors).values() if isinstance(thing, type)]
+    raised = {full_name(thing) for thing in classes if issubclass(thing, errors.UserError)}
+    rules = {full_name(rule) for rule in [*RULES.values(), TorchJD] if isinstance(rule, type)}
+    assert sorted(shown) == sorted(offered | raised | rules | {full_name(Predictor), full_name(Prediction)})
 
 
 def test_every_weighting_of_torchjd_has_a_row() -> None:

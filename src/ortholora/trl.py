@@ -6,7 +6,7 @@ from ortholora.errors import missing_extra
 
 try:
     import trl as _trl  # noqa: F401  (the package, not this module)
-except ImportError as error:
-    raise missing_extra("ortholora.trl", "trl", error) from error
+except ImportError as _error:
+    raise missing_extra("ortholora.trl", "trl", _error) from _error
 
 from ortholora.trainers.sft import OrthoSFTTrainer as OrthoSFTTrainer

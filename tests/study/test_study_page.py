@@ -310,11 +310,23 @@ def test_a_folder_that_is_no_study(tmp_path: Path, made: str) -> None:
     assert not (folder / "report.html").exists()
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 1}', '{"format": 9}'])
-def test_a_damaged_summary_is_named(tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "expected", "found"),
+    [
+        ("", "a whole JSON file", "Expecting value"),
+        ("[]", "a study, format 1", "list"),
+        ("{}", "a study, format 1", "format None"),
+        ('{"format": 9}', "a study, format 1", "format 9"),  # before its keys: another format may have others
+        ('{"format": 1}', "key `seeds`", "no such key"),
+    ],
+)
+def test_a_damaged_summary_is_named(tmp_path: Path, content: str, expected: str, found: str) -> None:
     (tmp_path / "summary.json").write_text(content)
-    with pytest.raises(UserError, match="cannot read"):
+    with pytest.raises(UserError, match="cannot read") as caught:
         write_report(tmp_path)
+    assert expected in caught.value.expected
+    assert found in caught.value.found
+    assert "delete only" in caught.value.todo
 
 
 # ---- Several studies --------------------------------------------------------------------------------------------

@@ -71,7 +71,7 @@ from ortholora.cli.reading import (
 from ortholora.cli.voice import hush_libraries, voice, worker_voice
 from ortholora.cli.where import Where, jobs_for_small_runs
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     name="ortholora",
     help="Train one LoRA adapter on many tasks, see whether they fight, and prove what fixing it bought.",
     no_args_is_help=True,

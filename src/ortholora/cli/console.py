@@ -20,8 +20,8 @@ from ortholora.errors import LostProcessError, UserError, file_error
 from ortholora.ranks.board import may_speak
 from ortholora.ranks.launcher import check_alone, index, launched
 
-console = Console()
-errors = Console(stderr=True)
+console: Console = Console()
+errors: Console = Console(stderr=True)
 _nobody = Console(quiet=True)
 
 

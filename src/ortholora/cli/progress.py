@@ -34,7 +34,7 @@ class TerminalProgress:
     def __init__(self, console: Console) -> None:
         self.stop_requested = False
         self.console = console
-        self.bars = Progress(
+        self.bars: Progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=30 if console.width >= 130 else 10 if console.width >= 100 else 5),
             MofNCompleteColumn(),
@@ -49,7 +49,7 @@ class TerminalProgress:
         self._all: Any = None
         self._own = _Line(self)
         # Without a terminal there is no bar to redraw: say a line for every run instead.
-        self.plain = not console.is_terminal
+        self.plain: bool = not console.is_terminal
 
     def plan(self, runs: Sequence[tuple[str, int, bool]]) -> None:
         """Show how many runs there are, and how many of them are finished."""

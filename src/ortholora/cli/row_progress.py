@@ -22,7 +22,7 @@ class TerminalRows:
     def __init__(self, console: Console) -> None:
         self.stop_requested = False
         self.console = console
-        self.bar = Progress(
+        self.bar: Progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
             MofNCompleteColumn(),

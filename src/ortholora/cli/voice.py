@@ -41,7 +41,7 @@ class Voice:
         return not (self.quiet or self.as_json)
 
 
-voice = Voice()
+voice: Voice = Voice()
 
 
 @contextmanager

@@ -134,5 +134,5 @@ def _default_of(field: FieldInfo) -> str:
 
 
 if __name__ == "__main__":
-    page = Path(sys.argv[1]) if len(sys.argv) > 1 else PAGE
+    page: Path = Path(sys.argv[1]) if len(sys.argv) > 1 else PAGE
     page.write_text(render(), encoding="utf-8")  # git has the older one

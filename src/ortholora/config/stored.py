@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -19,7 +19,7 @@ Name = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+$")]
 class Stored(BaseModel):
     """Base of a file's definition: no value is bent into another type."""
 
-    model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False)
+    model_config: ClassVar[ConfigDict] = ConfigDict(strict=True, frozen=True, allow_inf_nan=False)
 
 
 def read_stored(path: Path, schema: TypeAdapter[T], expected: str, todo: str) -> T:

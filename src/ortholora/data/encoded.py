@@ -89,7 +89,7 @@ class MixedDataset(Dataset[dict[str, Any]]):
     """The training rows of all tasks, addressed by `(task, row)`."""
 
     def __init__(self, splits: Sequence[EncodedSplit]) -> None:
-        self.splits = list(splits)
+        self.splits: list[EncodedSplit] = list(splits)
 
     def __len__(self) -> int:
         return sum(len(split) for split in self.splits)

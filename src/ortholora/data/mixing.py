@@ -125,7 +125,7 @@ class StepSampler:
         self._rank, self._world_size = rank, world_size
         self._epoch = 0
         total = sum(len(sizes) for sizes in lengths)
-        self.steps_per_epoch = max(1, math.ceil(total / sum(self._quota)))
+        self.steps_per_epoch: int = max(1, math.ceil(total / sum(self._quota)))
         self._check_longest()
 
     def __len__(self) -> int:

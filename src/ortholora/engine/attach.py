@@ -12,7 +12,7 @@ from torch import nn
 
 from ortholora.engine.abandoned import StepGuard
 from ortholora.engine.behind import OutputMarks, doors, remove_leftover_marks
-from ortholora.engine.buffers import group_by_shape
+from ortholora.engine.buffers import ShapeGroup, group_by_shape
 from ortholora.engine.capture import CurrentBatch, PureHook, install, is_leftover, uninstall
 from ortholora.engine.checks import (
     batch_norms,
@@ -27,7 +27,7 @@ from ortholora.engine.checks import (
 from ortholora.engine.early_step import EarlySteps
 from ortholora.engine.fused import FusedLayer, why_not_fused
 from ortholora.engine.grouping import Grouping
-from ortholora.engine.layers import find_matrices
+from ortholora.engine.layers import Matrix, find_matrices
 from ortholora.engine.others import OtherAdapters
 from ortholora.engine.sharded import gather_around, refuse_layouts, sharding_modules
 from ortholora.engine.summary import capture_by_layer, capture_summary
@@ -60,9 +60,10 @@ class Attachment:
     def __init__(self, model: nn.Module, num_tasks: int, buffer_dtype: torch.dtype, try_out: bool) -> None:
         refuse_wrappers(model)
         self._model = model
-        self.matrices = find_matrices(model)
+        self.matrices: list[Matrix] = find_matrices(model)
         refuse_shared_storage(self.matrices)
         refuse_layouts(self.matrices)
+        self.groups: list[ShapeGroup]
         self.groups, self._slots = group_by_shape(self.matrices, num_tasks, buffer_dtype)
         self._norms = batch_norms(model)
         self._sharding: list[nn.Module] = []

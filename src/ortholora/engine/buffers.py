@@ -28,13 +28,13 @@ class ShapeGroup:
     """
 
     def __init__(self, matrices: Sequence[Matrix], num_tasks: int, dtype: torch.dtype = torch.float32) -> None:
-        self.matrices = list(matrices)
+        self.matrices: list[Matrix] = list(matrices)
         self.num_tasks = num_tasks
         self.dtype = dtype
-        self.shape = tuple(self.matrices[0].parameter.shape)
-        self.touched = [False] * len(self.matrices)  # got a task gradient in this step (on any rank)
-        self.ran = [False] * len(self.matrices)  # was part of a recorded forward in this step
-        self.additions = [0] * len(self.matrices)  # to what was there already, in this step
+        self.shape: tuple[int, ...] = tuple(self.matrices[0].parameter.shape)
+        self.touched: list[bool] = [False] * len(self.matrices)  # got a task gradient in this step (on any rank)
+        self.ran: list[bool] = [False] * len(self.matrices)  # was part of a recorded forward in this step
+        self.additions: list[int] = [0] * len(self.matrices)  # to what was there already, in this step
         self._buffer: Tensor | None = None
 
     @property
@@ -71,9 +71,10 @@ class Slot:
     """The place of one matrix in its `ShapeGroup`; capture writes through it."""
 
     def __init__(self, group: ShapeGroup, row: int) -> None:
-        self.group, self.row = group, row
-        self.matrix = group.matrices[row]
-        self.captures = 0  # ever; a trial asks whether a batch added one
+        self.group: ShapeGroup = group
+        self.row: int = row
+        self.matrix: Matrix = group.matrices[row]
+        self.captures: int = 0  # ever; a trial asks whether a batch added one
 
     def capture(self, grouping: Grouping, delta: Tensor, x: Tensor) -> Tensor:
         """Add `Σ_{rows of t} δᵀ x` to every task's gradient.

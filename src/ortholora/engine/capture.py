@@ -57,8 +57,8 @@ class CurrentBatch:
         self.grouping: Grouping | None = None
         self.note: Callable[[Slot, Tensor], None] | None = None
         self.trying: Pass | None = None
-        self.behind = Behind()
-        self.is_copy = False  # of a copied model, to which nobody is attached
+        self.behind: Behind = Behind()
+        self.is_copy: bool = False  # of a copied model, to which nobody is attached
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy of the model takes along: nothing, and above all no open batch."""

@@ -5,13 +5,14 @@ Both are one batched product per shape group; there is no loop over matrices.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from ortholora.engine.buffers import ShapeGroup
+from ortholora.engine.layers import Matrix
 
 #: Tasks whose inner products with all later ones are taken in one product.
 STRIP = 8
@@ -20,6 +21,12 @@ STRIP = 8
 COPIED_ELEMENTS = 2**24
 
 Block = Literal["matrix", "layer", "all"]
+#: What the matrices of one block have in common; also the block's name.
+_KEYS: dict[Block, Callable[[Matrix], str]] = {
+    "matrix": lambda matrix: matrix.name,
+    "layer": lambda matrix: matrix.layer,
+    "all": lambda matrix: "all",
+}
 
 
 class Blocks:
@@ -41,10 +48,10 @@ class Blocks:
             raise ValueError(f"block should be 'matrix', 'layer' or 'all'. Found {block!r}.")
         self.block = block
         matrices = [matrix for group in groups for matrix in group.matrices]
-        key = {"matrix": lambda m: m.name, "layer": lambda m: m.layer, "all": lambda m: "all"}[block]
+        key = _KEYS[block]
         position = {name: i for i, name in enumerate(order)}
         in_order = sorted(matrices, key=lambda m: position[m.name])
-        self.names = list(dict.fromkeys(key(m) for m in in_order))
+        self.names: list[str] = list(dict.fromkeys(key(m) for m in in_order))
         number = {name: i for i, name in enumerate(self.names)}
         self._of_matrix = torch.tensor([number[key(m)] for m in matrices])
         self._sizes = [len(group.matrices) for group in groups]

@@ -40,9 +40,9 @@ class Grouping:
 
     def __init__(self, task_ids: TaskIds, num_tasks: int) -> None:
         ids = as_cpu_ids(task_ids, num_tasks)
-        self.shape = tuple(ids.shape)
+        self.shape: tuple[int, ...] = tuple(ids.shape)
         self.tasks: list[int] = ids.unique().tolist()  # sorted
-        self.pure = len(self.tasks) == 1
+        self.pure: bool = len(self.tasks) == 1
         self.ids = ids
         self._units = ids.flatten()
         self._runs = _one_run_each(self._units)

@@ -23,7 +23,8 @@ class RunningMeans:
     """
 
     def __init__(self, groups: Sequence[ShapeGroup], decay: float | None) -> None:
-        self._groups, self.decay = groups, decay
+        self._groups = groups
+        self.decay: float | None = decay
         self._sums: list[Tensor] | None = None
         self._seen = torch.zeros(groups[0].num_tasks)
 

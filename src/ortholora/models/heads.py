@@ -110,8 +110,8 @@ class Head(nn.Module):
 
     def __init__(self, hidden_size: int, num_outputs: int, dropout: float, generator: torch.Generator) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(dropout)
-        self.linear = nn.Linear(hidden_size, num_outputs)
+        self.dropout: nn.Dropout = nn.Dropout(dropout)
+        self.linear: nn.Linear = nn.Linear(hidden_size, num_outputs)
         with torch.no_grad():
             self.linear.weight.normal_(0.0, 0.02, generator=generator)
             self.linear.bias.zero_()

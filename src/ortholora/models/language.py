@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from ortholora.models.answering import Answering, as_questions
 from ortholora.models.answers import Answers, Prediction, most_likely
 from ortholora.models.backbone import check_is_language_model, load_language_model
 from ortholora.models.card import ModelCard
-from ortholora.models.collators import LanguageCollator
+from ortholora.models.collators import Collator, LanguageCollator
 from ortholora.models.language_spec import LanguageSpec
 from ortholora.models.packed import PackingMode, attention_arguments, is_packed
 from ortholora.models.probes import check_language_model, find_packing_mode
@@ -38,10 +38,8 @@ class LanguageModel(AdaptedModel):
     """
 
     task_type = "CAUSAL_LM"
-    collator = LanguageCollator
+    collator: ClassVar[type[Collator]] = LanguageCollator
     window = 128  # an answer may take a second
-    check_backbone = staticmethod(check_is_language_model)
-    load_backbone = staticmethod(load_language_model)
 
     def __init__(self, decoder: PeftModel, specs: Sequence[LanguageSpec]) -> None:
         super().__init__()
@@ -54,6 +52,16 @@ class LanguageModel(AdaptedModel):
         head_is_adapted = isinstance(base.get_output_embeddings(), LoraLayer)
         self._keeps_logits = "logits_to_keep" in parameters and not head_is_adapted
         self._takes_positions = "position_ids" in parameters
+
+    @staticmethod
+    def check_backbone(backbone: str, revision: str | None) -> None:
+        """Refuse what is no language model."""
+        check_is_language_model(backbone, revision)
+
+    @staticmethod
+    def load_backbone(backbone: str, dtype: torch.dtype, revision: str | None) -> nn.Module:
+        """Load the causal language model."""
+        return load_language_model(backbone, dtype, revision)
 
     @classmethod
     def from_card(cls, peft_model: PeftModel, card: ModelCard, dropout: float, seed: int) -> Self:

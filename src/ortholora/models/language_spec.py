@@ -82,7 +82,7 @@ class LanguageSpec(TaskSpec):
 class CompletionSpec(LanguageSpec):
     """A task of `kind: completion`."""
 
-    rows = Completion
+    rows: ClassVar[type[Dialogue]] = Completion
 
     @property
     def learns_last_only(self) -> bool:
@@ -93,4 +93,4 @@ class CompletionSpec(LanguageSpec):
 class ChatSpec(LanguageSpec):
     """A task of `kind: chat`."""
 
-    rows = Chat
+    rows: ClassVar[type[Dialogue]] = Chat

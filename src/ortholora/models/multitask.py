@@ -37,7 +37,6 @@ class MultiTaskModel(AdaptedModel):
     """
 
     task_type = "FEATURE_EXTRACTION"
-    load_backbone = staticmethod(load_encoder)
 
     def __init__(
         self,
@@ -52,7 +51,12 @@ class MultiTaskModel(AdaptedModel):
         self.specs: list[HeadSpec] = list(specs)
         self.pooling: Pooling = pooling
         self._packing_mode: PackingMode | None = None
-        self.heads = nn.ModuleList(build_heads(self.specs, encoder.config.hidden_size, dropout, seed))
+        self.heads: nn.ModuleList = nn.ModuleList(build_heads(self.specs, encoder.config.hidden_size, dropout, seed))
+
+    @staticmethod
+    def load_backbone(backbone: str, dtype: torch.dtype, revision: str | None) -> nn.Module:
+        """Load the encoder."""
+        return load_encoder(backbone, dtype, revision)
 
     @classmethod
     def from_card(cls, peft_model: PeftModel, card: ModelCard, dropout: float, seed: int) -> Self:

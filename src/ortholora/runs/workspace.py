@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +27,8 @@ class Workspace:
     """
 
     def __init__(self, config: Config, tasks: Sequence[TaskData], like: Workspace | None = None) -> None:
-        self.config, self.tasks = config, list(tasks)
+        self.config: Config = config
+        self.tasks: list[TaskData] = list(tasks)
         self._like = like
         # Not earlier: `split_by` makes names of what is in the data.
         check_known("training.selection_weights", config.training.selection_weights, config)
@@ -36,7 +38,7 @@ class Workspace:
             if metric.generates:
                 rows = [*task.dev.texts, *([] if task.test is None else task.test.texts)]
                 metric.implementation().check([row.answer for row in rows])
-        self.tokenizer = load_tokenizer(config.backbone, config.revision)
+        self.tokenizer: Any = load_tokenizer(config.backbone, config.revision)
         self._encoded: dict[str, EncodedTask] = {}
 
     def encoded(self, name: str) -> EncodedTask:

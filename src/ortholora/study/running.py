@@ -37,7 +37,7 @@ class Workspaces:
 
     def __init__(self, config: Config, tasks: Sequence[TaskData]) -> None:
         self._config, self._tasks = config, tasks
-        self.shared = Workspace(config, tasks)
+        self.shared: Workspace = Workspace(config, tasks)
         self._own: dict[str, Workspace] = {}
 
     def of(self, method: Method) -> Workspace:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,13 +14,14 @@ from ortholora.runs.folder import CONFIG_FILE, RUN_FILE
 from ortholora.runs.history import read_history
 from ortholora.runs.method import JOINT, SINGLE
 from ortholora.runs.record import RESULT_FILE, RunRecord, read_record
+from ortholora.study.finished import read_finished
 from ortholora.study.folders import STUDY_FILE, SUMMARY_FILE, folder_of
 from ortholora.study.methods import methods_of
 from ortholora.study.statistics.summarise import FORMAT
 from ortholora.study.summary import summary_of_study
 from ortholora.trainers.history import ConflictHistory
 
-#: What a report cannot do without; a summary has more, and an older one has less of that.
+#: What a report cannot do without.
 _NEEDED = ("seeds", "methods", "gap", "rules", "tasks", "cost", "provenance", "verdict", "notes")
 
 
@@ -93,21 +93,8 @@ def finished_runs(folder: Path) -> list[Path]:
 
 
 def _read_summary(path: Path) -> dict[str, Any]:
-    try:
-        summary = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise _damaged(path, "a whole JSON file", str(error)) from None
-    if not isinstance(summary, dict) or summary.get("format") != FORMAT:
-        found = f"format {summary.get('format')!r}" if isinstance(summary, dict) else type(summary).__name__
-        raise _damaged(path, f"the summary of a study, format {FORMAT}", found)
-    if lacking := [key for key in _NEEDED if key not in summary]:
-        raise _damaged(path, f"key `{lacking[0]}`", "no such key")
-    return summary
-
-
-def _damaged(path: Path, expected: str, found: str) -> UserError:
     todo = f"delete only {path} and start `compare` again with the same --out: finished runs are kept"
-    return UserError(f"cannot read {path}", expected=expected, found=found, todo=todo)
+    return read_finished(path, _NEEDED, todo, ("the summary of a study", FORMAT))
 
 
 def _no_study(folder: Path) -> UserError:

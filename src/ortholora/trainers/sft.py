@@ -115,7 +115,7 @@ class OrthoSFTTrainer(ResolveMixin, WholeAdapter, SFTTrainer):
             self.model_accepts_loss_kwargs = True
         if rule is not None:
             weights = self._weights.tolist()
-            self.ortho = OrthoLora(
+            self.ortho: OrthoLora | None = OrthoLora(
                 self.model,
                 self.tasks,
                 rule,

@@ -64,12 +64,11 @@ class OrthoTrainer(SavingTrainer):
         selection: What `metric_for_best_model="selection/score"` stands for.
         patience_per_task: Evaluations without a better metric, after which a task's rows leave the steps; 0: never.
         kwargs: Further arguments of `Trainer` (callbacks, optimizers, …).
+
+    Raises:
+        ValueError: The tasks are not the model's. A `UserError`: under these settings task gradients would be wrong.
     """
 
-    head_learning_rate: float | None
-    patience: TaskPatience
-    collator: Collator
-    timer: StepTimer
     control: Any
 
     def __init__(
@@ -96,11 +95,12 @@ class OrthoTrainer(SavingTrainer):
         check_arguments(args, "OrthoTrainer")
         self.tasks: list[EncodedTask] = list(tasks)
         self.quota: list[int] = list(quota)
-        self.card, self.head_learning_rate = card, head_learning_rate
+        self.card: ModelCard = card
+        self.head_learning_rate: float | None = head_learning_rate
         self.selection: Selection = selection or Selection()
-        self.patience = TaskPatience([task.data.name for task in tasks], patience_per_task)
-        self.collator = model.collator(tokenizer, padding_multiple(args.device.type))
-        self.timer = StepTimer()
+        self.patience: TaskPatience = TaskPatience([task.data.name for task in tasks], patience_per_task)
+        self.collator: Collator = model.collator(tokenizer, padding_multiple(args.device.type))
+        self.timer: StepTimer = StepTimer()
         with environment_kept():
             super().__init__(
                 model=model,
@@ -117,11 +117,11 @@ class OrthoTrainer(SavingTrainer):
             self.add_callback(self.patience)
         # Our loss is normalised over the whole step already. Trainer must not divide it again: newer versions
         # ask this attribute, older ones whether there is a `compute_loss_func`.
-        self.loss_is_scaled_for_ga = True
+        self.loss_is_scaled_for_ga: bool | None = True
         self.compute_loss_func = _never_called
         names = [task.data.name for task in self.tasks]
         if rule is not None:
-            self.ortho = OrthoLora(
+            self.ortho: OrthoLora | None = OrthoLora(
                 model,
                 names,
                 rule,

@@ -30,7 +30,8 @@ class Windows:
     """
 
     def __init__(self) -> None:
-        self.steps, self.width = 0, 1
+        self.steps: int = 0
+        self.width: int = 1
         self._inside = 0  # steps in the last window
         self._used = 0  # windows in use
         self._sums: Tensor | None = None

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from ortholora.config.strict import wrong
-from ortholora.config.tasks.base import Columns
+from ortholora.config.tasks.base import Columns, Form
 from ortholora.config.tasks.language import LanguageTask
 
 #: The column of the tools, where a task does not name another.
@@ -18,7 +18,7 @@ class ChatTask(LanguageTask):
     """Messages through the tokenizer's chat template, for a language model, with the loss on the answers only."""
 
     kind: Literal["chat"] = "chat"
-    form: ClassVar = "chats"
+    form: ClassVar[Form] = "chats"
 
     messages: str = Field(
         "messages",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+from ortholora.config.tasks.base import Form
 from ortholora.config.tasks.encoder import EncoderTask
 from ortholora.config.tasks.labelled import LabelledTask
 from ortholora.metrics.table import Compares
@@ -13,5 +14,5 @@ class ClassificationTask(LabelledTask, EncoderTask):
     """A class for a text or a pair, by a head on an encoder (cross-entropy)."""
 
     kind: Literal["classification"] = "classification"
-    form: ClassVar = "classes"
+    form: ClassVar[Form] = "classes"
     compares: ClassVar[tuple[Compares, ...]] = ("classes",)

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from ortholora.config.tasks.base import Columns
+from ortholora.config.tasks.base import Columns, Form
 from ortholora.config.tasks.language import LanguageTask
 
 
@@ -14,7 +14,7 @@ class CompletionTask(LanguageTask):
     """A prompt and its completion, for a language model, with the loss on the completion only."""
 
     kind: Literal["completion"] = "completion"
-    form: ClassVar = "completions"
+    form: ClassVar[Form] = "completions"
     #: A completion has one turn.
     turns: ClassVar[Literal["all"]] = "all"
 

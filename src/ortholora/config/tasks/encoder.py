@@ -13,7 +13,7 @@ from ortholora.config.tasks.base import Columns, Task
 class EncoderTask(Task):
     """A task that is learned with a head on an encoder."""
 
-    learner: ClassVar = "an encoder"
+    learner: ClassVar[str] = "an encoder"
 
     text: str | list[str] = Field("text", description="Text column, or a list of two for sentence pairs.")
     label: str = Field("label", description="Label column.")

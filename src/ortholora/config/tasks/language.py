@@ -20,7 +20,7 @@ def is_generated(metric: str | None) -> bool:
 class LanguageTask(LabelledTask):
     """A task that a language model learns."""
 
-    learner: ClassVar = "a language model"
+    learner: ClassVar[str] = "a language model"
 
     labels: list[str] | None = Field(
         None,

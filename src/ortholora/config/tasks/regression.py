@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from ortholora.config.tasks.base import Form
 from ortholora.config.tasks.encoder import EncoderTask
 from ortholora.metrics.table import Compares
 
@@ -14,7 +15,7 @@ class RegressionTask(EncoderTask):
     """A number for a text or a pair, by a head on an encoder (squared error)."""
 
     kind: Literal["regression"] = "regression"
-    form: ClassVar = "values"
+    form: ClassVar[Form] = "values"
     compares: ClassVar[tuple[Compares, ...]] = ("values",)
     #: A number has no classes.
     labels: ClassVar[None] = None

@@ -12,7 +12,7 @@ from ortholora.data.files import READERS
 from ortholora.errors import UserError, listing
 
 #: Words in the name of a file, or of its folder, that say which part of a task it holds.
-PARTS = {
+PARTS: dict[str, tuple[str, ...]] = {
     "train": ("train", "training"),
     "dev": ("dev", "devel", "valid", "validation", "val", "eval"),
     "test": ("test", "testing"),

@@ -36,7 +36,7 @@ class AdaTask:
     scale_free_per_task = True
 
     def __init__(self, beta: float = 0.99, eps: float = 1e-8) -> None:
-        self.precondition = RunningRms(beta, eps)
+        self.precondition: RunningRms = RunningRms(beta, eps)
 
     def __repr__(self) -> str:
         return f"AdaTask(beta={self.precondition.beta:g}, eps={self.precondition.eps:g})"
@@ -54,7 +54,8 @@ class RunningRms:
             raise ValueError(f"beta should be a decay in (0, 1). Found {beta!r}.")
         if not (math.isfinite(eps) and eps > 0):
             raise ValueError(f"eps should be a positive number. Found {eps!r}.")
-        self.beta, self.eps = float(beta), float(eps)
+        self.beta: float = float(beta)
+        self.eps: float = float(eps)
         self._squares: dict[int, Tensor] = {}  # [n, T, numel] float32, by shape
         self._seen: dict[int, Tensor] = {}  # [T] float64: steps that had rows of the task
 

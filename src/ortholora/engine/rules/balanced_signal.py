@@ -40,7 +40,8 @@ class BalancedSignal:
     def __init__(self, beta: float = 0.95, floor: float = 0.1) -> None:
         if not (0 < beta < 1 and 0 < floor <= 1):
             raise ValueError(f"beta should be in (0, 1), and floor in (0, 1]. Found beta={beta!r}, floor={floor!r}.")
-        self.beta, self.floor = float(beta), float(floor)
+        self.beta: float = float(beta)
+        self.floor: float = float(floor)
         self._agreement: Tensor | None = None  # r̄ [N, T]
 
     def __repr__(self) -> str:

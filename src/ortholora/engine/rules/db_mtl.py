@@ -34,7 +34,7 @@ class DbMtl:
     needs_losses = True
 
     def __init__(self, beta: float = 0.9) -> None:
-        self.memory = float(beta)
+        self.memory: float = float(beta)
         memory_of(self)
         self._losses = PositiveLosses("db-mtl")
 

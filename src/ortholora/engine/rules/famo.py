@@ -45,7 +45,8 @@ class Famo:
     def __init__(self, beta: float = 0.025, gamma: float = 0.001) -> None:
         if not (math.isfinite(beta) and beta > 0 and math.isfinite(gamma) and gamma >= 0):
             raise ValueError(f"beta should be above 0, and gamma at least 0. Found beta={beta!r}, gamma={gamma!r}.")
-        self.beta, self.gamma = float(beta), float(gamma)
+        self.beta: float = float(beta)
+        self.gamma: float = float(gamma)
         self._losses = PositiveLosses("famo")
         # ξ, Adam's two running means, and each task's number of steps: [4, T] float64
         self._adam: Tensor | None = None

@@ -38,7 +38,8 @@ class GradNorm:
         if not (math.isfinite(alpha) and alpha >= 0):
             raise ValueError(f"alpha should be a number of at least 0. Found {alpha!r}.")
         self._losses = StartingLosses("gradnorm", start)
-        self.alpha, self.start = float(alpha), self._losses.start
+        self.alpha: float = float(alpha)
+        self.start: int = self._losses.start
 
     def __repr__(self) -> str:
         return f"GradNorm(alpha={self.alpha:g}, start={self.start})"

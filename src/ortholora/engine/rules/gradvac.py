@@ -38,7 +38,7 @@ class GradVac:
     def __init__(self, beta: float = 0.01) -> None:
         if not 0 < beta < 1:
             raise ValueError(f"beta should be in (0, 1). Found {beta!r}.")
-        self.beta = float(beta)
+        self.beta: float = float(beta)
         self._targets: Tensor | None = None  # φ̂ [N, T, T]
 
     def __repr__(self) -> str:

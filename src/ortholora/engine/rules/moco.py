@@ -41,8 +41,10 @@ class MoCo:
         if not (0 < beta < 1 and math.isfinite(gamma) and gamma > 0 and math.isfinite(rho) and rho >= 0):
             found = f"beta={beta!r}, gamma={gamma!r}, rho={rho!r}"
             raise ValueError(f"beta should be in (0, 1), gamma above 0, and rho at least 0. Found {found}.")
-        self.beta, self.gamma, self.rho = float(beta), float(gamma), float(rho)
-        self.memory = 1 - self.beta
+        self.beta: float = float(beta)
+        self.gamma: float = float(gamma)
+        self.rho: float = float(rho)
+        self.memory: float = 1 - self.beta
         memory_of(self)
         self._shares = Shares()
 

@@ -39,7 +39,8 @@ class OrthoSure:
     def __init__(self, z: float = 2.0, beta: float = 0.98) -> None:
         if not (math.isfinite(z) and z >= 0 and 0 < beta < 1):
             raise ValueError(f"z should be at least 0, and beta in (0, 1). Found z={z!r}, beta={beta!r}.")
-        self.z, self.beta = float(z), float(beta)
+        self.z: float = float(z)
+        self.beta: float = float(beta)
         # Σ w, Σ w², m, and Σ w (c − m)²: each [N, T, T]
         self._sums: list[Tensor] | None = None
 

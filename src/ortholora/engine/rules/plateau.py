@@ -54,12 +54,10 @@ class Plateau:
                 f"learning and stuck should be 0 < learning < stuck <= 1. Found {learning!r} and {stuck!r}."
             )
         self._losses = StartingLosses("plateau", start)
-        self.lift, self.stuck, self.learning, self.start = (
-            float(lift),
-            float(stuck),
-            float(learning),
-            self._losses.start,
-        )
+        self.lift: float = float(lift)
+        self.stuck: float = float(stuck)
+        self.learning: float = float(learning)
+        self.start: int = self._losses.start
         self._running: Tensor | None = None  # [T] float64: running means of the relative losses
 
     def __repr__(self) -> str:

@@ -45,7 +45,8 @@ class SDMGrad:
         if not (math.isfinite(lam) and lam >= 0) or int(steps) != steps or steps < 1:
             found = f"lam={lam!r}, steps={steps!r}"
             raise ValueError(f"lam should be at least 0, and steps a number of at least 1. Found {found}.")
-        self.lam, self.steps = float(lam), int(steps)
+        self.lam: float = float(lam)
+        self.steps: int = int(steps)
         self._shares = Shares()
 
     def __repr__(self) -> str:

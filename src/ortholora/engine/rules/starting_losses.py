@@ -26,7 +26,8 @@ class StartingLosses:
     def __init__(self, rule: str, start: int = START_STEPS) -> None:
         if int(start) != start or start < 1:
             raise ValueError(f"start should be a number of steps of at least 1. Found {start!r}.")
-        self.rule, self.start = rule, int(start)
+        self.rule: str = rule
+        self.start: int = int(start)
         self._sums: Tensor | None = None  # [T] float64: losses of each task's first steps
         self._counts: Tensor | None = None  # [T]: how many of them there were
 

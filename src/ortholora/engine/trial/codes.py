@@ -60,6 +60,7 @@ class Codes:
 
     def __init__(self, grouping: Grouping, span: int, by_task: bool = False) -> None:
         ids = grouping.ids
+        self.kind: str
         self.kind, self._blocks = _blocks(ids)
         if by_task:
             self._blocks = ids

@@ -58,7 +58,7 @@ class Pass:
 
     def __init__(self, codes: Codes | None, device: torch.device, inverse: bool = False) -> None:
         self._codes, self._inverse = codes, inverse
-        self.probe = torch.zeros((), device=device, requires_grad=True)
+        self.probe: Tensor = torch.zeros((), device=device, requires_grad=True)
         self.readings: dict[Slot, list[Reading]] = {}
         self.nodes: dict[Slot, list[Any]] = {}  # of the graph, for each call; none in what is recomputed
 

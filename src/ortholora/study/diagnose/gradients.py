@@ -48,7 +48,8 @@ class HeldOut:
     """
 
     def __init__(self, trainer: OrthoTrainer, groups: Groups) -> None:
-        self.trainer, self.groups = trainer, groups
+        self.trainer: OrthoTrainer = trainer
+        self.groups: Groups = groups
         splits = [task.dev for task in trainer.tasks]
         self._rows = MixedDataset(splits)
         self._lengths = [split.lengths for split in splits]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from ortholora.errors import UserError
 from ortholora.study.diagnose.stored import POINTS, SETTINGS_FILE
+from ortholora.study.finished import read_finished
 
 JSON_FILE = "diagnosis.json"
 #: What a page cannot do without.
@@ -46,15 +46,4 @@ def read_diagnosis(folder: Path) -> dict[str, Any]:
             found="finished points alone",
             todo=_AGAIN,
         )
-    try:
-        found = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise _damaged(path, "a whole JSON file", str(error)) from None
-    lacking = [key for key in _NEEDED if not isinstance(found, dict) or key not in found]
-    if lacking:
-        raise _damaged(path, f"key `{lacking[0]}`", "no such key")
-    return dict(found)
-
-
-def _damaged(path: Path, expected: str, found: str) -> UserError:
-    return UserError(f"cannot read {path}", expected=expected, found=found, todo=_AGAIN)
+    return read_finished(path, _NEEDED, _AGAIN)

@@ -65,8 +65,13 @@ class FewSteps:
         scratch: Path,
         progress: Progress,
     ) -> None:
-        self.workspace, self.groups, self.steps, self.seed = workspace, groups, steps, seed
-        self.points, self.scratch, self.progress = points, scratch, progress
+        self.workspace: Workspace = workspace
+        self.groups: Groups = groups
+        self.steps: int = steps
+        self.seed: int = seed
+        self.points: Points = points
+        self.scratch: Path = scratch
+        self.progress: Progress = progress
         self._names = [task.name for task in workspace.tasks]
 
     @property

@@ -12,8 +12,9 @@ import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing import get_context
-from multiprocessing.connection import wait
-from typing import TYPE_CHECKING
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from typing import TYPE_CHECKING, Any
 
 from ortholora.errors import UserError
 from ortholora.study.jobs.pool import Prepare
@@ -36,7 +37,7 @@ class Processes:
     patience = 0
 
     def __init__(self, environments: Sequence[Mapping[str, str]]) -> None:
-        self.size = len(environments)
+        self.size: int = len(environments)
         self._free, self._payload = list(environments), b""
 
     def bring(self, prepare: Prepare) -> None:
@@ -67,12 +68,14 @@ class _Worker:
 
     def __init__(self, environment: Mapping[str, str], payload: bytes, line: RunProgress) -> None:
         context = get_context("spawn")
-        self.line, self._payload = line, payload
+        self.line: RunProgress = line
+        self._payload = payload
         self.item: int | None = None
-        self.asked_to_stop = False
+        self.asked_to_stop: bool = False
+        self.connection: Connection[Any, Any]
         self.connection, other = context.Pipe()
         # No daemon: a run may have data loader processes of its own.
-        self.process = context.Process(target=serve, args=(other,))
+        self.process: SpawnProcess = context.Process(target=serve, args=(other,))
         with _environment(environment), _blocked_signals():
             self.process.start()
         other.close()  # or its end would never be seen

@@ -103,12 +103,14 @@ class _RayWorker:
     """One actor, as the command sees it."""
 
     def __init__(self, ray: Any, actor: Any, place: Place, work: Any, line: RunProgress) -> None:
-        self.line, self.gone = line, False
+        self.line: RunProgress = line
+        self.gone: bool = False
         self.item: int | None = None
         self._ray, self._actor, self._work = ray, actor, work
         self._asked_to_stop = False
         #: What it was asked to do last, and what it was asked to tell meanwhile.
-        self.answer, self._news = actor.begin.remote(place), None
+        self.answer: Any = actor.begin.remote(place)
+        self._news: Any = None
 
     def prepare(self) -> None:
         self.answer = self._actor.prepare.remote(self._work)

@@ -54,7 +54,7 @@ class Relay:
     """Passes on what a run reports, and learns at every step whether to stop."""
 
     def __init__(self, connection: Connection) -> None:
-        self.stop_requested = False
+        self.stop_requested: bool = False
         self._connection = connection
 
     def plan(self, runs: Sequence[tuple[str, int, bool]]) -> None:
