@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -89,7 +89,31 @@ def for_processes(folder: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
         "nullcontext": nullcontext,
         "torch": torch,
         "gc": gc,
+        "deepspeed": SimpleNamespace(initialize=lambda **given: [PlainEngine(**given)]),
+        "config": {},
     }
+
+
+class PlainEngine:
+    """What docs/scaling.md calls of DeepSpeed's engine, without DeepSpeed: one process, and gradients in `.grad`."""
+
+    def __init__(self, model: Any, optimizer: Any, config: dict[str, Any]) -> None:
+        self.model, self.optimizer, self.boundary = model, optimizer, False
+
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
+        return self.model(*inputs, **named)
+
+    def set_gradient_accumulation_boundary(self, is_boundary: bool) -> None:
+        self.boundary = is_boundary
+
+    def backward(self, loss: torch.Tensor, scale_wrt_gas: bool) -> None:
+        assert not scale_wrt_gas
+        loss.backward()
+
+    def step(self) -> None:
+        assert self.boundary
+        self.optimizer.step()
+        self.optimizer.zero_grad()
 
 
 def for_trainers(folder: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:

@@ -120,7 +120,7 @@ def test_an_override_below_a_plain_value_is_explained(write):
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
-        ("", ["is no configuration", "expected: keys", "found:    an empty file", "own_data.yaml"]),
+        ("", ["is no configuration", "expected: keys", "found:    an empty file", "`ortholora init FILES` writes one"]),
         ("- a\n- b\n", ["is no configuration", "found:    a list"]),
         ("a: 1\nb: [1\nc: 2\n", ["is not valid YAML", "line 3", "to do:    correct this line"]),
         ("backbone: x\nseed: 1\nseed: 2\n", ["line 3", "the key `seed` appears twice"]),
@@ -139,7 +139,7 @@ def test_a_missing_file_and_a_folder_name_the_files_that_are_there(write, tmp_pa
     assert "run.yaml" in missing
     assert "found:    a folder" in folder
     assert "run.yaml" in folder
-    assert "own_data.yaml" in complaint(tmp_path / "nowhere" / "run.yaml")
+    assert "`ortholora init FILES` writes one" in complaint(tmp_path / "nowhere" / "run.yaml")
 
 
 @pytest.mark.parametrize(

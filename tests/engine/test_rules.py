@@ -187,6 +187,7 @@ def test_a_name_may_have_arguments() -> None:
         ),
         ("sum(alpha=2)", r"The rule 'sum' should get arguments that it takes\. Found \(alpha=2\): "),
         ("pcgrad2(alpha=2)", "Unknown rule 'pcgrad2'"),
+        ("otrho", "Did you mean 'ortho'?"),
         ("engine._rules:first_task_only(alpha=2)", "Only a class takes arguments"),
     ],
 )

@@ -139,6 +139,8 @@ def test_what_cannot_lose_a_task_is_refused(tmp_path: Path) -> None:
         check_patience(TrainingArguments(str(tmp_path), dataloader_num_workers=1, use_cpu=True, report_to=[]), [4])
     with pytest.raises(UserError, match="fewer rows than there are processes"):
         check_patience(TrainingArguments(str(tmp_path), use_cpu=True, report_to=[]), [4, 0])
+    with pytest.raises(UserError, match="workers of the loader"):
+        workspaces.trainer(tmp_path, training={**TRAINING, "arguments": {"dataloader_num_workers": 1}})
     with pytest.raises(UserError, match=r"unknown task 'topics'(.|\n)*did you mean"):
         workspaces.workspace(training={"eval_every": 1, "selection": "best", "selection_weights": {"topics": 1}})
 

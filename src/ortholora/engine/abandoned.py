@@ -5,7 +5,7 @@ are gone, or their version changed since the micro-batch before ended.
 
 With FSDP2 they are those of the parts that the optimizer holds, and come with the first micro-batch whose gradients are
 reduced. What earlier ones left lies inside FSDP2, where `zero_grad()` does not reach it: nothing tells of zeroing, so
-after an exception such a step is refused.
+after an exception such a step is refused. With DeepSpeed's ZeRO that is so for every gradient.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import Tensor
 from ortholora.engine.behind import Behind
 from ortholora.engine.buffers import ShapeGroup
 from ortholora.engine.sharded import is_sharded, local
+from ortholora.engine.zero import is_owned
 from ortholora.errors import CaptureError
 
 
@@ -80,10 +81,10 @@ class StepGuard:
         self._opened, self._closed = None, self._witness()
 
     def fail(self) -> None:
-        """An exception ends a micro-batch. To be told with FSDP2, before `close`."""
+        """An exception ends a micro-batch. To be told with FSDP2 and ZeRO, before `close`."""
         if self._is_waiting() and self._witness() is None:
             self._broken = (
-                "an exception, and before it gradients that FSDP2 had not reduced: zeroing does not reach them"
+                "an exception, and before it gradients that FSDP2 or DeepSpeed holds: zeroing does not reach them"
             )
 
     def check(self) -> None:
@@ -133,10 +134,10 @@ class StepGuard:
         return None
 
     def _captured(self) -> Iterator[Tensor]:
-        """The parameters of the captured matrices, as the optimizer holds them."""
+        """The parameters of the captured matrices, as the optimizer holds them; not those whose `.grad` is ZeRO's."""
         for group in self._groups:
             for matrix, touched in zip(group.matrices, group.touched, strict=True):
-                if touched:
+                if touched and not is_owned(matrix.parameter):
                     yield self._held[id(matrix)] if self._held else matrix.parameter
 
 

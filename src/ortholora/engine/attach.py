@@ -34,6 +34,7 @@ from ortholora.engine.summary import capture_by_layer, capture_summary
 from ortholora.engine.trial import Trial, remove_leftover_trials
 from ortholora.engine.trial.calls import chain
 from ortholora.engine.watch import Watch
+from ortholora.engine.zero import is_owned, refuse_unready
 from ortholora.errors import CaptureError
 
 
@@ -144,7 +145,7 @@ class Attachment:
         self._guard.open()
         self._current.grouping = grouping
         inner = nullcontext() if self._trial is None else self._trial.open(grouping, self._is_sharded())
-        return self._noticing_failure(inner) if self._is_sharded() else inner
+        return self._noticing_failure(inner) if self._is_sharded() or self._is_owned() else inner
 
     def settle(self) -> None:
         """After the backward of a micro-batch: try out what was new in it.
@@ -222,6 +223,7 @@ class Attachment:
         Raises:
             CaptureError: Names a matrix that the capture did not see, or that would never train.
         """
+        refuse_unready(self.matrices)
         self._guard.check()
         self._early.check()
         self._watch.check(thoroughly)
@@ -253,6 +255,10 @@ class Attachment:
         if self._fsdp2 is None:
             self._fsdp2 = bool(sharding_modules(self._model))
         return self._fsdp2
+
+    def _is_owned(self) -> bool:
+        """Whether DeepSpeed holds the gradients; it may have come after OrthoLora."""
+        return any(is_owned(matrix.parameter) for matrix in self.matrices)
 
     def _install_matrices(self) -> None:
         pure = {id(m.parameter) for m in self.matrices if m.task_pure}

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ortholora.engine.buffers import ShapeGroup
+from ortholora.engine.gradients import gradient_of
 from ortholora.engine.layers import Matrix
 from ortholora.engine.sharded import local, part_of
 from ortholora.errors import CaptureError, RuleError
@@ -18,7 +19,7 @@ TOLERANCE = 0.05
 #: Wrappers that copy the model or own `.grad`, by class name (importing them here would be a dependency).
 REFUSED_WRAPPERS = {
     "DataParallel": "it copies the modules for every forward; use DistributedDataParallel",
-    "DeepSpeedEngine": "DeepSpeed owns the gradients; use DDP or a single process",
+    "DeepSpeedEngine": "build OrthoLora on `engine.module`",
     "FullyShardedDataParallel": "FSDP1 moves gradients into flat parameters; use FSDP2 (fully_shard), DDP or a "
     "single process",
 }
@@ -64,9 +65,11 @@ def check_gradients_were_captured(groups: Sequence[ShapeGroup]) -> None:
     """
     for group in groups:
         for row, matrix in enumerate(group.matrices):
-            gradient = matrix.parameter.grad
+            if group.touched[row]:
+                continue
+            gradient = gradient_of(matrix.parameter)
             # The look at the values synchronises, but only in the case that should not happen.
-            if not group.touched[row] and gradient is not None and bool(local(gradient).any()):
+            if gradient is not None and bool(local(gradient).any()):
                 raise _unseen(matrix, "a gradient, but no task gradient")
 
 
@@ -200,8 +203,8 @@ def check_capture_is_complete(groups: Sequence[ShapeGroup]) -> None:
     for group in groups:
         total = group.buffer.sum(1, dtype=torch.float32)
         for row, matrix in enumerate(group.matrices):
-            gradient = matrix.parameter.grad
-            if group.touched[row] and gradient is not None:
+            gradient = gradient_of(matrix.parameter) if group.touched[row] else None
+            if gradient is not None:
                 size = float(group.buffer[row].norm())
                 expected = part_of(total[row].view(group.shape), matrix.parameter)
                 _compare(matrix, local(gradient).to(total.device).float(), expected, size)

@@ -11,6 +11,7 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 from ortholora.engine.buffers import ShapeGroup
 from ortholora.engine.layers import Matrix
 from ortholora.engine.others import OtherAdapters, trained
+from ortholora.engine.zero import is_owned
 from ortholora.errors import CaptureError
 
 
@@ -61,6 +62,7 @@ class EarlySteps:
                 parameter is not None
                 and parameter.grad is None
                 and getattr(parameter, "_post_accumulate_grad_hooks", None)
+                and not is_owned(parameter)  # DeepSpeed steps later, and by what is written then
             ):
                 raise _early(matrix, "a hook (register_post_accumulate_grad_hook) that took its gradient away")
 

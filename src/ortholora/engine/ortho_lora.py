@@ -15,6 +15,7 @@ from ortholora.engine.attach import Attachment
 from ortholora.engine.buffers import ShapeGroup
 from ortholora.engine.checks import check_weights_are_finite
 from ortholora.engine.distributed import Reduced, agree, reduce_mean
+from ortholora.engine.gradients import write_group
 from ortholora.engine.gram import Block, Blocks, unit_trace
 from ortholora.engine.grouping import Grouping, TaskIds
 from ortholora.engine.halves import Halves, wants_halves, whole
@@ -32,7 +33,6 @@ from ortholora.engine.rules.base import (
     restore_state,
     state_of,
 )
-from ortholora.engine.sharded import local, part_of
 from ortholora.engine.stats import StepStats
 from ortholora.engine.task_weights import check_weights, weight_factors
 
@@ -297,7 +297,7 @@ class OrthoLora:
     def _write(self, reduced: Reduced, weights: Tensor) -> None:
         # One shape at a time, so that no more than one shape's result is alive beside the task gradients.
         for i, (group, part) in enumerate(zip(self._groups, self._blocks.per_group(weights), strict=True)):
-            _write_group(group, reduced.weighted_sum(i, part))
+            write_group(group, reduced.weighted_sum(i, part))
 
     def _finish_step(self) -> None:
         self._step += 1
@@ -315,22 +315,6 @@ class OrthoLora:
             combination=None if combination is None else combination[..., :count],
             present=present,
         )
-
-
-def _write_group(group: ShapeGroup, rows: Tensor) -> None:
-    """Write `rows [n, numel]` to `.grad` of every touched matrix; a missing `.grad` is set."""
-    gradients: list[Tensor] = []
-    values: list[Tensor] = []
-    for touched, matrix, value in zip(group.touched, group.matrices, rows.view(-1, *group.shape).unbind(), strict=True):
-        if not touched:
-            continue
-        parameter = matrix.parameter
-        if parameter.grad is None:
-            parameter.grad = torch.empty_like(parameter)
-        gradients.append(local(parameter.grad))
-        values.append(part_of(value, parameter))
-    if gradients:
-        torch._foreach_copy_(gradients, values)
 
 
 def _name_of(rule: Rule) -> str:

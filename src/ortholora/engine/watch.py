@@ -17,6 +17,7 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
 from ortholora.engine.checks import check_same_matrices
 from ortholora.engine.layers import Matrix, find_matrices
+from ortholora.engine.zero import is_owned
 from ortholora.errors import CaptureError
 
 
@@ -83,7 +84,7 @@ class Watch:
         # One look is enough: an optimizer that held them once is told above when they are replaced. In a later step
         # another optimizer may step alone.
         self._looked = True
-        if not any(id(m.parameter) in stepped for m in self._matrices):
+        if not any(id(m.parameter) in stepped or is_owned(m.parameter) for m in self._matrices):
             warnings.warn(
                 f"An optimizer took a step, but none holds {self._matrices[0].name} or any other LoRA matrix: "
                 "build it from the parameters that the model has now",

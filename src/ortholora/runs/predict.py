@@ -268,7 +268,7 @@ def _none_good(path: Path, total: int, first: Asked | None) -> UserError:
         f"{path}: no row that can be answered",
         expected="rows with texts in the columns of the task",
         found=f"row {first.number}: {first.problem}; and so with all {total:,}" if first else "no rows",
-        todo="give a file with texts, or name their columns with --text",
+        todo="give a file with texts, or name their columns with --text; answers there? `ortholora evaluate`",
     )
 
 

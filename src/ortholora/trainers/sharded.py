@@ -14,6 +14,12 @@ from transformers.training_args import ParallelMode
 from ortholora.errors import UserError
 from ortholora.models.adapted import AdaptedModel
 
+#: Why it is refused, and the way out. The engine itself takes ZeRO-1 and ZeRO-2 (`engine/zero.py`).
+DEEPSPEED = (
+    "DeepSpeed, which Accelerate lets step in its backward, before a rule can decide",
+    "use FSDP2 or DDP; or DeepSpeed's engine in a loop of your own (docs/scaling.md), stage 1 or 2",
+)
+
 
 def uses_fsdp2(accelerator: Any) -> bool:
     """Whether the model is, or will be, sharded."""
@@ -69,7 +75,7 @@ def _why_not(accelerator: Any, args: Any) -> tuple[str, str] | None:
     state = accelerator.state
     plugin = getattr(state, "fsdp_plugin", None)
     if getattr(state, "deepspeed_plugin", None) is not None:
-        return "DeepSpeed", "use FSDP2, or DDP"
+        return DEEPSPEED
     if plugin is None:
         by_launcher = os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
         if not (args.fsdp or by_launcher):
@@ -99,9 +105,10 @@ def check_arguments(args: Any, trainer: str) -> None:
         UserError: DeepSpeed, or FSDP in one process.
     """
     alone = bool(args.fsdp) and args.parallel_mode is not ParallelMode.DISTRIBUTED
-    found = "DeepSpeed" if args.deepspeed else "FSDP in one process" if alone else None
-    if found:
-        raise _refusal(trainer, found, "remove the setting, or start several processes with FSDP2 or DDP")
+    if args.deepspeed:
+        raise _refusal(trainer, *DEEPSPEED)
+    if alone:
+        raise _refusal(trainer, "FSDP in one process", "remove the setting, or start several processes")
     if args.n_gpu > 1:
         args._n_gpu = 1
 

@@ -26,6 +26,7 @@ from ortholora.engine.rules.sdmgrad import SDMGrad as SDMGrad
 from ortholora.engine.rules.sum import Sum as Sum
 from ortholora.engine.rules.torchjd import PREFIX
 from ortholora.engine.rules.torchjd import TorchJD as TorchJD
+from ortholora.errors import nearest
 
 #: The rules that have a name. `tests/engine/test_rule_contract.py` tests every one.
 RULES: dict[str, Callable[..., Rule]] = {
@@ -65,8 +66,10 @@ def get_rule(rule: str | Rule) -> Rule:
     if name.startswith(PREFIX):
         return built(functools.partial(TorchJD, name.removeprefix(PREFIX)), name, arguments)
     if ":" not in name:
+        near = nearest(name, RULES)
+        guess = f"Did you mean {near!r}? " if near else ""
         raise ValueError(
-            f"Unknown rule {name!r}. Known rules: {', '.join(RULES)}; or '{PREFIX}NAME' for one of TorchJD's; "
+            f"Unknown rule {name!r}. {guess}Known rules: {', '.join(RULES)}; or '{PREFIX}NAME' for one of TorchJD's; "
             "or name your own as 'module:attribute'."
         )
     return _import_rule(name, arguments)

@@ -74,7 +74,9 @@ def _look_at_part(where: str, part: str, own: PartSurvey, found: Findings) -> No
     few = FEW_ROWS if part == "train" else 1
     rare = [label for label, rows in own.classes.items() if rows < few]
     if rare:
-        found.warnings.append(f"{where}: {'few' if few > 1 else 'no'} rows of {_classes(rare, own.classes)}")
+        # A column of ids taken for labels makes a class of every row.
+        doubt = ". Does `label` name the right column?" if len(own.classes) > own.rows / 2 else ""
+        found.warnings.append(f"{where}: {'few' if few > 1 else 'no'} rows of {_classes(rare, own.classes)}{doubt}")
     for labels in _alike(own.classes) if part == "train" else ():
         found.warnings.append(f"{where}: {listing(labels)} count as different classes; do they mean the same?")
 

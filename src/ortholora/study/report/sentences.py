@@ -31,13 +31,14 @@ def findings(summary: dict[str, Any]) -> list[str]:
         sentences.extend(_task_sentences(name, summary["tasks"]))
         if rule["recovered"] is not None:
             sentences.append(f"Of the gap, {name} recovers {gap_recovered(rule['recovered'])}.")
-    if len(summary["seeds"]) == 1:
+    seeds, advised = len(summary["seeds"]), f"{_ADVISED_SEEDS} are advised for a result that is published."
+    if seeds == 1:
         sentences.append(
-            "There is one seed: the intervals resample evaluation rows only, and “surely” means for this seed."
+            "There is one seed: the intervals resample evaluation rows only, and “surely” means for this seed; "
+            + advised
         )
-    if len(summary["seeds"]) < _ADVISED_SEEDS:
-        number = "1 seed" if len(summary["seeds"]) == 1 else f"{len(summary['seeds'])} seeds"
-        sentences.append(f"This is of {number}; {_ADVISED_SEEDS} are advised for a result that is published.")
+    elif seeds < _ADVISED_SEEDS:
+        sentences.append(f"This is of {seeds} seeds; {advised}")
     return sentences
 
 
