@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -128,6 +129,10 @@ def test_with_a_node_killed_in_the_middle_it_gives_what_one_process_gives(cli, h
     assert "going on from the checkpoint of step" in shown
     assert results(home / "out", RUNS) == results(one_by_one, RUNS)
     assert [read_record(home / "out/runs" / run).provenance["jobs"] for run in RUNS] == [2] * len(RUNS)
+    shutil.rmtree(home / "out/runs/joint/seed-0")
+    again = cli(*command, "--json", "--quiet")
+    assert (again.exit_code, again.stderr) == (0, ""), again.output
+    assert json.loads(again.stdout)["folder"] == "out"
     assert not left_over(home / "out")
 
 

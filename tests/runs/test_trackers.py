@@ -179,10 +179,10 @@ def test_a_name_of_the_users_own_stays(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["wandb", "mlflow", "trackio"])
 def test_the_real_one(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a network: one run for each of two, and the figures of conflicts in it."""
-    pytest.importorskip(name)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))  # before the import, which reads it
+    pytest.importorskip(name)
     space = workspaces.workspace(training={"steps": 2, "log_every": 1, "save_every": 0, "report_to": [name]})
     for seed in (0, 1):
         ensure_record(Run(ORTHO, TASKS, seed, tmp_path / f"seed-{seed}"), space, Silent(), None)
