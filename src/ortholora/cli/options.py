@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -50,9 +51,7 @@ BackboneOption = Annotated[
 def _say_version(asked: bool) -> None:
     """Say the version, and end."""
     if asked:
-        from ortholora.version import __version__
-
-        print(__version__)
+        print(version("ortholora"))
         raise typer.Exit
 
 
