@@ -104,8 +104,7 @@ def _from_records(path: Path, records: Iterator[Record], wanted: Wanted) -> _Col
         rows.append(index)
         kept = [record[place] for place in places.values()]
         held.add(kept)
-        for column, value in zip(columns.values(), kept, strict=True):
-            column.append(value)
+        _append(columns, kept)
     return _Columns(tuple(names), columns, rows, bad)
 
 
@@ -131,12 +130,17 @@ def _read_jsonl(path: Path, wanted: Wanted) -> _Columns:
             columns[name] = [None] * len(rows)
             held.add_bytes(Held.VALUE * len(rows), 0)
         rows.append(len(rows) + len(bad))
-        held.add([record.get(name) for name in columns], len(line))
-        for name, column in columns.items():
-            column.append(record.get(name))
+        kept = [record.get(name) for name in columns]
+        held.add(kept, len(line))
+        _append(columns, kept)
     if not rows and not bad:
         raise UserError(f"{path}: empty file", expected="one JSON object a line", found="nothing", todo="fill it")
     return _Columns(tuple(found), {name: columns[name] for name in _chosen(wanted, list(found))}, rows, bad)
+
+
+def _append(columns: dict[str, list[object]], row: Sequence[object]) -> None:
+    for column, value in zip(columns.values(), row, strict=True):
+        column.append(value)
 
 
 def json_object(line: str) -> dict[str, object] | str:

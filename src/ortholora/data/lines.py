@@ -53,7 +53,9 @@ def lines_of(path: Path, newline: str) -> Iterator[str]:
             line_number = (
                 number + 1 + len(re.findall(rb"\r\n?|\n" if newline == "" else rb"\n", error.object[: error.start]))
             )
-            raise _not_utf8(path, f"byte {error.object[error.start]:#04x} in line {line_number}") from None
+            found = f"byte {error.object[error.start]:#04x} in line {line_number}"
+            todo = f"convert it: iconv -f latin1 -t utf-8 {path.name} > utf8-{path.name}"
+            raise _not_utf8(path, found, todo) from None
 
 
 def tsv_records(lines: Iterable[str]) -> Iterator[Record]:
@@ -138,14 +140,10 @@ def _check_beginning(path: Path) -> None:
         beginning = file.read(1000)
     for start, (found, todo) in _NO_TEXT.items():
         if beginning.startswith(start):
-            raise UserError(f"{path}: not UTF-8", expected="text in UTF-8", found=found, todo=todo)
+            raise _not_utf8(path, found, todo)
     if b"\0" in beginning:
-        raise UserError(
-            f"{path}: not UTF-8",
-            expected="text in UTF-8",
-            found=f"a NUL in byte {beginning.index(0) + 1}, as files have that are no text, or are in UTF-16",
-            todo="give the right file, or convert it: iconv -f utf-16le -t utf-8 FILE > NEW",
-        )
+        found = f"a NUL in byte {beginning.index(0) + 1}, as files have that are no text, or are in UTF-16"
+        raise _not_utf8(path, found, "give the right file, or convert it: iconv -f utf-16le -t utf-8 FILE > NEW")
 
 
 def _too_long(path: Path, longest: int, found: str) -> UserError:
@@ -153,11 +151,5 @@ def _too_long(path: Path, longest: int, found: str) -> UserError:
     return too_much(path, expected, found, ROW)
 
 
-def _not_utf8(path: Path, found: str) -> UserError:
-    """The message about a file in another encoding."""
-    return UserError(
-        f"{path}: not UTF-8",
-        expected="text in UTF-8",
-        found=found,
-        todo=f"convert it: iconv -f latin1 -t utf-8 {path.name} > utf8-{path.name}",
-    )
+def _not_utf8(path: Path, found: str, todo: str) -> UserError:
+    return UserError(f"{path}: not UTF-8", expected="text in UTF-8", found=found, todo=todo)
